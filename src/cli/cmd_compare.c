@@ -1,0 +1,195 @@
+/* espalier compare: two models side by side. */
+#include <math.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "base/text.h"
+#include "cli/cli.h"
+#include "cli/inputs.h"
+#include "cli/table.h"
+#include "graph/layers.h"
+#include "io/dataset.h"
+#include "io/onnx.h"
+#include "prune/surgery.h"
+#include "train/evaluate.h"
+
+typedef struct side {
+    const char *path;
+    esp_graph *graph;
+    double file_bytes;
+    esp_counts counts;
+    esp_latency_result latency;
+    esp_eval_result eval; /* images 0 without --data */
+} side;
+
+typedef struct comparison {
+    side sides[2];
+    bool has_difference; /* false when the models' inputs or outputs cannot be compared */
+    double largest_absolute, largest_relative;
+    char why_not[160];
+} comparison;
+
+static esp_status measure_side(esp_cli *cli, side *it, const esp_option_list *inputs, const esp_dataset *dataset,
+                               const esp_eval_options *eval, int64_t batch, esp_error *err)
+{
+    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
+    int shape_count = 0;
+    esp_inferred *inferred = NULL;
+    struct stat info;
+    it->file_bytes = stat(it->path, &info) == 0 ? (double)info.st_size : 0;
+    esp_status status = esp_onnx_load(it->path, &it->graph, err);
+    if (status == ESP_OK) {
+        status = esp_cli_input_shapes(inputs, it->graph, shapes, &shape_count, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_infer(it->graph, 1, shapes, shape_count, &inferred, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_graph_count(it->graph, inferred, &it->counts, err);
+    }
+    if (status == ESP_OK) {
+        const esp_latency_options options = {
+            .batch = batch, .input_shapes = shapes, .input_shape_count = shape_count};
+        status = esp_measure_latency(&cli->compute, it->graph, &options, false, &it->latency, err);
+    }
+    if (status == ESP_OK && dataset) {
+        status = esp_evaluate(&cli->compute, it->graph, dataset, eval, &it->eval, err);
+    }
+    esp_inferred_free(inferred);
+    return status;
+}
+
+/* Models with other inputs are still worth comparing by size and speed. */
+static void measure_difference(esp_cli *cli, comparison *it, const esp_option_list *inputs)
+{
+    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
+    int shape_count = 0;
+    esp_error err = {0};
+    esp_status status = esp_cli_input_shapes(inputs, it->sides[0].graph, shapes, &shape_count, &err);
+    if (status == ESP_OK) {
+        status = esp_compare_outputs(&cli->compute, it->sides[0].graph, it->sides[1].graph, shapes, shape_count, 1, 0,
+                                     &it->largest_absolute, &it->largest_relative, &err);
+    }
+    it->has_difference = status == ESP_OK;
+    snprintf(it->why_not, sizeof it->why_not, "%.150s", err.message);
+}
+
+static void row(esp_table *table, const char *name, const char *a, const char *b, double from, double to)
+{
+    esp_table_cell(table, "%s", name);
+    esp_table_cell(table, "%s", a);
+    esp_table_cell(table, "%s", b);
+    if (from > 0) {
+        esp_table_cell(table, "%.3fx", to / from);
+    } else {
+        esp_table_cell(table, "%s", "");
+    }
+}
+
+static esp_status print_people(const comparison *it, esp_error *err)
+{
+    const side *a = &it->sides[0], *b = &it->sides[1];
+    char left[48], right[48];
+    esp_table *table = esp_table_new("lrrr");
+    row(table, "", "A", "B", 0, 0);
+    row(table, "file", esp_format_bytes(left, sizeof left, a->file_bytes),
+        esp_format_bytes(right, sizeof right, b->file_bytes), a->file_bytes, b->file_bytes);
+    row(table, "params", esp_format_count(left, sizeof left, (double)a->counts.params),
+        esp_format_count(right, sizeof right, (double)b->counts.params), (double)a->counts.params,
+        (double)b->counts.params);
+    row(table, "MACs", esp_format_count(left, sizeof left, (double)a->counts.macs),
+        esp_format_count(right, sizeof right, (double)b->counts.macs), (double)a->counts.macs,
+        (double)b->counts.macs);
+    row(table, "latency", esp_format_duration(left, sizeof left, a->latency.median_ms / 1000),
+        esp_format_duration(right, sizeof right, b->latency.median_ms / 1000), a->latency.median_ms,
+        b->latency.median_ms);
+    if (a->eval.images > 0) {
+        row(table, "top-1", esp_cli_accuracy_text(&a->eval, left, sizeof left),
+            esp_cli_accuracy_text(&b->eval, right, sizeof right), 0, 0);
+        snprintf(left, sizeof left, "%.4f", a->eval.loss);
+        snprintf(right, sizeof right, "%.4f", b->eval.loss);
+        row(table, "loss", left, right, 0, 0);
+    }
+    esp_cli_end_progress();
+    printf("A  %s\nB  %s\n\n", a->path, b->path);
+    esp_status status = esp_table_print(table, err);
+    esp_table_free(table);
+    if (it->has_difference) {
+        printf("\nlargest output difference on random input: %.3g absolute, %.3g relative\n", it->largest_absolute,
+               it->largest_relative);
+    } else {
+        printf("\noutputs not compared: %s\n", it->why_not);
+    }
+    return status;
+}
+
+static json_t *side_json(const side *it)
+{
+    json_t *object = json_pack("{s:s, s:f, s:I, s:I, s:f, s:f, s:f}", "model", it->path, "file_bytes", it->file_bytes,
+                               "params", (json_int_t)it->counts.params, "macs", (json_int_t)it->counts.macs,
+                               "paper_params", it->counts.paper_params, "paper_macs", it->counts.paper_macs,
+                               "median_ms", it->latency.median_ms);
+    if (object && it->eval.images > 0) {
+        json_object_set_new(object, "eval", esp_cli_eval_json(&it->eval));
+    }
+    return object;
+}
+
+static esp_status print_json(const comparison *it, esp_error *err)
+{
+    json_t *object = json_pack("{s:o, s:o}", "a", side_json(&it->sides[0]), "b", side_json(&it->sides[1]));
+    if (object && it->has_difference) {
+        json_object_set_new(object, "largest_absolute", json_real(it->largest_absolute));
+        json_object_set_new(object, "largest_relative", json_real(it->largest_relative));
+    }
+    return esp_cli_print_json(object, err);
+}
+
+esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *err)
+{
+    const char *data = NULL;
+    esp_eval_options eval = {0};
+    int64_t threads = 0, batch = 1;
+    bool is_json = false, is_done = false;
+    esp_option_list inputs = {0};
+    const esp_option options[] = {
+        {"data", 'd', ESP_OPTION_TEXT, &data, "SPEC", "compare accuracy on this dataset too", 0, 0, 0},
+        {"limit", 'n', ESP_OPTION_INT, &eval.limit, "N", "first N images only", 1, 1e9, 0},
+        {"batch", 'b', ESP_OPTION_INT, &batch, "N", "images per timed run (default 1)", 1, 65536, 0},
+        {"mean", 0, ESP_OPTION_TEXT, &eval.mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0, 0},
+        {"std", 0, ESP_OPTION_TEXT, &eval.std, "S[,S..]", "normalisation: standard deviation", 0, 0, 0},
+        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the files leave open", 0, 0, 0},
+        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
+        {"json", 0, ESP_OPTION_FLAG, &is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
+        {0},
+    };
+    const esp_command_syntax syntax = {"compare",
+                                       "Two models side by side: size, MACs, latency, accuracy, outputs.",
+                                       "A.onnx B.onnx [options]",
+                                       "  espalier compare model.onnx smaller.onnx --data fashion-mnist", 2, 2, options,
+                                       false};
+    char *items[argc + 1];
+    esp_positionals positionals = {0, items};
+    comparison it = {0};
+    esp_dataset *dataset = NULL;
+    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
+    if (status != ESP_OK || is_done) {
+        return status;
+    }
+    status = esp_cli_start(cli, threads, err);
+    if (status == ESP_OK && data) {
+        status = esp_dataset_open(data, ESP_SPLIT_TEST, &dataset, err);
+    }
+    for (int i = 0; i < 2 && status == ESP_OK; i++) {
+        it.sides[i].path = positionals.items[i];
+        status = measure_side(cli, &it.sides[i], &inputs, dataset, &eval, batch, err);
+    }
+    if (status == ESP_OK) {
+        measure_difference(cli, &it, &inputs);
+        status = is_json ? print_json(&it, err) : print_people(&it, err);
+    }
+    esp_dataset_unref(dataset);
+    esp_graph_unref(it.sides[0].graph);
+    esp_graph_unref(it.sides[1].graph);
+    return status;
+}

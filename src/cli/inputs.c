@@ -1,0 +1,138 @@
+/* Shared pieces of the subcommands. */
+#include "cli/inputs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "io/dataset.h"
+
+static bool parse_shape(const char *text, esp_shape *out)
+{
+    out->rank = 0;
+    while (*text) {
+        char *end = NULL;
+        long long dim = strtoll(text, &end, 10);
+        if (end == text || dim < 1 || out->rank == ESP_MAX_RANK || (*end != 0 && *end != 'x')) {
+            return false;
+        }
+        out->dims[out->rank++] = dim;
+        text = *end ? end + 1 : end;
+    }
+    return out->rank > 0;
+}
+
+static esp_status find_input(const esp_graph *graph, const char *item, size_t length, const char **out,
+                             esp_error *err)
+{
+    const char *names[32];
+    size_t count = 0;
+    char word[96];
+    for (int i = 0; i < esp_graph_input_count(graph) && count < 32; i++) {
+        names[count] = esp_graph_value(graph, esp_graph_input(graph, i))->name;
+        if (strlen(names[count]) == length && memcmp(names[count], item, length) == 0) {
+            *out = names[count];
+            return ESP_OK;
+        }
+        count++;
+    }
+    snprintf(word, sizeof word, "%.*s", (int)length, item);
+    esp_status status = esp_fail(err, ESP_INVALID, "--input: the model has no input '%s'", word);
+    const char *nearest = esp_nearest_word(word, names, count);
+    esp_error_set_hint(err, "its first input is '%s'", nearest ? nearest : count ? names[0] : "");
+    return status;
+}
+
+esp_status esp_cli_input_shapes(const esp_option_list *items, const esp_graph *graph, esp_input_shape *shapes,
+                                int *count, esp_error *err)
+{
+    *count = 0;
+    for (int i = 0; i < items->count; i++) {
+        const char *item = items->items[i];
+        const char *colon = strrchr(item, ':');
+        esp_input_shape *shape = &shapes[*count];
+        if (*count == ESP_CLI_INPUTS_MAX) {
+            return esp_fail(err, ESP_INVALID, "--input: given more than %d times", ESP_CLI_INPUTS_MAX);
+        }
+        if (!parse_shape(colon ? colon + 1 : item, &shape->shape)) {
+            return esp_fail(err, ESP_INVALID, "--input: found '%s', expected NAME:1x3x224x224", item);
+        }
+        if (!colon && esp_graph_input_count(graph) > 0) {
+            shape->name = esp_graph_value(graph, esp_graph_input(graph, 0))->name;
+        } else {
+            esp_status status = find_input(graph, item, colon ? (size_t)(colon - item) : 0, &shape->name, err);
+            if (status != ESP_OK) {
+                return status;
+            }
+        }
+        (*count)++;
+    }
+    return ESP_OK;
+}
+
+char *esp_cli_data_help(char *buffer, size_t size)
+{
+    size_t count = 0;
+    const esp_dataset_scheme *schemes = esp_dataset_schemes(&count);
+    int used = snprintf(buffer, size, "dataset: ");
+    for (size_t i = 0; i < count && used > 0 && (size_t)used < size; i++) {
+        used += snprintf(buffer + used, size - (size_t)used, "%s%s%s", i ? ", " : "", schemes[i].name,
+                         schemes[i].default_directory ? "" : ":DIR");
+    }
+    return buffer;
+}
+
+esp_status esp_cli_print_json(json_t *take_object, esp_error *err)
+{
+    char *text = take_object ? esp_json_dump(take_object, 0) : NULL;
+    json_decref(take_object);
+    if (!text) {
+        return esp_fail_memory(err, "the JSON output", 0);
+    }
+    fputs(text, stdout);
+    esp_free(text);
+    return ESP_OK;
+}
+
+json_t *esp_cli_eval_json(const esp_eval_result *result)
+{
+    json_t *mean = json_array();
+    json_t *std = json_array();
+    for (int c = 0; c < result->normalization.channels; c++) {
+        json_array_append_new(mean, json_real((double)result->normalization.mean[c]));
+        json_array_append_new(std, json_real((double)result->normalization.std[c]));
+    }
+    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "images", (json_int_t)result->images, "top1",
+                     result->top1, "top5", result->top5, "loss", result->loss, "top1_error", result->top1_error,
+                     "seconds", result->seconds, "images_per_s", result->images_per_s, "mean", mean, "std", std);
+}
+
+char *esp_cli_accuracy_text(const esp_eval_result *result, char *buffer, size_t size)
+{
+    snprintf(buffer, size, "%.2f %% ± %.2f", result->top1, result->top1_error);
+    return buffer;
+}
+
+char *esp_cli_normalization_text(const esp_normalization *normalization, char *buffer, size_t size)
+{
+    static const char *const origins[] = {
+        [ESP_NORM_FROM_MODEL] = "from the model",
+        [ESP_NORM_FROM_USER] = "as given",
+        [ESP_NORM_DEFAULT] = "the default: the model carries none; set it with --mean and --std",
+    };
+    int used = snprintf(buffer, size, "x/255, mean");
+    for (int pass = 0; pass < 2; pass++) {
+        const float *values = pass ? normalization->std : normalization->mean;
+        for (int c = 0; c < normalization->channels && used > 0 && (size_t)used < size; c++) {
+            used += snprintf(buffer + used, size - (size_t)used, "%s%.4g", c ? "/" : pass ? ", std " : " ",
+                             (double)values[c]);
+        }
+    }
+    if (used > 0 && (size_t)used < size) {
+        snprintf(buffer + used, size - (size_t)used, " (%s)", origins[normalization->origin]);
+    }
+    return buffer;
+}

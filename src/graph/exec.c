@@ -1,0 +1,250 @@
+/* Running a compiled network. All decisions were made when it was compiled (program.c); here are two loops. */
+#include "graph/exec.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "graph/op.h"
+#include "graph/program.h"
+#include "tensor/arrange.h"
+#include "tensor/blas.h"
+#include "tensor/elementwise.h"
+
+struct esp_exec {
+    esp_graph *graph;
+    esp_inferred *inferred;
+    esp_program *program;
+    esp_program_request request;
+    esp_rng rng;
+    bool *wants_input_grad;
+    bool *output_grad_is_asked; /* the caller fills these; the others are taken as zero */
+    bool has_run_forward;
+    double *node_seconds;
+};
+
+void esp_exec_free(esp_exec *exec)
+{
+    if (exec == NULL)
+        return;
+    esp_program_free(exec->program);
+    esp_inferred_free(exec->inferred);
+    esp_free(exec->wants_input_grad);
+    esp_free(exec->output_grad_is_asked);
+    esp_graph_unref(exec->graph);
+    esp_free(exec);
+}
+
+static esp_status check_options(const esp_exec_options *options, esp_error *err)
+{
+    if (options->is_training && options->params == NULL)
+        return esp_fail(err, ESP_INVALID, "an executor for training needs parameters to train");
+    if (options->slots < 0)
+        return esp_fail(err, ESP_INVALID, "%d thread slots", options->slots);
+    return ESP_OK;
+}
+
+static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_exec_options *options, esp_error *err)
+{
+    exec->graph = esp_graph_ref(graph);
+    exec->wants_input_grad = esp_alloc_zero((size_t)esp_graph_input_count(graph), sizeof *exec->wants_input_grad);
+    exec->output_grad_is_asked =
+        esp_alloc_zero((size_t)esp_graph_output_count(graph), sizeof *exec->output_grad_is_asked);
+    if (exec->wants_input_grad == NULL || exec->output_grad_is_asked == NULL)
+        return esp_fail_memory(err, "an executor", sizeof *exec);
+    esp_status status =
+        esp_infer(graph, options->batch, options->input_shapes, options->input_shape_count, &exec->inferred, err);
+    if (status != ESP_OK)
+        return status;
+    esp_rng_seed(&exec->rng, options->seed);
+    exec->request = (esp_program_request){.graph = exec->graph,
+                                          .inferred = exec->inferred,
+                                          .params = options->params,
+                                          .is_training = options->is_training,
+                                          .keeps_values = options->keeps_values,
+                                          .stops_at_logits = options->stops_at_logits,
+                                          .freezes_norm = options->freezes_norm,
+                                          .slots = options->slots == 0 ? 1 : options->slots,
+                                          .wants_input_grad = exec->wants_input_grad,
+                                          .rng = &exec->rng};
+    return esp_program_new(&exec->request, &exec->program, err);
+}
+
+esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out, esp_error *err)
+{
+    *out = NULL;
+    esp_status status = check_options(options, err);
+    if (status != ESP_OK)
+        return status;
+    esp_blas_start();
+    esp_exec *exec = esp_alloc_zero(1, sizeof *exec);
+    if (exec == NULL)
+        return esp_fail_memory(err, "an executor", sizeof *exec);
+    status = open_exec(exec, graph, options, err);
+    if (status == ESP_OK)
+        *out = exec;
+    else
+        esp_exec_free(exec);
+    return status;
+}
+
+const esp_inferred *esp_exec_inferred(const esp_exec *exec)
+{
+    return exec->inferred;
+}
+
+const esp_view *esp_exec_input(esp_exec *exec, int index)
+{
+    return &exec->program->values[esp_graph_input(exec->graph, index)];
+}
+
+const esp_view *esp_exec_output(const esp_exec *exec, int index)
+{
+    return &exec->program->values[exec->program->outputs[index]];
+}
+
+const esp_view *esp_exec_value(const esp_exec *exec, int value)
+{
+    return exec->request.keeps_values ? &exec->program->values[value] : NULL;
+}
+
+const esp_view *esp_exec_output_grad(esp_exec *exec, int index)
+{
+    if (!exec->request.is_training)
+        return NULL;
+    exec->output_grad_is_asked[index] = true;
+    return &exec->program->grads[exec->program->outputs[index]];
+}
+
+esp_status esp_exec_want_input_grad(esp_exec *exec, int index, esp_error *err)
+{
+    const esp_value *value = esp_graph_value(exec->graph, esp_graph_input(exec->graph, index));
+    if (!exec->request.is_training)
+        return esp_fail(err, ESP_STATE, "the gradient of input '%s' needs an executor for training", value->name);
+    if (exec->wants_input_grad[index])
+        return ESP_OK;
+    exec->wants_input_grad[index] = true;
+    esp_program *program;
+    esp_status status = esp_program_new(&exec->request, &program, err);
+    if (status != ESP_OK) {
+        exec->wants_input_grad[index] = false;
+        return status;
+    }
+    esp_program_free(exec->program);
+    exec->program = program;
+    exec->has_run_forward = false;
+    return ESP_OK;
+}
+
+const esp_view *esp_exec_input_grad(const esp_exec *exec, int index)
+{
+    const esp_view *grad = &exec->program->grads[esp_graph_input(exec->graph, index)];
+    return exec->wants_input_grad[index] && grad->data != NULL ? grad : NULL;
+}
+
+size_t esp_exec_planned_bytes(const esp_exec *exec)
+{
+    return exec->program->planned_bytes;
+}
+
+size_t esp_exec_unplanned_bytes(const esp_exec *exec)
+{
+    return exec->program->unplanned_bytes;
+}
+
+void esp_exec_time_nodes(esp_exec *exec, double *seconds)
+{
+    exec->node_seconds = seconds;
+}
+
+/* ---- runs ---- */
+
+static esp_status check_run(const esp_exec *exec, const esp_compute *compute, esp_error *err)
+{
+    int slots = esp_compute_slots(compute);
+    if (slots > exec->request.slots)
+        return esp_fail(err, ESP_INVALID, "the executor was made for %d threads, asked to run on %d",
+                        exec->request.slots, slots);
+    return ESP_OK;
+}
+
+static esp_status cancelled(esp_error *err)
+{
+    return esp_fail(err, ESP_CANCELLED, "cancelled");
+}
+
+static void clear_times(esp_exec *exec)
+{
+    for (int n = 0; n < esp_graph_node_count(exec->graph); n++)
+        exec->node_seconds[n] = 0.0;
+}
+
+esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_error *err)
+{
+    const esp_program *program = exec->program;
+    esp_status status = check_run(exec, compute, err);
+    exec->has_run_forward = false;
+    if (exec->node_seconds != NULL)
+        clear_times(exec);
+    for (int s = 0; status == ESP_OK && s < program->step_count; s++) {
+        esp_step *step = &program->steps[s];
+        if (!step->runs_forward)
+            continue;
+        if (esp_compute_is_cancelled(compute))
+            return cancelled(err);
+        double start = exec->node_seconds == NULL ? 0.0 : esp_clock_s();
+        step->context.compute = compute;
+        status = esp_op_forward(&step->context, err);
+        if (exec->node_seconds != NULL)
+            exec->node_seconds[step->node] = esp_clock_s() - start;
+    }
+    exec->has_run_forward = status == ESP_OK;
+    return status;
+}
+
+static esp_status run_backward_step(esp_step *step, const esp_compute *compute, esp_error *err)
+{
+    esp_status status = ESP_OK;
+    step->context.compute = compute;
+    if (step->runs_forward || step->accumulation_count == 0)
+        status = esp_op_backward(&step->context, err);
+    for (int i = 0; status == ESP_OK && i < step->accumulation_count; i++) {
+        const esp_accumulation *sum = &step->accumulations[i];
+        status = esp_accumulate(compute, esp_shape_elements(&sum->into->shape), esp_view_f32(sum->from),
+                                esp_view_f32(sum->into));
+        if (status == ESP_CANCELLED)
+            return cancelled(err);
+    }
+    return status;
+}
+
+/* Outputs nobody gave a gradient for, and parameters none reaches, get zeros. */
+static void clear_gradients(const esp_exec *exec)
+{
+    const esp_program *program = exec->program;
+    for (int i = 0; i < program->output_count; i++) {
+        const esp_view *grad = &program->grads[program->outputs[i]];
+        if (!exec->output_grad_is_asked[i] && grad->data != NULL)
+            esp_fill_f32(esp_view_f32(grad), esp_shape_elements(&grad->shape), 0.0f);
+    }
+    for (int i = 0; i < program->cleared_count; i++)
+        esp_fill_f32(esp_view_f32(&program->cleared[i]), esp_shape_elements(&program->cleared[i].shape), 0.0f);
+}
+
+esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_error *err)
+{
+    const esp_program *program = exec->program;
+    esp_status status = check_run(exec, compute, err);
+    if (status != ESP_OK)
+        return status;
+    if (!exec->request.is_training || !exec->has_run_forward)
+        return esp_fail(err, ESP_STATE, "backward needs a forward run of an executor for training");
+    clear_gradients(exec);
+    for (int s = program->step_count - 1; status == ESP_OK && s >= 0; s--) {
+        esp_step *step = &program->steps[s];
+        if (!step->runs_backward)
+            continue;
+        if (esp_compute_is_cancelled(compute))
+            return cancelled(err);
+        status = run_backward_step(step, compute, err);
+    }
+    return status;
+}

@@ -1,0 +1,58 @@
+/* The executor: a graph compiled for one batch size. Buffers are planned by lifetime and reused; constants are
+ * folded; nothing is allocated during a run. */
+#ifndef ESP_GRAPH_EXEC_H
+#define ESP_GRAPH_EXEC_H
+
+#include "base/compute.h"
+#include "graph/graph.h"
+#include "graph/infer.h"
+#include "graph/params.h"
+
+typedef struct esp_exec esp_exec;
+
+typedef struct esp_exec_options {
+    int64_t batch;        /* >= 1 */
+    bool is_training;     /* batch statistics, dropout on, activations kept, gradients available */
+    esp_params *params;   /* read (and trained) instead of the graph's constants; may be NULL for evaluation */
+    const esp_input_shape *input_shapes;
+    int input_shape_count;
+    uint64_t seed;        /* dropout */
+    bool keeps_values;    /* every intermediate value stays readable after a run (esp_exec_value) */
+    bool stops_at_logits; /* an output made by a Softmax is replaced by the Softmax's input */
+    bool freezes_norm;    /* training with batch-norm in evaluation form */
+    int slots;            /* threads that will run it at most (esp_compute_slots); 0 = 1 */
+} esp_exec_options;
+
+esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out, esp_error *err);
+void esp_exec_free(esp_exec *exec);
+const esp_inferred *esp_exec_inferred(const esp_exec *exec);
+
+/* Graph input / output `index` (in the graph's order): views valid until the next run or free. Fill inputs before
+ * forward. */
+const esp_view *esp_exec_input(esp_exec *exec, int index);
+const esp_view *esp_exec_output(const esp_exec *exec, int index);
+
+/* Any value, when keeps_values was asked; NULL data when it was never computed. */
+const esp_view *esp_exec_value(const esp_exec *exec, int value);
+
+/* ESP_CANCELLED when the token was set. Errors name the node. */
+esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_error *err);
+
+/* Training: where to put dLoss/d(output) before esp_exec_backward; same shape as the output. */
+const esp_view *esp_exec_output_grad(esp_exec *exec, int index);
+
+/* Gradients of all trainable params into their `grad` (overwritten). */
+esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_error *err);
+
+/* Gradient of the loss with respect to graph input `index` after backward, when asked before: tests use it. */
+esp_status esp_exec_want_input_grad(esp_exec *exec, int index, esp_error *err);
+const esp_view *esp_exec_input_grad(const esp_exec *exec, int index);
+
+/* Bytes of planned activation memory, and what it would be without reuse. */
+size_t esp_exec_planned_bytes(const esp_exec *exec);
+size_t esp_exec_unplanned_bytes(const esp_exec *exec);
+
+/* Per-node times of the last forward in seconds, indexed by node; enabled by this call (NULL stops). */
+void esp_exec_time_nodes(esp_exec *exec, double *seconds);
+
+#endif

@@ -1,0 +1,22 @@
+/* Shape inference in the form simplify.c needs: tolerant of inputs of unknown size, and able to reuse what another
+ * inference has folded. */
+#ifndef ESP_GRAPH_INFER_INTERNAL_H
+#define ESP_GRAPH_INFER_INTERNAL_H
+
+#include "graph/infer.h"
+
+typedef struct esp_infer_request {
+    const esp_graph *graph;
+    int64_t batch;
+    const esp_input_shape *input_shapes;
+    int input_shape_count;
+    bool allows_unknown;        /* unknown dims make unknown values (rank -1) instead of an error */
+    const esp_inferred *folded; /* of the same graph: constants that depend on no input are taken from here */
+} esp_infer_request;
+
+esp_status esp_infer_run(const esp_infer_request *request, esp_inferred **out, esp_error *err);
+
+/* True when the value is known and the same whatever the inputs' shapes are. */
+bool esp_inferred_is_pure(const esp_inferred *inferred, int value);
+
+#endif

@@ -1,0 +1,298 @@
+/* Prunable layers and the two counters. A layer's row in the op table says where weight and bias are and which of the
+ * weight's axes are filters and channels; everything here follows from that.
+ *
+ * The `paper` counter gives 2 batch-norm parameters per channel to every *maskable* conv: all but the 1x1 convs on
+ * residual shortcuts, which the published methods leave alone. A conv counts as one when its output reaches an
+ * addition through nothing but channel-wise operators, and the addition's other side comes from the same tensor the
+ * conv reads, through more layers than this one. */
+#include "graph/layers.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "graph/op.h"
+
+/* ---- shortcuts ---- */
+
+/* The layer that makes a value, looking through operators that keep channels (batch-norm, activation); -1 when
+ * something else comes first. */
+static int layer_behind(const esp_graph *graph, int value)
+{
+    for (;;) {
+        int producer = value < 0 ? -1 : esp_graph_value(graph, value)->producer;
+        if (producer < 0)
+            return -1;
+        const esp_node *node = esp_graph_node(graph, producer);
+        if (node->op->layer != NULL)
+            return producer;
+        if (node->op->rule != ESP_CHANNEL_COPY)
+            return -1;
+        value = node->inputs[0];
+    }
+}
+
+typedef struct depth_search {
+    const esp_graph *graph;
+    int target;
+    int *depths; /* per node: layers on the deepest way from target through this node's outputs; -1 none */
+} depth_search;
+
+/* Layers on the deepest way from `target` to `value`; -1 when there is none. Nodes before the target's readers are not
+ * on any way: `depths` is filled in node order. */
+static int depth_of(const depth_search *search, int value)
+{
+    if (value == search->target)
+        return 0;
+    int producer = value < 0 ? -1 : esp_graph_value(search->graph, value)->producer;
+    return producer < 0 ? -1 : search->depths[producer];
+}
+
+static void fill_depths(const depth_search *search, int last)
+{
+    for (int n = 0; n <= last; n++) {
+        const esp_node *node = esp_graph_node(search->graph, n);
+        int deepest = -1;
+        for (int i = 0; i < node->input_count; i++) {
+            int depth = depth_of(search, node->inputs[i]);
+            deepest = depth > deepest ? depth : deepest;
+        }
+        search->depths[n] = deepest < 0 ? -1 : deepest + (node->op->layer != NULL);
+    }
+}
+
+/* Whether the conv is the short side of this addition. */
+static bool is_short_side(const esp_graph *graph, int conv, int addition, int *depths)
+{
+    const esp_node *node = esp_graph_node(graph, addition);
+    int short_value = -1;
+    for (int i = 0; i < node->input_count; i++) {
+        if (layer_behind(graph, node->inputs[i]) == conv)
+            short_value = node->inputs[i];
+    }
+    if (short_value < 0)
+        return false;
+    depth_search search = {.graph = graph, .target = esp_graph_node(graph, conv)->inputs[0], .depths = depths};
+    fill_depths(&search, addition);
+    for (int i = 0; i < node->input_count; i++) {
+        if (node->inputs[i] != short_value && depth_of(&search, node->inputs[i]) > 1)
+            return true;
+    }
+    return false;
+}
+
+/* Follows the conv's output through channel-wise operators to additions. */
+static bool is_shortcut(const esp_graph *graph, int conv, int *depths)
+{
+    int value = esp_graph_node(graph, conv)->outputs[0];
+    for (;;) {
+        int next = -1;
+        for (int i = 0; i < esp_graph_consumer_count(graph, value); i++) {
+            int reader = esp_graph_consumer(graph, value, i);
+            const esp_node *node = esp_graph_node(graph, reader);
+            if (node->op->rule == ESP_CHANNEL_TIE && is_short_side(graph, conv, reader, depths))
+                return true;
+            if (node->op->rule == ESP_CHANNEL_COPY && node->inputs[0] == value)
+                next = node->outputs[0];
+        }
+        if (next < 0)
+            return false;
+        value = next;
+    }
+}
+
+/* ---- the list ---- */
+
+/* The bias when it is one constant per filter, else -1. */
+static int bias_value(const esp_graph *graph, const esp_node *node, const esp_layer_form *form, int64_t filters)
+{
+    int value = form->bias_input < 0 ? -1 : node->inputs[form->bias_input];
+    const esp_tensor *bias = value < 0 ? NULL : esp_graph_value(graph, value)->constant;
+    return bias != NULL && esp_tensor_elements(bias) == filters ? value : -1;
+}
+
+static bool describe_layer(const esp_graph *graph, const esp_inferred *inferred, int n, esp_layer *out)
+{
+    const esp_node *node = esp_graph_node(graph, n);
+    esp_layer_form form;
+    if (node->op->layer == NULL || !node->op->layer(node, &form))
+        return false;
+    const esp_value *weight = esp_graph_value(graph, node->inputs[form.weight_input]);
+    const esp_shape *shape = &weight->shape;
+    if (weight->constant == NULL || shape->rank != (form.is_conv ? 4 : 2))
+        return false;
+    esp_layer layer = {.node = n,
+                       .name = node->name,
+                       .weight_name = weight->name,
+                       .is_conv = form.is_conv,
+                       .weight = node->inputs[form.weight_input],
+                       .filters = shape->dims[form.filter_axis],
+                       .channels = shape->dims[form.channel_axis],
+                       .group = form.is_conv ? esp_node_int(node, "group", 1) : 1,
+                       .kernel_h = form.is_conv ? shape->dims[2] : 1,
+                       .kernel_w = form.is_conv ? shape->dims[3] : 1,
+                       .filter_axis = form.filter_axis,
+                       .channel_axis = form.channel_axis};
+    layer.bias = bias_value(graph, node, &form, layer.filters);
+    int64_t outputs = esp_shape_elements(esp_inferred_shape(inferred, node->outputs[0]));
+    int64_t elements = esp_tensor_elements(weight->constant);
+    layer.positions = layer.filters == 0 || outputs < 0 ? 0 : outputs / layer.filters;
+    layer.params = elements + (layer.bias >= 0 ? layer.filters : 0);
+    layer.macs = elements * layer.positions;
+    *out = layer;
+    return true;
+}
+
+esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred, esp_layers *out, esp_error *err)
+{
+    int nodes = esp_graph_node_count(graph), candidates = 0;
+    *out = (esp_layers){0};
+    for (int n = 0; n < nodes; n++)
+        candidates += esp_graph_node(graph, n)->op->layer != NULL;
+    esp_layer *items = esp_alloc((size_t)candidates, sizeof *items);
+    int *depths = esp_alloc((size_t)nodes, sizeof *depths);
+    if (items == NULL || depths == NULL) {
+        esp_free(items);
+        esp_free(depths);
+        return esp_fail_memory(err, "the list of layers", (size_t)candidates * sizeof *items);
+    }
+    int count = 0;
+    for (int n = 0; n < nodes; n++) {
+        esp_layer *layer = &items[count];
+        if (!describe_layer(graph, inferred, n, layer))
+            continue;
+        layer->is_shortcut = layer->is_conv && layer->kernel_h == 1 && layer->kernel_w == 1 && layer->group == 1 &&
+                             is_shortcut(graph, n, depths);
+        count++;
+    }
+    esp_free(depths);
+    *out = (esp_layers){.count = count, .items = items};
+    return ESP_OK;
+}
+
+void esp_layers_free(esp_layers *layers)
+{
+    if (layers == NULL)
+        return;
+    esp_free(layers->items);
+    *layers = (esp_layers){0};
+}
+
+int esp_layers_find(const esp_layers *layers, const char *node_or_weight_name)
+{
+    for (int i = 0; i < layers->count; i++) {
+        if (strcmp(layers->items[i].name, node_or_weight_name) == 0 ||
+            strcmp(layers->items[i].weight_name, node_or_weight_name) == 0)
+            return i;
+    }
+    return -1;
+}
+
+void esp_layer_weight_canonical(const esp_layer *layer, const esp_tensor *weight, float *out)
+{
+    const float *data = esp_tensor_f32(weight);
+    int64_t inner = layer->kernel_h * layer->kernel_w;
+    if (layer->filter_axis < layer->channel_axis) {
+        memcpy(out, data, (size_t)(layer->filters * layer->channels * inner) * sizeof *out);
+        return;
+    }
+    for (int64_t c = 0; c < layer->channels; c++) {
+        for (int64_t f = 0; f < layer->filters; f++)
+            out[f * layer->channels + c] = data[c * layer->filters + f];
+    }
+}
+
+/* ---- counters ---- */
+
+void esp_layer_paper(const esp_layer *layer, int64_t surviving_weights, int64_t live_filters, int64_t live_biases,
+                     double *params, double *macs)
+{
+    bool is_maskable = layer->is_conv && !layer->is_shortcut;
+    double norms = is_maskable ? (double)live_filters : 0.0;
+    *params = (double)surviving_weights + 2.0 * norms + (double)live_biases;
+    *macs = (double)surviving_weights * (double)layer->positions + norms + (double)live_biases;
+}
+
+/* Elements of all trainable tensors, each once. */
+static esp_status count_trainable(const esp_graph *graph, int64_t *out, esp_error *err)
+{
+    int values = esp_graph_value_count(graph);
+    bool *is_counted = esp_alloc_zero((size_t)values, sizeof *is_counted);
+    if (is_counted == NULL)
+        return esp_fail_memory(err, "a count", (size_t)values);
+    int64_t total = 0;
+    for (int n = 0; n < esp_graph_node_count(graph); n++) {
+        const esp_node *node = esp_graph_node(graph, n);
+        for (int i = 0; i < node->input_count && i < 32; i++) {
+            int v = node->inputs[i];
+            const esp_tensor *tensor = v < 0 ? NULL : esp_graph_value(graph, v)->constant;
+            if (tensor == NULL || (node->op->trainable & (1u << i)) == 0 || is_counted[v] ||
+                esp_tensor_dtype(tensor) != ESP_F32)
+                continue;
+            is_counted[v] = true;
+            total += esp_tensor_elements(tensor);
+        }
+    }
+    esp_free(is_counted);
+    *out = total;
+    return ESP_OK;
+}
+
+/* MACs of all nodes at the inferred batch. */
+static esp_status count_macs(const esp_graph *graph, const esp_inferred *inferred, int64_t *out, esp_error *err)
+{
+    int64_t total = 0;
+    for (int n = 0; n < esp_graph_node_count(graph); n++) {
+        const esp_node *node = esp_graph_node(graph, n);
+        if (node->op->macs == NULL)
+            continue;
+        size_t inputs = (size_t)node->input_count, outputs = (size_t)node->output_count;
+        esp_view *views = esp_alloc(inputs + outputs, sizeof *views);
+        const esp_view **pointers = esp_alloc(inputs, sizeof *pointers);
+        if (views != NULL && pointers != NULL) {
+            esp_inferred_views(inferred, graph, n, views, pointers, views + inputs);
+            esp_infer_context context = {.node = node,
+                                         .opset = esp_graph_opset(graph),
+                                         .input_count = node->input_count,
+                                         .inputs = pointers,
+                                         .output_count = node->output_count,
+                                         .outputs = views + inputs};
+            total += node->op->macs(&context);
+        }
+        bool has_memory = views != NULL && pointers != NULL;
+        esp_free(views);
+        esp_free(pointers);
+        if (!has_memory)
+            return esp_fail_memory(err, "a count", (inputs + outputs) * sizeof *views);
+    }
+    *out = total;
+    return ESP_OK;
+}
+
+static void add_paper(const esp_layers *layers, esp_counts *counts)
+{
+    for (int i = 0; i < layers->count; i++) {
+        const esp_layer *layer = &layers->items[i];
+        int64_t biases = layer->bias >= 0 ? layer->filters : 0;
+        double params, macs;
+        esp_layer_paper(layer, layer->params - biases, layer->filters, biases, &params, &macs);
+        counts->paper_params += params;
+        counts->paper_macs += macs;
+    }
+}
+
+esp_status esp_graph_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out, esp_error *err)
+{
+    esp_counts counts = {0};
+    esp_layers layers = {0};
+    esp_status status = count_trainable(graph, &counts.params, err);
+    if (status == ESP_OK)
+        status = count_macs(graph, inferred, &counts.macs, err);
+    if (status == ESP_OK)
+        status = esp_layers_list(graph, inferred, &layers, err);
+    if (status == ESP_OK) {
+        add_paper(&layers, &counts);
+        *out = counts;
+    }
+    esp_layers_free(&layers);
+    return status;
+}

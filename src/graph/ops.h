@@ -1,0 +1,146 @@
+/* What the operator files (ops_*.c) share: declarations for the op table, and helpers for reading attributes, known
+ * inputs and shapes. Kernels themselves are in src/tensor. */
+#ifndef ESP_GRAPH_OPS_H
+#define ESP_GRAPH_OPS_H
+
+#include "graph/op.h"
+
+/* The functions a row of ops.def may name; those a row leaves NULL have no definition. */
+#define ESP_OP_DECLARE(name)                                                                                 \
+    esp_status esp_op_##name##_infer(esp_infer_context *context, esp_error *err);                            \
+    esp_status esp_op_##name##_forward(const esp_op_context *context, esp_error *err);                       \
+    esp_status esp_op_##name##_backward(const esp_op_context *context, esp_error *err);                      \
+    size_t esp_op_##name##_scratch(const esp_op_context *context, int slots);                                \
+    size_t esp_op_##name##_saved(const esp_op_context *context);                                             \
+    int64_t esp_op_##name##_macs(const esp_infer_context *context);                                          \
+    bool esp_op_##name##_layer(const esp_node *node, esp_layer_form *form);                                  \
+    esp_status esp_op_##name##_narrow(esp_narrow_context *context, esp_error *err);                          \
+    void esp_op_##name##_prepare(const esp_op_context *context, void *plan);
+
+ESP_OP_DECLARE(conv)
+ESP_OP_DECLARE(pool)
+ESP_OP_DECLARE(max_pool)
+ESP_OP_DECLARE(average_pool)
+ESP_OP_DECLARE(global_pool)
+ESP_OP_DECLARE(global_average_pool)
+ESP_OP_DECLARE(global_max_pool)
+ESP_OP_DECLARE(reduce_mean)
+ESP_OP_DECLARE(batch_norm)
+ESP_OP_DECLARE(dropout)
+ESP_OP_DECLARE(unary)
+ESP_OP_DECLARE(relu)
+ESP_OP_DECLARE(clip)
+ESP_OP_DECLARE(sigmoid)
+ESP_OP_DECLARE(hard_sigmoid)
+ESP_OP_DECLARE(tanh)
+ESP_OP_DECLARE(exp)
+ESP_OP_DECLARE(sqrt)
+ESP_OP_DECLARE(neg)
+ESP_OP_DECLARE(binary)
+ESP_OP_DECLARE(add)
+ESP_OP_DECLARE(sub)
+ESP_OP_DECLARE(mul)
+ESP_OP_DECLARE(div)
+ESP_OP_DECLARE(sum)
+ESP_OP_DECLARE(equal)
+ESP_OP_DECLARE(where)
+ESP_OP_DECLARE(softmax)
+ESP_OP_DECLARE(log_softmax)
+ESP_OP_DECLARE(gemm)
+ESP_OP_DECLARE(matmul)
+ESP_OP_DECLARE(view)
+ESP_OP_DECLARE(identity)
+ESP_OP_DECLARE(flatten)
+ESP_OP_DECLARE(reshape)
+ESP_OP_DECLARE(squeeze)
+ESP_OP_DECLARE(unsqueeze)
+ESP_OP_DECLARE(shape)
+ESP_OP_DECLARE(constant)
+ESP_OP_DECLARE(constant_of_shape)
+ESP_OP_DECLARE(cast)
+ESP_OP_DECLARE(concat)
+ESP_OP_DECLARE(transpose)
+ESP_OP_DECLARE(slice)
+ESP_OP_DECLARE(pad)
+ESP_OP_DECLARE(gather)
+ESP_OP_DECLARE(expand)
+
+/* ---- helpers (ops_common.c) ---- */
+
+/* The input, or NULL when it is absent. */
+static inline const esp_view *esp_infer_input(const esp_infer_context *context, int index)
+{
+    return index < context->input_count ? context->inputs[index] : NULL;
+}
+
+static inline const esp_view *esp_op_input(const esp_op_context *context, int index)
+{
+    return index < context->input_count ? context->inputs[index] : NULL;
+}
+
+/* Where the gradient of an input goes, or NULL when it is not wanted. */
+static inline esp_view *esp_op_input_grad(const esp_op_context *context, int index)
+{
+    return index < context->input_count ? context->input_grads[index] : NULL;
+}
+
+/* The prepared plan, made into `local` now when the caller brought none. */
+const void *esp_op_plan(const esp_op_context *context, void *local);
+
+/* ESP_SHAPE unless every present input is float32. */
+esp_status esp_op_expect_f32(const esp_infer_context *context, esp_error *err);
+
+/* ESP_SHAPE unless the input has this rank. `form` describes it, e.g. "NxCxHxW". */
+esp_status esp_op_expect_rank(const esp_infer_context *context, int input, int rank, const char *form,
+                              esp_error *err);
+
+/* Integers of a view with known contents (int32 or int64): how many there are, or -1 for another type or unknown
+ * contents. At most `max` are copied. */
+int64_t esp_view_ints(const esp_view *view, int64_t *out, int max);
+
+/* The same for an input whose contents inference needs, at most ESP_MAX_RANK of them; errors name `what`. */
+esp_status esp_op_known_ints(const esp_infer_context *context, int input, const char *what,
+                             int64_t out[ESP_MAX_RANK], int *count, esp_error *err);
+
+/* Ints that are an attribute in older versions and an input (`input`) in newer ones. `*count` is -1 when there is
+ * neither. `context` may stand for a node at run time: only node and inputs are read. */
+esp_status esp_op_attr_or_input_ints(const esp_infer_context *context, const char *attr, int input,
+                                     int64_t out[ESP_MAX_RANK], int *count, esp_error *err);
+
+/* A run-time context seen as an inference context (for code that serves infer and prepare). */
+esp_infer_context esp_op_as_infer(const esp_op_context *context);
+
+/* -rank..rank-1 to 0..rank-1. */
+esp_status esp_op_axis(int64_t axis, int rank, int *out, esp_error *err);
+
+/* Product of dims [from, to). */
+int64_t esp_shape_product(const esp_shape *shape, int from, int to);
+
+/* Sums `dy` over the axes along which target's shape was broadcast (the gradient of broadcasting). */
+esp_status esp_op_reduce_to(const esp_compute *compute, const esp_view *dy, const esp_view *target);
+
+/* Next multi-index in row-major order; false after the last. */
+bool esp_index_next(const esp_shape *shape, int64_t index[ESP_MAX_RANK]);
+int64_t esp_index_offset(const int64_t index[ESP_MAX_RANK], const int64_t strides[ESP_MAX_RANK], int rank);
+
+size_t esp_view_bytes(const esp_view *view);
+
+/* A copy of a known integer input with `count` replaced contents, keeping its type: for narrow functions. */
+esp_status esp_op_replace_ints(const esp_view *old, const int64_t *values, int count, esp_tensor **out,
+                               esp_error *err);
+
+/* The place of each of output_kept's sources among the kept inputs, -1 for padding: how a channel list looks through
+ * a data movement after narrowing. `positions` has room for output_kept_count. */
+esp_status esp_narrow_positions(const esp_narrow_context *context, int64_t *positions, esp_error *err);
+
+/* A sliding window over the last two dims of NxCxHxW (Conv, pools): resolves strides, dilations, pads and auto_pad
+ * of the node's attributes. */
+typedef struct esp_window {
+    int64_t kernel[2], stride[2], dilation[2], pad_begin[2], pad_end[2], out[2];
+} esp_window;
+
+/* `kernel` NULL: from the attribute kernel_shape. ESP_SHAPE when the window does not fit. */
+esp_status esp_op_window(const esp_node *node, const esp_shape *input, const int64_t *kernel, bool ceil_mode,
+                         esp_window *out, esp_error *err);
+
+#endif

@@ -1,0 +1,97 @@
+/* The `true` counter goes from the whole down: what masks and removed channels take away. The `paper` counter
+ * adds up what the published tables add up. */
+#include "prune/counts.h"
+
+#include "base/memory.h"
+#include "graph/op.h"
+
+int64_t esp_layer_weight_elements(const esp_layer *layer)
+{
+    return layer->filters * layer->channels * layer->kernel_h * layer->kernel_w;
+}
+
+int64_t esp_layer_macs_per_weight(const esp_layer *layer)
+{
+    int64_t elements = esp_layer_weight_elements(layer);
+
+    return elements ? layer->macs / elements : 0;
+}
+
+/* Elements of a per-channel parameter of a node that go with its removed channels. */
+static int64_t removed_elements(const esp_coupling *coupling, const esp_node *node,
+                                const esp_tensor *parameter, const bool *is_removable)
+{
+    esp_value_slots output = esp_coupling_value(coupling, node->outputs[0]);
+    int64_t removed = 0;
+
+    if (output.axis < 0 || esp_tensor_elements(parameter) != output.count)
+        return 0;
+    for (int64_t c = 0; c < output.count; c++)
+        removed += is_removable[output.slots[c]];
+    return removed;
+}
+
+/* Biases and normalisation of removed channels; `is_done` marks the layers' weights, and then whatever was
+ * counted. */
+static int64_t removed_parameters(const esp_graph *graph, const esp_coupling *coupling,
+                                  const bool *is_removable, bool *is_done)
+{
+    int64_t removed = 0;
+
+    for (int n = 0; n < esp_graph_node_count(graph); n++) {
+        const esp_node *node = esp_graph_node(graph, n);
+        for (int i = 0; i < node->input_count && i < 32; i++) {
+            int value = node->inputs[i];
+            bool is_parameter = value >= 0 && (node->op->trainable >> i & 1) && !is_done[value];
+            const esp_tensor *constant = is_parameter ? esp_graph_value(graph, value)->constant : NULL;
+            if (!constant || esp_tensor_dtype(constant) != ESP_F32)
+                continue;
+            is_done[value] = true;
+            removed += removed_elements(coupling, node, constant, is_removable);
+        }
+    }
+    return removed;
+}
+
+static void count_paper(const esp_layers *layers, const esp_role *roles, const esp_mask *masks,
+                        esp_counts *counts)
+{
+    counts->paper_params = counts->paper_macs = 0;
+    for (int l = 0; l < layers->count; l++) {
+        esp_layer layer = layers->items[l];
+        int64_t weights = esp_mask_kept(&masks[l]) * layer.kernel_h * layer.kernel_w, live = 0;
+        double params, macs;
+        layer.is_shortcut = roles[l] == ESP_ROLE_SHORTCUT;
+        for (int64_t f = 0; f < layer.filters; f++)
+            live += esp_mask_filter_kept(&masks[l], f) > 0;
+        esp_layer_paper(&layer, weights, live, layer.bias >= 0 ? live : 0, &params, &macs);
+        counts->paper_params += params;
+        counts->paper_macs += macs;
+    }
+}
+
+esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *coupling, const esp_layers *layers,
+                             const esp_role *roles, const esp_mask *masks, const bool *is_removable,
+                             const esp_counts *whole, esp_counts *out, esp_error *err)
+{
+    size_t values = (size_t)esp_graph_value_count(graph);
+    bool *is_done = esp_alloc_zero(values, sizeof *is_done);
+    esp_counts counts = *whole;
+
+    if (!is_done)
+        return esp_fail_memory(err, "counts", values * sizeof *is_done);
+    for (int l = 0; l < layers->count; l++) {
+        const esp_layer *layer = &layers->items[l];
+        int64_t masked =
+            esp_layer_weight_elements(layer) - esp_mask_kept(&masks[l]) * layer->kernel_h * layer->kernel_w;
+        counts.macs -= masked * esp_layer_macs_per_weight(layer);
+        if (!is_done[layer->weight]) /* a weight that several layers share is one tensor */
+            counts.params -= masked;
+        is_done[layer->weight] = true;
+    }
+    counts.params -= removed_parameters(graph, coupling, is_removable, is_done);
+    count_paper(layers, roles, masks, &counts);
+    esp_free(is_done);
+    *out = counts;
+    return ESP_OK;
+}

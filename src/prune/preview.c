@@ -1,0 +1,329 @@
+/* A preview is made in four steps: what the model is (subject, from the cache), what the plan asks of each
+ * layer, masks by the method (preview_wsp.c, preview_sg.c), and what that leaves (counts). Nothing here looks
+ * at weights once the cache is warm, so a key press that moves a ratio costs selection and counting only. */
+#include "prune/preview_internal.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "prune/counts.h"
+#include "prune/slots.h"
+#include "prune/unknown.h"
+
+void preview_note(esp_preview_layer *item, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(item->note, sizeof item->note, format, arguments);
+    va_end(arguments);
+}
+
+esp_layer_settings preview_settings(const esp_preview *preview, int layer, double otherwise)
+{
+    const esp_layer *item = &preview->layers.items[layer];
+
+    return esp_plan_resolve(&preview->plan, item->name, item->weight_name, otherwise);
+}
+
+bool preview_may_take_part(esp_preview *preview, int layer)
+{
+    esp_preview_layer *item = &preview->items[layer];
+    int sharer = preview->subject->sharer[layer];
+
+    if (preview_settings(preview, layer, 0).is_ignored)
+        preview_note(item, "ignored by the plan");
+    else if (item->role == ESP_ROLE_GROUPED)
+        preview_note(item, "grouped convolution: its filters have no channels to choose from");
+    else if (!preview->subject->is_stored[layer])
+        preview_note(item, "its weight is not stored in the model as float32");
+    else if (sharer >= 0)
+        preview_note(item, "shares its weight with '%.60s'", preview->layers.items[sharer].name);
+    else
+        return true;
+    return false;
+}
+
+/* ---- making ---- */
+
+static bool rule_matches(const esp_plan_rule *rule, const esp_layers *layers)
+{
+    for (int l = 0; l < layers->count; l++)
+        if (esp_glob_match(rule->pattern, layers->items[l].name) ||
+            esp_glob_match(rule->pattern, layers->items[l].weight_name))
+            return true;
+    return false;
+}
+
+static esp_status check_rules(const esp_plan *plan, const esp_layers *layers, esp_error *err)
+{
+    size_t count = (size_t)layers->count;
+    const char **names;
+    esp_status status = ESP_OK;
+
+    if (!plan->rule_count)
+        return ESP_OK;
+    names = esp_alloc(2 * count, sizeof *names);
+    if (!names)
+        return esp_fail_memory(err, "layer names", 2 * count * sizeof *names);
+    for (size_t l = 0; l < count; l++) {
+        names[l] = layers->items[l].name;
+        names[count + l] = layers->items[l].weight_name;
+    }
+    for (int i = 0; status == ESP_OK && i < plan->rule_count; i++)
+        if (!rule_matches(&plan->rules[i], layers)) {
+            status = esp_fail_unknown(err, "layer", plan->rules[i].pattern, names, 2 * count);
+            esp_error_prefix(err, "plan");
+        }
+    esp_free(names);
+    return status;
+}
+
+static esp_status start(preview_subject *subject, const esp_plan *plan, esp_preview **out, esp_error *err)
+{
+    size_t count = (size_t)subject->layers.count;
+    esp_preview *preview = esp_alloc_zero(1, sizeof *preview);
+    esp_status status;
+
+    *out = preview;
+    if (!preview)
+        return esp_fail_memory(err, "a preview", sizeof *preview);
+    preview->subject = preview_subject_ref(subject);
+    preview->graph = subject->graph;
+    preview->inferred = subject->inferred;
+    preview->layers = subject->layers;
+    preview->items = esp_alloc_zero(count, sizeof *preview->items);
+    if (!preview->items)
+        return esp_fail_memory(err, "a preview", count * sizeof *preview->items);
+    status = esp_plan_clone(plan, &preview->plan, err);
+    for (size_t l = 0; status == ESP_OK && l < count; l++) {
+        preview->items[l].role = subject->roles[l];
+        status = esp_mask_clone(&subject->masks[l], &preview->items[l].mask, err);
+    }
+    return status;
+}
+
+/* Shallow copies of the layers' masks, for functions that take them as an array. */
+static void list_masks(const esp_preview *preview, esp_mask *masks)
+{
+    for (int l = 0; l < preview->layers.count; l++)
+        masks[l] = preview->items[l].mask;
+}
+
+static double share_cut_filters(const esp_mask *mask)
+{
+    int64_t cut = 0;
+
+    for (int64_t f = 0; f < mask->filters; f++)
+        cut += esp_mask_filter_kept(mask, f) == 0;
+    return (double)cut / (double)mask->filters;
+}
+
+static void measure_layer(esp_preview *preview, int l)
+{
+    const esp_layer *layer = &preview->layers.items[l];
+    esp_preview_layer *item = &preview->items[l];
+    int64_t positions = layer->kernel_h * layer->kernel_w, per_weight = esp_layer_macs_per_weight(layer);
+    int64_t slices = layer->filters * layer->channels;
+
+    item->params_before = esp_mask_kept(&preview->subject->masks[l]) * positions;
+    item->params_after = esp_mask_kept(&item->mask) * positions;
+    item->macs_before = item->params_before * per_weight;
+    item->macs_after = item->params_after * per_weight;
+    item->pruned = 1 - (double)esp_mask_kept(&item->mask) / (double)slices;
+    item->got = preview->plan.method == ESP_METHOD_SG ? item->pruned : share_cut_filters(&item->mask);
+    for (int64_t f = 0; f < layer->filters; f++)
+        item->filters_kept += esp_mask_filter_kept(&item->mask, f) > 0;
+    for (int64_t c = 0; c < layer->channels; c++)
+        item->channels_kept += esp_mask_channel_is_read(&item->mask, c);
+}
+
+static esp_status count(const esp_preview *preview, const esp_coupling *coupling, const esp_mask *masks,
+                        const bool *is_removable, esp_counts *out, esp_error *err)
+{
+    const preview_subject *subject = preview->subject;
+
+    return esp_masked_counts(subject->graph, coupling, &subject->layers, subject->roles, masks, is_removable,
+                             &subject->whole, out, err);
+}
+
+static esp_status measure(esp_grouping_cache *cache, esp_preview *preview, esp_error *err)
+{
+    const esp_layers *layers = &preview->layers;
+    const esp_coupling *coupling;
+    esp_mask *masks = esp_alloc((size_t)layers->count, sizeof *masks);
+    bool *is_removable = NULL;
+    esp_status status = preview_cache_coupling(cache, &coupling, err);
+
+    if (status != ESP_OK)
+        goto done;
+    is_removable = esp_alloc_zero((size_t)esp_coupling_slot_limit(coupling), sizeof *is_removable);
+    if (!masks || !is_removable) {
+        status = esp_fail_memory(err, "counts", (size_t)layers->count * sizeof *masks);
+        goto done;
+    }
+    status = esp_slots_removable(coupling, layers, preview->subject->masks, is_removable, err);
+    if (status == ESP_OK)
+        status = count(preview, coupling, preview->subject->masks, is_removable, &preview->before, err);
+    list_masks(preview, masks);
+    if (status == ESP_OK)
+        status = esp_slots_removable(coupling, layers, masks, is_removable, err);
+    if (status != ESP_OK)
+        goto done;
+    esp_slots_follow(coupling, layers, is_removable, masks);
+    status = count(preview, coupling, masks, is_removable, &preview->after, err);
+    for (int l = 0; status == ESP_OK && l < layers->count; l++)
+        measure_layer(preview, l);
+
+done:
+    esp_free(masks);
+    esp_free(is_removable);
+    return status;
+}
+
+esp_status esp_preview_new(const esp_compute *compute, const esp_graph *graph, const esp_plan *plan,
+                           const esp_input_shape *input_shapes, int input_shape_count,
+                           esp_grouping_cache *cache, esp_preview **out, esp_error *err)
+{
+    esp_grouping_cache *own = NULL;
+    esp_preview *preview = NULL;
+    esp_status status;
+
+    *out = NULL;
+    status = esp_plan_check(plan, err);
+    if (status == ESP_OK && !cache)
+        status = esp_grouping_cache_new(&own, err);
+    if (status != ESP_OK)
+        return status;
+    cache = cache ? cache : own;
+    status = preview_cache_use(cache, graph, input_shapes, input_shape_count, err);
+    if (status == ESP_OK)
+        status = check_rules(plan, &cache->subject->layers, err);
+    if (status == ESP_OK)
+        status = start(cache->subject, plan, &preview, err);
+    if (status == ESP_OK)
+        status = plan->method == ESP_METHOD_SG ? preview_by_sg(compute, cache, preview, err)
+                                               : preview_by_wsp(compute, cache, preview, err);
+    if (status == ESP_OK)
+        status = measure(cache, preview, err);
+
+    esp_grouping_cache_free(own);
+    if (status == ESP_OK)
+        *out = preview;
+    else
+        esp_preview_free(preview);
+    return status;
+}
+
+void esp_preview_free(esp_preview *preview)
+{
+    if (!preview)
+        return;
+    for (int l = 0; preview->items && l < preview->layers.count; l++) {
+        esp_mask_free(&preview->items[l].mask);
+        esp_free(preview->items[l].grouping.labels);
+        esp_free(preview->items[l].grouping.centroids);
+    }
+    esp_free(preview->items);
+    esp_wsp_free(&preview->wsp);
+    esp_plan_free(&preview->plan);
+    preview_subject_unref(preview->subject);
+    esp_free(preview);
+}
+
+esp_status esp_preview_importance(const esp_preview *preview, int layer, float **out, esp_error *err)
+{
+    return preview_importance(preview->subject, layer, out, err);
+}
+
+/* ---- the masked model ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The metadata entry: names of all layers whose mask is not whole, sorted. */
+static esp_status list_masked(const esp_preview *preview, char **out, esp_error *err)
+{
+    size_t layers = (size_t)preview->layers.count, count = 0;
+    const char **names = esp_alloc(layers, sizeof *names);
+    json_t *list = json_array();
+
+    *out = NULL;
+    for (size_t l = 0; names && l < layers; l++) {
+        const esp_mask *mask = &preview->items[l].mask;
+        if (esp_mask_kept(mask) < mask->filters * mask->channels)
+            names[count++] = preview->layers.items[l].weight_name;
+    }
+    if (names && count)
+        qsort(names, count, sizeof *names, compare_names);
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, json_string(names[i]));
+    if (names && json_array_size(list) == count)
+        *out = esp_json_dump(list, 1);
+    json_decref(list);
+    esp_free(names);
+    return *out ? ESP_OK : esp_fail_memory(err, "the list of masked layers", layers * sizeof *names);
+}
+
+/* Replacements for the weights that lose connections; returns through `count` how many there are. */
+static esp_status mask_weights(const esp_preview *preview, int *values, esp_tensor **tensors, int *out_count,
+                               esp_error *err)
+{
+    esp_status status = ESP_OK;
+
+    *out_count = 0;
+    for (int l = 0; status == ESP_OK && l < preview->layers.count; l++) {
+        const esp_layer *layer = &preview->layers.items[l];
+        const esp_mask *mask = &preview->items[l].mask;
+        if (esp_mask_equal(mask, &preview->subject->masks[l]))
+            continue;
+        status = esp_mask_apply(mask, layer, esp_graph_value(preview->graph, layer->weight)->constant,
+                                &tensors[*out_count], err);
+        if (status == ESP_OK)
+            values[(*out_count)++] = layer->weight;
+    }
+    return status;
+}
+
+esp_status esp_preview_masked_graph(const esp_preview *preview, esp_graph **out, esp_error *err)
+{
+    size_t layers = (size_t)preview->layers.count;
+    int *values = esp_alloc(layers, sizeof *values), replaced = 0;
+    esp_tensor **tensors = esp_alloc_zero(layers, sizeof *tensors);
+    esp_graph *masked = NULL;
+    char *names = NULL;
+    esp_status status = ESP_OK;
+
+    *out = NULL;
+    if (!values || !tensors)
+        status = esp_fail_memory(err, "masked weights", layers * sizeof *tensors);
+    if (status == ESP_OK)
+        status = mask_weights(preview, values, tensors, &replaced, err);
+    if (status == ESP_OK && !replaced) {
+        *out = esp_graph_ref(preview->graph);
+        goto done;
+    }
+    if (status == ESP_OK)
+        status = list_masked(preview, &names, err);
+    if (status == ESP_OK)
+        status = esp_graph_with_constants(preview->graph, replaced, values, tensors, &masked, err);
+    if (status == ESP_OK)
+        status = esp_graph_with_metadata(masked, ESP_MASKS_KEY, names, out, err);
+
+done:
+    for (int i = 0; i < replaced; i++)
+        esp_tensor_unref(tensors[i]);
+    esp_free(tensors);
+    esp_free(values);
+    esp_free(names);
+    esp_graph_unref(masked);
+    return status;
+}

@@ -1,0 +1,104 @@
+/* Self-grouping, steps 1 and 3 to 5 of METHODS.md section 2 (step 2 is kmeans.c).
+ *
+ * A cluster's value of a channel is the centroid where the cluster still has that channel, else zero. Whether
+ * it has it is one mask row per cluster: the first member's as published, the common part of all members' in
+ * sound mode. */
+#include "prune/selfgroup.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+#include "prune/criteria.h"
+
+void esp_importance(const float *weight, const esp_mask *mask, int64_t filters, int64_t channels,
+                    int64_t positions, float *importance)
+{
+    for (int64_t f = 0; f < filters; f++)
+        for (int64_t c = 0; c < channels; c++) {
+            const float *slice = weight + (f * channels + c) * positions;
+            double sum = 0;
+            for (int64_t i = 0; esp_mask_get(mask, f, c) && i < positions; i++)
+                sum += fabs((double)slice[i]);
+            importance[f * channels + c] = (float)sum;
+        }
+}
+
+static esp_status check_step(const int32_t *labels, int64_t k, double ratio, const esp_mask *mask,
+                             esp_error *err)
+{
+    if (!(ratio >= 0 && ratio < 1))
+        return esp_fail(err, ESP_INVALID, "self-grouping: ratio is %g, expected a number in [0, 1)", ratio);
+    for (int64_t f = 0; f < mask->filters; f++)
+        if (labels[f] < 0 || labels[f] >= k)
+            return esp_fail(err, ESP_INVALID, "self-grouping: filter %lld has label %d, expected 0 to %lld",
+                            (long long)f, (int)labels[f], (long long)k - 1);
+    return ESP_OK;
+}
+
+/* has[g]: the channels cluster g still has. */
+static void join_members(const int32_t *labels, esp_mode mode, const esp_mask *mask, esp_mask *has)
+{
+    for (int64_t g = 0; g < has->filters; g++) {
+        bool is_first = true;
+        for (int64_t f = 0; f < mask->filters; f++) {
+            if (labels[f] != g || (!is_first && mode == ESP_MODE_FAITHFUL))
+                continue;
+            is_first = false;
+            for (int64_t w = 0; w < mask->row_words; w++)
+                has->words[g * has->row_words + w] &= mask->words[f * mask->row_words + w];
+        }
+    }
+}
+
+/* The percentile over every filter's entries; in sound mode a filter counts with its cluster's channels. */
+static esp_status find_threshold(const int32_t *labels, const double *centroids, double ratio, esp_mode mode,
+                                 const esp_mask *mask, const esp_mask *has, double *threshold, esp_error *err)
+{
+    int64_t channels = mask->channels, count = mask->filters * channels;
+    double *entries = esp_alloc((size_t)count, sizeof *entries);
+
+    if (!entries)
+        return esp_fail_memory(err, "self-grouping", (size_t)count * sizeof *entries);
+    for (int64_t f = 0; f < mask->filters; f++)
+        for (int64_t c = 0; c < channels; c++) {
+            bool is_kept =
+                mode == ESP_MODE_SOUND ? esp_mask_get(has, labels[f], c) : esp_mask_get(mask, f, c);
+            entries[f * channels + c] = is_kept ? centroids[labels[f] * channels + c] : 0;
+        }
+    *threshold = esp_percentile(entries, count, 100 * ratio);
+    esp_free(entries);
+    return ESP_OK;
+}
+
+esp_status esp_selfgroup_step(const int32_t *labels, const double *centroids, int64_t k, double ratio,
+                              esp_mode mode, esp_mask *mask, double *threshold, esp_error *err)
+{
+    esp_mask keep = {0};
+    double limit = 0;
+    esp_status status = check_step(labels, k, ratio, mask, err);
+
+    if (status == ESP_OK && ratio == 0) {
+        *threshold = 0;
+        return ESP_OK;
+    }
+    if (status == ESP_OK)
+        status = esp_mask_new(k, mask->channels, &keep, err);
+    if (status != ESP_OK)
+        return status;
+
+    join_members(labels, mode, mask, &keep);
+    status = find_threshold(labels, centroids, ratio, mode, mask, &keep, &limit, err);
+    if (status == ESP_OK) {
+        /* strict '>': ties and zeros go, as published */
+        for (int64_t g = 0; g < k; g++)
+            for (int64_t c = 0; c < mask->channels; c++)
+                if (esp_mask_get(&keep, g, c) && !(centroids[g * mask->channels + c] > limit))
+                    esp_mask_clear(&keep, g, c);
+        for (int64_t f = 0; f < mask->filters; f++)
+            for (int64_t w = 0; w < mask->row_words; w++)
+                mask->words[f * mask->row_words + w] &= keep.words[labels[f] * keep.row_words + w];
+        *threshold = limit;
+    }
+    esp_mask_free(&keep);
+    return status;
+}

@@ -1,0 +1,151 @@
+/* Surgery, what may be cut. A channel is constant when it does not depend on the network's input: the output of a filter
+ * whose row is masked (its bias), or that reads constant channels only, and whatever is computed from such channels
+ * alone. A slot may be cut when it is not pinned, all its filters are constant, and it is constant wherever a layer reads
+ * it: its readers then get the constant as bias (surgery_fold.c). Channels that are masked at both ends are the case where
+ * nobody needs the constant. */
+#include "prune/surgery_internal.h"
+
+#include "base/memory.h"
+
+static bool *constants_of_input(const surgery *self, const esp_node *node, int input)
+{
+    int value = input < node->input_count ? node->inputs[input] : -1;
+    return value >= 0 && surgery_has_channels(self, value) ? self->is_constant[value] : NULL;
+}
+
+static bool row_is_constant(const esp_mask *mask, int64_t filter, const bool *channels)
+{
+    for (int64_t c = 0; c < mask->channels; c++) {
+        if (esp_mask_get(mask, filter, c) && (channels == NULL || !channels[c]))
+            return false;
+    }
+    return true;
+}
+
+static void find_in_layer(surgery *self, int node_index, bool *output)
+{
+    int layer_index = esp_coupling_layer_at(self->coupling, node_index);
+    const esp_layer *layer = &self->layers->items[layer_index];
+    const esp_mask *mask = &self->preview->items[layer_index].mask;
+    const bool *input = constants_of_input(self, esp_graph_node(self->graph, node_index), 0);
+    int64_t multiplier = layer->filters / layer->group;
+    for (int64_t f = 0; f < layer->filters; f++) {
+        if (layer->group > 1) /* depthwise */
+            output[f] = input[f / multiplier] || row_is_constant(mask, f, NULL);
+        else
+            output[f] = row_is_constant(mask, f, input);
+    }
+}
+
+static void find_in_tie(surgery *self, int node_index, int64_t count, bool *output)
+{
+    const esp_node *node = esp_graph_node(self->graph, node_index);
+    for (int64_t c = 0; c < count; c++)
+        output[c] = true;
+    for (int i = 0; i < node->input_count; i++) {
+        int value = node->inputs[i];
+        if (value < 0 || esp_inferred_constant(self->inferred, value) != NULL)
+            continue;
+        const bool *input = constants_of_input(self, node, i);
+        int64_t length = input == NULL ? 0 : esp_coupling_value(self->coupling, value).count;
+        for (int64_t c = 0; c < count; c++)
+            output[c] = output[c] && input != NULL && input[length == count ? c : 0];
+    }
+}
+
+static void find_in_move(surgery *self, int node_index, int64_t count, bool *output)
+{
+    const esp_node *node = esp_graph_node(self->graph, node_index);
+    const esp_channel_moves *moves = esp_coupling_moves(self->coupling, node_index);
+    int64_t first = 0;
+    for (int64_t c = 0; c < count; c++)
+        output[c] = moves->source[c] < 0;
+    for (int i = 0; i < node->input_count; i++) {
+        const bool *input = constants_of_input(self, node, i);
+        if (input == NULL)
+            continue;
+        int64_t length = esp_coupling_value(self->coupling, node->inputs[i]).count;
+        for (int64_t c = 0; c < count; c++) {
+            int64_t from = moves->source[c] - first;
+            if (from >= 0 && from < length)
+                output[c] = input[from];
+        }
+        first += length;
+    }
+}
+
+static void find_in_node(surgery *self, int index)
+{
+    const esp_node *node = esp_graph_node(self->graph, index);
+    int value = node->outputs[0];
+    if (value < 0 || !surgery_has_channels(self, value))
+        return;
+    int64_t count = esp_coupling_value(self->coupling, value).count;
+    bool *output = self->is_constant[value];
+    if (!esp_coupling_follows(self->coupling, index))
+        return; /* nothing is known: a layer, say, may have a computed bias */
+    if (esp_coupling_layer_at(self->coupling, index) >= 0)
+        find_in_layer(self, index, output);
+    else if (node->op->rule == ESP_CHANNEL_TIE)
+        find_in_tie(self, index, count, output);
+    else if (node->op->rule == ESP_CHANNEL_MOVE)
+        find_in_move(self, index, count, output);
+    else if (node->op->rule == ESP_CHANNEL_COPY) {
+        const bool *input = constants_of_input(self, node, 0);
+        for (int64_t c = 0; c < count; c++)
+            output[c] = input[c];
+    }
+}
+
+/* A slot is alive when one of its filters is, or when a layer reads it where something else was mixed in. */
+static void find_live_slots(const surgery *self, bool *has_writer, bool *is_live)
+{
+    for (int i = 0; i < self->layers->count; i++) {
+        const esp_layer *layer = &self->layers->items[i];
+        const esp_node *node = esp_graph_node(self->graph, layer->node);
+        const esp_mask *mask = &self->preview->items[i].mask;
+        const int32_t *writes = esp_coupling_writes(self->coupling, i);
+        const int32_t *reads = esp_coupling_reads(self->coupling, i);
+        const bool *output = self->is_constant[node->outputs[0]];
+        for (int64_t f = 0; layer->group == 1 && f < layer->filters; f++) {
+            has_writer[writes[f]] = true;
+            is_live[writes[f]] = is_live[writes[f]] || !output[f];
+        }
+        const bool *input = constants_of_input(self, node, 0);
+        if (reads == NULL || !esp_coupling_follows(self->coupling, layer->node))
+            continue;
+        for (int64_t c = 0; c < layer->channels; c++) {
+            if (!input[c] && !is_live[reads[c]] && esp_mask_channel_is_read(mask, c))
+                is_live[reads[c]] = true;
+        }
+    }
+}
+
+static esp_status choose_candidates(surgery *self, esp_error *err)
+{
+    size_t limit = (size_t)esp_coupling_slot_limit(self->coupling);
+    bool *has_writer = esp_arena_alloc(self->arena, limit, sizeof *has_writer);
+    bool *is_live = esp_arena_alloc(self->arena, limit, sizeof *is_live);
+    if (has_writer == NULL || is_live == NULL)
+        return esp_fail_memory(err, "surgery", limit);
+    find_live_slots(self, has_writer, is_live);
+    for (int32_t slot = 1; slot < (int32_t)limit; slot++)
+        self->is_candidate[slot] =
+            has_writer[slot] && !is_live[slot] && esp_coupling_pinned_by(self->coupling, slot) == NULL;
+    return ESP_OK;
+}
+
+esp_status surgery_find_constants(surgery *self, esp_error *err)
+{
+    for (int value = 0; value < esp_graph_value_count(self->graph); value++) {
+        if (!surgery_has_channels(self, value))
+            continue;
+        size_t count = (size_t)esp_coupling_value(self->coupling, value).count;
+        self->is_constant[value] = esp_arena_alloc(self->arena, count, sizeof(bool));
+        if (self->is_constant[value] == NULL)
+            return esp_fail_memory(err, "surgery", count);
+    }
+    for (int i = 0; i < esp_graph_node_count(self->graph); i++)
+        find_in_node(self, i);
+    return choose_candidates(self, err);
+}

@@ -1,0 +1,153 @@
+/* What the files of surgery share: one operation in progress.
+ *
+ * Order of work: constants (what does not depend on the input, and so may be cut) -> layout (which channels remain, in
+ * which order) -> edits (constants and numbers of the nodes in between) -> folding (constants behind cut filters) ->
+ * groups -> rewrite. Any step may veto slots: their channels then stay, with zeros, and the steps before are repeated. */
+#ifndef ESP_PRUNE_SURGERY_INTERNAL_H
+#define ESP_PRUNE_SURGERY_INTERNAL_H
+
+#include "base/arena.h"
+#include "graph/exec.h"
+#include "graph/op.h"
+#include "prune/coupling.h"
+#include "prune/surgery.h"
+
+/* Channels of a value that remain: old indices in their new order. */
+typedef struct channel_list {
+    int64_t count;
+    int64_t *indices;
+    bool is_identity; /* all of them, in their old order */
+} channel_list;
+
+/* What becomes of a layer. */
+typedef struct layer_cut {
+    int group_count;         /* executed groups; 0: stays one dense layer */
+    int32_t *group_of;       /* per old filter; -1: cut */
+    int64_t *first_filter;   /* per group: a filter whose mask row is the group's */
+    bool is_regular;         /* equal, disjoint groups of a convolution: Conv(group=g) */
+    bool has_masks;          /* dense, and zeros remain */
+    const float *added_bias; /* per old filter: what cut channels still contribute; NULL: nothing */
+    esp_tensor *added_map;   /* the same as a map over the whole output at batch 1, when it differs from place to place */
+} layer_cut;
+
+/* What changes in a node that is no layer. */
+typedef struct node_edit {
+    esp_tensor **inputs; /* per input: a replacement constant or NULL; NULL: none is replaced */
+    int attr_count;
+    const esp_attr *attrs; /* these replace the node's own of the same name */
+} node_edit;
+
+typedef struct surgery {
+    const esp_compute *compute;
+    const esp_preview *preview;
+    const esp_surgery_options *options;
+    const esp_graph *graph;       /* the masked model: nodes and values as in preview->graph */
+    const esp_inferred *inferred; /* batch 1 */
+    const esp_layers *layers;
+    esp_coupling *coupling;
+    esp_arena *arena;
+    esp_input_shape *input_shapes; /* for the inputs whose sizes the file leaves open */
+    int input_shape_count;
+
+    bool **is_constant;   /* per value, per channel: does not depend on the network's input */
+    bool *is_candidate;   /* per slot: may be cut */
+    bool *is_removed;     /* per slot */
+    int32_t *rank;        /* per slot: place in a new order, or -1 */
+    channel_list *kept;   /* per value with channels */
+    int64_t *sort_buffer; /* as long as the longest channel list */
+    layer_cut *layer_cuts;
+    node_edit *edits; /* per node */
+    esp_inferred *inferred_two; /* batch 2, made when asked for; NULL when the model has one batch size */
+    bool has_tried_two;
+    esp_exec *runs[2]; /* the masked model on two random inputs, values kept; made when asked for */
+    esp_surgery_report report;
+} surgery;
+
+/* True when the model has been inferred with sizes for its open dims: maps of a fixed size cannot be written into it. */
+bool surgery_has_open_sizes(const surgery *self);
+
+/* The value's list of remaining channels; a list without channels for values that have none. */
+const channel_list *surgery_kept(const surgery *self, int value);
+
+/* True when an input of a node is an activation with channels. */
+bool surgery_has_channels(const surgery *self, int value);
+
+/* True when any slot of the value is cut. */
+bool surgery_is_narrowed(const surgery *self, int value);
+
+/* The cut slots of a value stay after all. */
+void surgery_veto(surgery *self, int value);
+
+/* ---- surgery_constants.c ---- */
+
+/* Fills is_constant and is_candidate. */
+esp_status surgery_find_constants(surgery *self, esp_error *err);
+
+/* ---- surgery_fold.c ---- */
+
+/* What cut channels contribute to their readers, into layer_cuts; vetoes slots whose constants cannot be placed. */
+esp_status surgery_fold_constants(surgery *self, bool *has_vetoed, esp_error *err);
+
+/* ---- surgery_layout.c ---- */
+
+/* is_removed from is_candidate; every value keeps at least one channel. */
+void surgery_choose(surgery *self);
+
+/* Fills `kept` from is_removed and rank. False when the order that rank asks for does not fit together. */
+bool surgery_lay_out(surgery *self);
+
+/* Fills `edits`; vetoes channels whose nodes cannot be rewritten. */
+esp_status surgery_edit_nodes(surgery *self, bool *has_vetoed, esp_error *err);
+void surgery_release_edits(surgery *self);
+
+/* ---- surgery_groups.c ---- */
+
+/* Executed groups per layer, and an order of channels that saves restoring it afterwards. */
+esp_status surgery_find_groups(surgery *self, esp_error *err);
+
+/* ---- surgery_rewrite.c, surgery_layers.c ---- */
+
+esp_status surgery_rewrite(surgery *self, esp_graph **out, esp_error *err);
+
+/* A list of old indices applied to one axis of a tensor; the same tensor when nothing changes. New reference. */
+esp_status surgery_select(const esp_tensor *tensor, int axis, const channel_list *list, esp_tensor **out,
+                          esp_error *err);
+
+/* The new graph while it is written. Value indices are the builder's. */
+typedef struct graph_writer graph_writer;
+
+/* A layer's weight as the masked model has it. Borrowed. */
+const esp_tensor *surgery_weight(const surgery *self, const esp_layer *layer);
+
+/* The bias of a layer's node, of any shape that broadcasts; NULL when it has none. Borrowed. */
+const esp_tensor *surgery_bias(const surgery *self, const esp_node *node);
+
+/* A name that is free in the old graph and in the new one. NULL: no memory. */
+const char *writer_name(graph_writer *writer, const char *format, ...) ESP_PRINTF(2, 3);
+
+/* A constant in the place of an old one (-1: of none): the old one itself when the tensor is the same, else under the
+ * old one's name when nobody else needs that, else called like `name`. */
+esp_status writer_constant(graph_writer *writer, int old_value, const char *name, const esp_tensor *tensor, int *out,
+                           esp_error *err);
+
+/* An old value. */
+esp_status writer_value(graph_writer *writer, int old_value, int *out, esp_error *err);
+
+/* A new intermediate value, to be made by some node. */
+esp_status writer_new_value(graph_writer *writer, const char *name, int *out, esp_error *err);
+
+/* A new node of an operator that ONNX has had since opset 7 or before. */
+esp_status writer_node(graph_writer *writer, const char *op, const char *name, const int *inputs, int input_count,
+                       int output, const esp_attr *attrs, int attr_count, esp_error *err);
+
+/* An old node with other inputs and outputs; `attrs` replace or join its own. NULL name: its own name. */
+esp_status writer_old_node(graph_writer *writer, const esp_node *node, const char *name, const int *inputs,
+                           int input_count, const int *outputs, int output_count, const esp_attr *attrs,
+                           int attr_count, esp_error *err);
+
+/* Notes that zero slices of the constant that writer_constant gave last are masks. */
+esp_status writer_note_mask(graph_writer *writer, esp_error *err);
+
+esp_status surgery_write_layer(surgery *self, graph_writer *writer, int layer, esp_error *err);
+
+#endif

@@ -1,0 +1,73 @@
+/* Weak sub-network pruning (Guo et al., Neural Networks 144, 2021; METHODS.md section 1). */
+#ifndef ESP_PRUNE_WSP_H
+#define ESP_PRUNE_WSP_H
+
+#include "graph/layers.h"
+#include "prune/coupling.h"
+#include "prune/mask.h"
+#include "prune/roles.h"
+#include "prune/weights.h"
+
+/* What is measured against what: a writer layer and the layer that reads its channels (as published), or a
+ * coupled set with all its writers and readers (sound). */
+typedef struct esp_wsp_pair {
+    int writer, reader; /* indices into esp_layers; of a coupled set: its first writer and reader */
+    int set;            /* index of the coupled set; -1 for a pair as published */
+    int64_t channels;   /* the writer's filters, or the set's slots */
+    int64_t span;       /* reader columns per channel: 1, or H*W at the conv -> fc border */
+    double ratio;       /* asked, [0,1) */
+    int32_t *filters;   /* [channels] the writer's filter of each channel */
+    double
+        *filter_l1; /* [channels] what is written into c; of a set: in units of each layer's mean, summed */
+    double *channel_l1; /* [channels] what is read from c; of a set: likewise */
+    double filter_threshold, channel_threshold;
+    int64_t weak_count;
+    int32_t *weak; /* ascending indices into the channels */
+    bool is_sound; /* the pair lies inside one data-flow path (no residual add or concat between) */
+} esp_wsp_pair;
+
+/* A pair or set that takes no part, and why ("of 'conv1': ... "): of one layer's filters. */
+typedef struct esp_wsp_left_out {
+    int writer, reader; /* reader -1 when there is none */
+    char why[96];
+} esp_wsp_left_out;
+
+typedef struct esp_wsp {
+    int pair_count;
+    esp_wsp_pair *pairs;
+    int left_out_count;
+    esp_wsp_left_out *left_out;
+} esp_wsp;
+
+/* Pairs in the order of the layers, as published: shortcuts' 1x1 convolutions and grouped convolutions left
+ * out (prune/roles.h). Pairs whose sizes do not fit, and writers of network outputs, are listed under
+ * left_out. `masks` has one mask per layer (all ones at first). Ratios are 0, nothing is selected yet. */
+esp_status esp_wsp_pairs(const esp_graph *graph, const esp_layers *layers, const esp_mask *masks,
+                         esp_wsp *out, esp_error *err);
+
+/* The same from roles and norms (one entry per layer) that are known already. */
+esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_role *roles,
+                              const esp_layer_l1 *norms, esp_wsp *out, esp_error *err);
+
+/* Sound: one entry per free coupled set that has writers and readers. Filter score of a slot = sum over the
+ * writers, channel score = sum over the readers, each in units of its layer's mean. Pinned sets are listed
+ * under left_out, once per writer, with what pins them. */
+esp_status esp_wsp_sets(const esp_coupling *coupling, const esp_layers *layers, const esp_layer_l1 *norms,
+                        esp_wsp *out, esp_error *err);
+void esp_wsp_free(esp_wsp *wsp);
+
+/* Moves pair `index` to left_out, with a reason. */
+esp_status esp_wsp_leave_out(esp_wsp *wsp, int index, const char *why, esp_error *err);
+
+/* Thresholds and weak channels of one pair from its scores and ratio: strict '<' on both norms. */
+esp_status esp_wsp_select(esp_wsp_pair *pair, esp_error *err);
+
+/* Clears the weak channels of every pair in the masks: filters of writers, columns of readers, all at once.
+ * Pairs as published only. */
+void esp_wsp_apply(const esp_wsp *wsp, esp_mask *masks);
+
+/* Sets: clears every weak slot in all its writers and readers. */
+esp_status esp_wsp_apply_sets(const esp_wsp *wsp, const esp_coupling *coupling, const esp_layers *layers,
+                              esp_mask *masks, esp_error *err);
+
+#endif

@@ -1,0 +1,100 @@
+/* What the binding files share: errors as tables, keyword tables, and userdata that own C objects.
+ *
+ * Rule of all bindings: nothing that C must free is held across a call that may raise a Lua error, unless a userdata
+ * made before it owns it. */
+#ifndef ESP_SCRIPT_BINDING_H
+#define ESP_SCRIPT_BINDING_H
+
+#include <jansson.h>
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "base/compute.h"
+#include "graph/graph.h"
+#include "prune/preview.h"
+#include "train/data.h"
+#include "train/evaluate.h"
+
+/* What the interpreter knows of its host; reached from any binding. */
+typedef struct esp_script_host {
+    const esp_compute *compute;
+    bool is_trusted;
+    const char *roots[3]; /* directories where files may be written: absolute, NULL when absent */
+    void (*output)(void *user, const char *text, size_t length);
+    void *output_user;
+} esp_script_host;
+
+esp_script_host *esp_lua_host(lua_State *L);
+const esp_compute *esp_lua_compute(lua_State *L);
+
+/* ESP_OK returns; anything else raises the error table {code=, message=, hint=}. */
+void esp_lua_check(lua_State *L, esp_status status, const esp_error *err);
+/* Raises {code="invalid", message=...}. */
+int esp_lua_fail(lua_State *L, const char *format, ...) ESP_PRINTF(2, 3);
+
+/* Pushes the metatable of error tables (their __tostring). */
+void esp_lua_open_errors(lua_State *L);
+
+/* ESP_INVALID raised when the sandbox does not allow writing there (and always allowed for trusted scripts). */
+void esp_lua_check_writable(lua_State *L, const char *path);
+
+/* Keyword tables: the table at `index` (absent = empty) may only have these keys; the error names the nearest. `names`
+ * ends with NULL. */
+void esp_lua_check_keys(lua_State *L, int index, const char *const *names);
+bool esp_lua_has_field(lua_State *L, int index, const char *name);
+double esp_lua_field_number(lua_State *L, int index, const char *name, double otherwise);
+int64_t esp_lua_field_integer(lua_State *L, int index, const char *name, int64_t otherwise);
+bool esp_lua_field_boolean(lua_State *L, int index, const char *name, bool otherwise);
+/* The string stays valid as long as the table holds it. */
+const char *esp_lua_field_string(lua_State *L, int index, const char *name, const char *otherwise);
+
+/* JSON to Lua and back. Arrays become sequences. Back: a table with [1] or an empty one marked by `is_array`. */
+void esp_lua_push_json(lua_State *L, const json_t *value);
+/* A userdata that owns a JSON value (may be NULL at first), pushed; set through the returned pointer. */
+json_t **esp_lua_new_json(lua_State *L);
+json_t *esp_lua_to_json(lua_State *L, int index); /* new reference; NULL with nothing raised when it cannot be */
+
+/* ---- userdata ---- */
+#define ESP_LUA_MODEL   "espalier.model"
+#define ESP_LUA_DATA    "espalier.data"
+#define ESP_LUA_PREVIEW "espalier.preview"
+#define ESP_LUA_BUILDER "espalier.builder"
+#define ESP_LUA_JSON    "espalier.json"
+
+typedef struct esp_lua_model {
+    esp_graph *graph;
+    esp_grouping_cache *cache; /* made when first needed */
+} esp_lua_model;
+
+/* A new empty model on the stack, to load into. */
+esp_lua_model *esp_lua_new_model(lua_State *L);
+esp_lua_model *esp_lua_model_at(lua_State *L, int index);
+esp_dataset *esp_lua_data_at(lua_State *L, int index);
+/* The dataset in a keyword; raises when it is absent and required. NULL when absent. */
+esp_dataset *esp_lua_field_data(lua_State *L, int index, const char *name, bool is_required);
+/* Pushes a new empty preview. */
+esp_preview **esp_lua_new_preview(lua_State *L);
+
+/* Pushes {images=, top1=, top5=, loss=, top1_error=, seconds=, images_per_s=}. */
+void esp_lua_push_eval(lua_State *L, const esp_eval_result *result);
+void esp_lua_push_counts(lua_State *L, const esp_counts *counts);
+
+/* Sets field `name` of the table on the top. */
+void esp_lua_set_number(lua_State *L, const char *name, double value);
+void esp_lua_set_integer(lua_State *L, const char *name, int64_t value);
+void esp_lua_set_string(lua_State *L, const char *name, const char *value);
+void esp_lua_set_boolean(lua_State *L, const char *name, bool value);
+
+/* Each adds its functions to the core module table on the top of the stack. */
+void esp_lua_open_model(lua_State *L);
+void esp_lua_open_data(lua_State *L);
+void esp_lua_open_preview(lua_State *L);
+void esp_lua_open_builder(lua_State *L);
+void esp_lua_open_plot(lua_State *L);
+
+/* Replaces the standard library by what the sandbox allows. */
+void esp_lua_open_sandbox(lua_State *L);
+/* print and io.write go to the host's output. */
+void esp_lua_open_output(lua_State *L);
+
+#endif

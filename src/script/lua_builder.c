@@ -1,0 +1,269 @@
+/* Building networks in Lua: the thin part over esp_builder. The layers people think in (conv, dense, ...) are in
+ * lua/espalier/build.lua. */
+#include <string.h>
+
+#include "base/rng.h"
+#include "script/binding.h"
+
+enum { INPUTS_MAX = 64, ATTRS_MAX = 16, INTS_MAX = 16 };
+
+typedef struct lua_builder {
+    esp_builder *builder; /* NULL once finished */
+    esp_rng rng;
+} lua_builder;
+
+static lua_builder *builder_at(lua_State *L, int index)
+{
+    lua_builder *it = luaL_checkudata(L, index, ESP_LUA_BUILDER);
+    if (!it->builder) {
+        esp_lua_fail(L, "this network is finished: nothing can be added");
+    }
+    return it;
+}
+
+static int builder_free(lua_State *L)
+{
+    lua_builder *it = luaL_checkudata(L, 1, ESP_LUA_BUILDER);
+    esp_builder_free(it->builder);
+    it->builder = NULL;
+    return 0;
+}
+
+/* builder(name [, {seed=0, opset=13}]) */
+static int new_builder(lua_State *L)
+{
+    static const char *const keys[] = {"seed", "opset", NULL};
+    const char *name = luaL_checkstring(L, 1);
+    esp_error err = {0};
+    esp_lua_check_keys(L, 2, keys);
+    int64_t opset = esp_lua_field_integer(L, 2, "opset", 13);
+    uint64_t seed = (uint64_t)esp_lua_field_integer(L, 2, "seed", 0);
+    lua_builder *it = lua_newuserdatauv(L, sizeof *it, 0);
+    it->builder = NULL;
+    luaL_setmetatable(L, ESP_LUA_BUILDER);
+    esp_rng_seed(&it->rng, seed);
+    esp_lua_check(L, esp_builder_new(name, opset, 7, &it->builder, &err), &err);
+    return 1;
+}
+
+static esp_shape shape_at(lua_State *L, int index)
+{
+    esp_shape shape = {0};
+    luaL_checktype(L, index, LUA_TTABLE);
+    lua_Integer rank = (lua_Integer)lua_rawlen(L, index);
+    if (rank > ESP_MAX_RANK - 1) {
+        esp_lua_fail(L, "a shape of %d dims: expected at most %d", (int)rank, ESP_MAX_RANK - 1);
+    }
+    for (lua_Integer i = 1; i <= rank; i++) {
+        lua_rawgeti(L, index, i);
+        lua_Integer dim = luaL_checkinteger(L, -1);
+        if (dim < 1) {
+            esp_lua_fail(L, "a dim of %d: expected at least 1", (int)dim);
+        }
+        shape.dims[shape.rank++] = dim;
+        lua_pop(L, 1);
+    }
+    return shape;
+}
+
+/* b:input(name, {channels, height, width}): the batch comes in front. */
+static int builder_input(lua_State *L)
+{
+    lua_builder *it = builder_at(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    esp_shape inner = shape_at(L, 3);
+    esp_shape shape = {.rank = inner.rank + 1, .dims = {ESP_DIM_BATCH}};
+    esp_error err = {0};
+    int value = -1;
+    memcpy(shape.dims + 1, inner.dims, (size_t)inner.rank * sizeof inner.dims[0]);
+    esp_lua_check(L, esp_builder_input(it->builder, name, ESP_F32, &shape, "N", &value, &err), &err);
+    lua_pushinteger(L, value);
+    return 1;
+}
+
+/* Normal numbers of standard deviation `std`, or one value everywhere. */
+static void fill_constant(lua_State *L, int index, lua_builder *it, esp_tensor *tensor)
+{
+    float *data = esp_tensor_f32_mut(tensor);
+    int64_t count = esp_tensor_elements(tensor);
+    double std = esp_lua_field_number(L, index, "std", 0);
+    double value = esp_lua_field_number(L, index, "fill", 0);
+    for (int64_t i = 0; i < count; i++) {
+        data[i] = (float)(std > 0 ? std * esp_rng_normal(&it->rng) : value);
+    }
+}
+
+/* A box that keeps a tensor until the builder has its own reference. */
+static int tensor_free(lua_State *L)
+{
+    esp_tensor **box = lua_touserdata(L, 1);
+    esp_tensor_unref(*box);
+    *box = NULL;
+    return 0;
+}
+
+static esp_tensor **push_tensor_box(lua_State *L)
+{
+    esp_tensor **box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = NULL;
+    if (luaL_newmetatable(L, "espalier.tensor")) {
+        lua_pushcfunction(L, tensor_free);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    return box;
+}
+
+/* b:constant(name, {dims}, {std=0.1} | {fill=1}) */
+static int builder_constant(lua_State *L)
+{
+    static const char *const keys[] = {"std", "fill", NULL};
+    lua_builder *it = builder_at(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    esp_shape shape = shape_at(L, 3);
+    esp_error err = {0};
+    int value = -1;
+    esp_lua_check_keys(L, 4, keys);
+    esp_tensor **box = push_tensor_box(L);
+    esp_lua_check(L, esp_tensor_new(ESP_F32, &shape, box, &err), &err);
+    fill_constant(L, 4, it, *box);
+    esp_lua_check(L, esp_builder_constant(it->builder, name, *box, &value, &err), &err);
+    lua_pushinteger(L, value);
+    return 1;
+}
+
+/* b:integers(name, {values}): a constant of int64, for shapes and bounds. */
+static int builder_integers(lua_State *L)
+{
+    lua_builder *it = builder_at(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    esp_shape shape = {.rank = 1, .dims = {(int64_t)lua_rawlen(L, 3)}};
+    esp_error err = {0};
+    int value = -1;
+    esp_tensor **box = push_tensor_box(L);
+    esp_lua_check(L, esp_tensor_new(ESP_I64, &shape, box, &err), &err);
+    for (int64_t i = 0; i < shape.dims[0]; i++) {
+        lua_rawgeti(L, 3, i + 1);
+        ((int64_t *)esp_tensor_data_mut(*box))[i] = luaL_checkinteger(L, -1);
+        lua_pop(L, 1);
+    }
+    esp_lua_check(L, esp_builder_constant(it->builder, name, *box, &value, &err), &err);
+    lua_pushinteger(L, value);
+    return 1;
+}
+
+/* One attribute from the key at -2 and the value at -1. `ints` has INTS_MAX places. */
+static esp_attr attr_of(lua_State *L, int64_t *ints)
+{
+    const char *name = lua_tostring(L, -2);
+    if (lua_isinteger(L, -1)) {
+        return esp_attr_int(name, lua_tointeger(L, -1));
+    }
+    if (lua_type(L, -1) == LUA_TNUMBER) {
+        return esp_attr_float(name, (float)lua_tonumber(L, -1));
+    }
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        return esp_attr_string(name, lua_tostring(L, -1));
+    }
+    luaL_checktype(L, -1, LUA_TTABLE);
+    int count = (int)lua_rawlen(L, -1);
+    if (count > INTS_MAX) {
+        esp_lua_fail(L, "attribute %s: found %d numbers, expected at most %d", name, count, INTS_MAX);
+    }
+    for (int i = 0; i < count; i++) {
+        lua_rawgeti(L, -1, i + 1);
+        ints[i] = luaL_checkinteger(L, -1);
+        lua_pop(L, 1);
+    }
+    return esp_attr_ints(name, ints, count);
+}
+
+static int read_attrs(lua_State *L, int index, esp_attr *attrs, int64_t (*ints)[INTS_MAX])
+{
+    int count = 0;
+    if (lua_isnoneornil(L, index)) {
+        return 0;
+    }
+    luaL_checktype(L, index, LUA_TTABLE);
+    lua_pushnil(L);
+    while (lua_next(L, index)) {
+        if (count == ATTRS_MAX || lua_type(L, -2) != LUA_TSTRING) {
+            esp_lua_fail(L, "attributes: expected at most %d, by name", ATTRS_MAX);
+        }
+        attrs[count] = attr_of(L, ints[count]);
+        count++;
+        lua_pop(L, 1);
+    }
+    return count;
+}
+
+/* b:node(operator, {inputs}, {attributes}, name, output_name): false stands for an absent input. Returns its output. */
+static int builder_node(lua_State *L)
+{
+    lua_builder *it = builder_at(L, 1);
+    const char *operator_name = luaL_checkstring(L, 2);
+    const char *name = luaL_optstring(L, 5, NULL);
+    const char *output_name = luaL_optstring(L, 6, NULL);
+    int inputs[INPUTS_MAX];
+    esp_attr attrs[ATTRS_MAX];
+    int64_t ints[ATTRS_MAX][INTS_MAX];
+    esp_error err = {0};
+    int output = -1;
+    luaL_checktype(L, 3, LUA_TTABLE);
+    int input_count = (int)lua_rawlen(L, 3);
+    if (input_count > INPUTS_MAX) {
+        return esp_lua_fail(L, "%s: %d inputs, expected at most %d", operator_name, input_count, INPUTS_MAX);
+    }
+    for (int i = 0; i < input_count; i++) {
+        lua_rawgeti(L, 3, i + 1);
+        inputs[i] = lua_isboolean(L, -1) ? -1 : (int)luaL_checkinteger(L, -1);
+        lua_pop(L, 1);
+    }
+    int attr_count = read_attrs(L, 4, attrs, ints);
+    esp_lua_check(L,
+                  esp_builder_add(it->builder, operator_name, name, inputs, input_count, attrs, attr_count,
+                                  output_name, &output, &err),
+                  &err);
+    lua_pushinteger(L, output);
+    return 1;
+}
+
+/* b:output(value) */
+static int builder_output(lua_State *L)
+{
+    lua_builder *it = builder_at(L, 1);
+    int value = (int)luaL_checkinteger(L, 2);
+    esp_error err = {0};
+    esp_lua_check(L, esp_builder_output(it->builder, value, ESP_F32, NULL, &err), &err);
+    return 0;
+}
+
+/* b:finish(): the model. */
+static int builder_finish(lua_State *L)
+{
+    lua_builder *it = builder_at(L, 1);
+    esp_error err = {0};
+    esp_lua_model *model = esp_lua_new_model(L);
+    esp_builder *builder = it->builder;
+    it->builder = NULL;
+    esp_lua_check(L, esp_builder_finish(builder, &model->graph, &err), &err);
+    return 1;
+}
+
+void esp_lua_open_builder(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"input", builder_input}, {"constant", builder_constant}, {"integers", builder_integers},
+        {"node", builder_node},   {"output", builder_output},     {"finish", builder_finish},
+        {NULL, NULL},
+    };
+    luaL_newmetatable(L, ESP_LUA_BUILDER);
+    lua_pushcfunction(L, builder_free);
+    lua_setfield(L, -2, "__gc");
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+    lua_pushcfunction(L, new_builder);
+    lua_setfield(L, -2, "builder");
+}

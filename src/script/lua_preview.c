@@ -1,0 +1,166 @@
+/* Plans and previews in Lua. A plan is a plain table; a preview is a userdata whose tables come from the same JSON that
+ * the command line prints. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "prune/surgery.h"
+#include "script/binding.h"
+
+esp_preview **esp_lua_new_preview(lua_State *L)
+{
+    esp_preview **box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = NULL;
+    luaL_setmetatable(L, ESP_LUA_PREVIEW);
+    return box;
+}
+
+static esp_preview *preview_at(lua_State *L, int index)
+{
+    return *(esp_preview **)luaL_checkudata(L, index, ESP_LUA_PREVIEW);
+}
+
+static int preview_free(lua_State *L)
+{
+    esp_preview **box = luaL_checkudata(L, 1, ESP_LUA_PREVIEW);
+    esp_preview_free(*box);
+    *box = NULL;
+    return 0;
+}
+
+/* The position of a layer given by node or weight name, or by 1-based number. */
+static int layer_at(lua_State *L, int index, const esp_preview *preview)
+{
+    if (lua_isinteger(L, index)) {
+        lua_Integer number = lua_tointeger(L, index);
+        if (number < 1 || number > preview->layers.count) {
+            esp_lua_fail(L, "layer %d: expected 1 to %d", (int)number, preview->layers.count);
+        }
+        return (int)number - 1;
+    }
+    const char *name = luaL_checkstring(L, index);
+    int layer = esp_layers_find(&preview->layers, name);
+    if (layer < 0) {
+        esp_lua_fail(L, "the model has no layer '%s'", name);
+    }
+    return layer;
+}
+
+/* preview:table([{masks=true}]): the whole preview as one table. */
+static int preview_table(lua_State *L)
+{
+    static const char *const keys[] = {"masks", NULL};
+    const esp_preview *preview = preview_at(L, 1);
+    esp_error err = {0};
+    esp_lua_check_keys(L, 2, keys);
+    bool with_masks = esp_lua_field_boolean(L, 2, "masks", false);
+    json_t **box = esp_lua_new_json(L);
+    esp_lua_check(L, esp_preview_to_json(preview, with_masks, box, &err), &err);
+    esp_lua_push_json(L, *box);
+    return 1;
+}
+
+/* preview:before(), preview:after(): counts. */
+static int preview_before(lua_State *L)
+{
+    esp_lua_push_counts(L, &preview_at(L, 1)->before);
+    return 1;
+}
+
+static int preview_after(lua_State *L)
+{
+    esp_lua_push_counts(L, &preview_at(L, 1)->after);
+    return 1;
+}
+
+/* preview:mask(layer): one 0/1 string per filter. */
+static int preview_mask(lua_State *L)
+{
+    const esp_preview *preview = preview_at(L, 1);
+    const esp_mask *mask = &preview->items[layer_at(L, 2, preview)].mask;
+    char *buffer = lua_newuserdatauv(L, (size_t)mask->channels + 1, 0);
+    lua_createtable(L, (int)mask->filters, 0);
+    for (int64_t f = 0; f < mask->filters; f++) {
+        lua_pushstring(L, esp_mask_row_text(mask, f, buffer));
+        lua_rawseti(L, -2, f + 1);
+    }
+    return 1;
+}
+
+/* preview:masked(): the masked model, same shapes. */
+static int preview_masked(lua_State *L)
+{
+    const esp_preview *preview = preview_at(L, 1);
+    esp_error err = {0};
+    esp_lua_model *model = esp_lua_new_model(L);
+    esp_lua_check(L, esp_preview_masked_graph(preview, &model->graph, &err), &err);
+    return 1;
+}
+
+static void push_report(lua_State *L, const esp_surgery_report *report)
+{
+    lua_createtable(L, 0, 10);
+    esp_lua_set_integer(L, "slots_removed", report->slots_removed);
+    esp_lua_set_integer(L, "layers_narrowed", report->layers_narrowed);
+    esp_lua_set_integer(L, "layers_grouped", report->layers_grouped);
+    esp_lua_set_integer(L, "layers_with_masks", report->layers_with_masks);
+    esp_lua_set_integer(L, "constants_to_bias", report->constants_to_bias);
+    esp_lua_set_integer(L, "constants_explicit", report->constants_explicit);
+    esp_lua_set_number(L, "largest_absolute", report->largest_absolute);
+    esp_lua_set_number(L, "largest_relative", report->largest_relative);
+    esp_lua_set_integer(L, "params", report->counts.params);
+    esp_lua_set_integer(L, "macs", report->counts.macs);
+}
+
+/* preview:cut([{form="grouped"|"dense"}]): the cut model and a report. */
+static int preview_cut(lua_State *L)
+{
+    static const char *const keys[] = {"form", NULL};
+    const esp_preview *preview = preview_at(L, 1);
+    esp_surgery_options options = esp_surgery_defaults();
+    esp_surgery_report report = {0};
+    esp_error err = {0};
+    esp_lua_check_keys(L, 2, keys);
+    const char *form = esp_lua_field_string(L, 2, "form", "grouped");
+    if (strcmp(form, "grouped") != 0 && strcmp(form, "dense") != 0) {
+        return esp_lua_fail(L, "form: found '%s', expected grouped or dense", form);
+    }
+    options.group_form = strcmp(form, "dense") == 0 ? ESP_GROUP_FORM_DENSE : ESP_GROUP_FORM_GROUPED;
+    esp_lua_model *model = esp_lua_new_model(L);
+    esp_lua_check(L, esp_surgery(esp_lua_compute(L), preview, &options, &model->graph, &report, &err), &err);
+    push_report(L, &report);
+    return 2;
+}
+
+/* preview:save_plan(path) */
+static int preview_save_plan(lua_State *L)
+{
+    const esp_preview *preview = preview_at(L, 1);
+    const char *path = luaL_checkstring(L, 2);
+    esp_error err = {0};
+    esp_lua_check_writable(L, path);
+    esp_lua_check(L, esp_plan_save(&preview->plan, path, &err), &err);
+    return 0;
+}
+
+static int preview_to_string(lua_State *L)
+{
+    const esp_preview *preview = preview_at(L, 1);
+    lua_pushfstring(L, "preview (%s, %s, %d layers)", esp_method_word(preview->plan.method),
+                    esp_mode_word(preview->plan.mode), preview->layers.count);
+    return 1;
+}
+
+void esp_lua_open_preview(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"table", preview_table},   {"before", preview_before}, {"after", preview_after},
+        {"mask", preview_mask},     {"masked", preview_masked}, {"cut", preview_cut},
+        {"save_plan", preview_save_plan}, {NULL, NULL},
+    };
+    static const luaL_Reg meta[] = {{"__gc", preview_free}, {"__tostring", preview_to_string}, {NULL, NULL}};
+    luaL_newmetatable(L, ESP_LUA_PREVIEW);
+    luaL_setfuncs(L, meta, 0);
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+}

@@ -1,0 +1,75 @@
+/* A session: the open model with its versions, its data and a plan, owned by a worker thread. Every function here may
+ * be called from one other thread (the UI's); what takes time becomes a job, and the answer arrives as an event and a
+ * new snapshot. The session itself is changed by the worker thread only. */
+#ifndef ESP_STUDY_SESSION_H
+#define ESP_STUDY_SESSION_H
+
+#include "study/plan_edit.h"
+#include "study/snapshot.h"
+#include "study/worker.h"
+
+typedef struct esp_session esp_session;
+
+typedef struct esp_session_options {
+    const char *study_directory; /* NULL: versions live in memory only */
+    int thread_count;            /* <= 0: one per core */
+    const char *mean, *std;      /* overrides of the normalisation, or NULL */
+    int64_t calibration_images;  /* 0: 500; the sample of the test set that estimates a plan's accuracy */
+    uint64_t seed;
+    bool hides_timings;          /* see esp_snapshot */
+} esp_session_options;
+
+esp_status esp_session_new(const esp_session_options *options, esp_session **out, esp_error *err);
+void esp_session_free(esp_session *session); /* cancels what runs and waits for it; NULL is allowed */
+
+/* ---- what happened ---- */
+int esp_session_fd(const esp_session *session);
+bool esp_session_next_event(esp_session *session, esp_event *out);
+size_t esp_session_busy(esp_session *session); /* 0: idle, see study/worker.h */
+
+/* A new reference to the latest snapshot (esp_shared_unref); never NULL. */
+const esp_snapshot *esp_session_snapshot(esp_session *session);
+
+/* ---- jobs: each returns ESP_STATE when too many wait; failures of the job itself come as its event ---- */
+
+/* Opens the study of the options, if any, and a model. `path` may be NULL when the study has versions; a model the study
+ * does not start from becomes another root. */
+esp_status esp_session_open(esp_session *session, const char *path, esp_error *err);
+
+/* Test images now, training images when they are needed. */
+esp_status esp_session_open_data(esp_session *session, const char *spec, esp_error *err);
+
+esp_status esp_session_edit_plan(esp_session *session, const esp_plan_edit *edit, esp_error *err);
+esp_status esp_session_select_layer(esp_session *session, int layer, int criterion, esp_error *err);
+
+/* The whole test set: the current version, and the plan when it cuts something. */
+esp_status esp_session_evaluate(esp_session *session, esp_error *err);
+
+/* Latency of the current version, and of its root if that was not measured yet. */
+esp_status esp_session_measure(esp_session *session, esp_error *err);
+
+/* Surgery: the plan becomes a new version. */
+esp_status esp_session_cut(esp_session *session, esp_error *err);
+
+typedef struct esp_finetune {
+    double epochs;            /* > 0; may be fractional */
+    double lr;                /* 0: as published, 0.01 */
+    int64_t batch;            /* 0: 128 */
+    int64_t train_limit, validation_limit; /* 0: all */
+} esp_finetune;
+
+/* Trains the current version; the best epoch becomes a new version, also when it is cancelled half-way. */
+esp_status esp_session_finetune(esp_session *session, const esp_finetune *options, esp_error *err);
+
+/* Writes the current version as ONNX. */
+esp_status esp_session_save(esp_session *session, const char *path, esp_error *err);
+
+/* Moves of the pointer to the current version. */
+esp_status esp_session_undo(esp_session *session, esp_error *err);
+esp_status esp_session_redo(esp_session *session, esp_error *err);
+esp_status esp_session_go(esp_session *session, int version, esp_error *err);
+
+/* Stops what runs and drops what waits. */
+void esp_session_cancel(esp_session *session);
+
+#endif

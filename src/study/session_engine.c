@@ -1,0 +1,399 @@
+/* The long jobs of a session: estimate, evaluate, bench, cut, fine-tune. Urgent jobs may run in between, so each one
+ * holds its own references to what it works on and looks the world up again when it is done. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "io/dataset.h"
+#include "prune/surgery.h"
+#include "study/session_internal.h"
+#include "train/trainer.h"
+
+/* ---- accuracy ---- */
+
+static esp_status need_data(const esp_session *session, esp_error *err)
+{
+    esp_status status = esp_session_need_model(session, err);
+
+    if (status == ESP_OK && !session->test_set) {
+        status = esp_fail(err, ESP_STATE, "no data is open");
+        esp_error_set_hint(err, "start with --data SPEC");
+    }
+    return status;
+}
+
+static esp_status evaluate_on(esp_session *session, const esp_compute *compute, const esp_graph *graph, bool is_full,
+                              esp_eval_result *out, esp_error *err)
+{
+    esp_eval_options options = {.mean = session->mean, .std = session->std};
+
+    return esp_evaluate(compute, graph, is_full ? session->test_set : session->calibration_set, &options, out, err);
+}
+
+/* Evaluates a version unless that is known already; posts what was found. */
+static esp_status evaluate_version(esp_session *session, const esp_compute *compute, int id, bool is_full,
+                                   esp_error *err)
+{
+    const esp_study_version *version = esp_versions_find(session->now.versions, id);
+    esp_eval_result result;
+    esp_graph *graph;
+    esp_study_version changed;
+    esp_status status;
+
+    if (!version || !version->graph || version->metrics.eval_is_full ||
+        (!is_full && version->metrics.eval_images > 0))
+        return ESP_OK;
+    graph = esp_graph_ref(version->graph);
+    status = evaluate_on(session, compute, graph, is_full, &result, err);
+    esp_graph_unref(graph);
+    if (status != ESP_OK)
+        return status;
+    changed = *esp_versions_find(session->now.versions, id);
+    esp_metrics_set_eval(&changed.metrics, &result, is_full);
+    status = esp_session_put_version(session, &changed, false, err);
+    return status == ESP_OK ? esp_session_post(session, err) : status;
+}
+
+/* The plan's accuracy, masks applied. Nothing is shown when the plan has changed meanwhile. */
+static esp_status evaluate_plan(esp_session *session, const esp_compute *compute, bool is_full, esp_error *err)
+{
+    const esp_preview_box *box;
+    esp_graph *masked = NULL;
+    esp_eval_result result;
+    esp_status status;
+
+    if (!esp_snapshot_has_cut(&session->now) ||
+        session->now.estimate.images >= (is_full ? esp_dataset_count(session->test_set) : 1))
+        return ESP_OK;
+    box = esp_shared_ref(session->now.box);
+    status = esp_preview_masked_graph(box->preview, &masked, err);
+    if (status == ESP_OK)
+        status = evaluate_on(session, compute, masked, is_full, &result, err);
+    if (status == ESP_OK && box == session->now.box) {
+        session->now.estimate = (esp_estimate){
+            .images = result.images, .is_full = is_full, .top1 = result.top1, .top1_error = result.top1_error};
+        status = esp_session_post(session, err);
+    }
+    esp_graph_unref(masked);
+    esp_shared_unref(box);
+    return status;
+}
+
+static int root_id(const esp_session *session)
+{
+    const esp_study_version *root = esp_snapshot_baseline(&session->now);
+
+    return root ? root->id : 0;
+}
+
+esp_status esp_session_run_estimate(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+{
+    esp_session *session = user;
+    esp_status status = need_data(session, err);
+
+    (void)job;
+    if (status == ESP_OK)
+        status = evaluate_version(session, compute, root_id(session), false, err);
+    if (status == ESP_OK)
+        status = evaluate_version(session, compute, session->now.current, false, err);
+    return status == ESP_OK ? evaluate_plan(session, compute, false, err) : status;
+}
+
+static bool lacks_eval(const esp_study_version *version)
+{
+    return version && version->graph && version->metrics.eval_images == 0;
+}
+
+void esp_session_want_estimate(esp_session *session)
+{
+    const esp_study_version *current = esp_snapshot_current(&session->now);
+    esp_session_job *job = NULL;
+    esp_error ignored = {0};
+    bool is_wanted = lacks_eval(current) || lacks_eval(esp_snapshot_baseline(&session->now)) ||
+                     (esp_snapshot_has_cut(&session->now) && session->now.estimate.images == 0);
+
+    /* An estimate that cannot be queued comes with the next change; nobody asked for it. */
+    if (session->calibration_set && is_wanted &&
+        esp_session_job_new("estimate", ESP_JOB_BACKGROUND, esp_session_run_estimate, NULL, &job, &ignored) == ESP_OK)
+        (void)esp_worker_submit(session->worker, &job->job, NULL, &ignored);
+}
+
+esp_status esp_session_run_evaluate(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+{
+    esp_session *session = user;
+    int root = root_id(session), current = session->now.current;
+    esp_status status = need_data(session, err);
+
+    (void)job;
+    if (status == ESP_OK)
+        status = evaluate_version(session, compute, root, true, err);
+    if (status == ESP_OK)
+        status = evaluate_version(session, compute, current, true, err);
+    if (status == ESP_OK)
+        status = evaluate_plan(session, compute, true, err);
+    if (status != ESP_OK)
+        return status;
+    esp_session_say(session, "evaluated on %lld test images", (long long)esp_dataset_count(session->test_set));
+    esp_session_journal(session, "evaluate", "{}");
+    return esp_session_post(session, err);
+}
+
+/* ---- latency ---- */
+
+static esp_status measure_version(esp_session *session, const esp_compute *compute, int id, esp_error *err)
+{
+    const esp_study_version *version = esp_versions_find(session->now.versions, id);
+    esp_latency_options options = {.batch = 1};
+    esp_latency_result result = {0};
+    esp_graph *graph;
+    esp_study_version changed;
+    esp_status status;
+
+    if (!version || !version->graph)
+        return ESP_OK;
+    graph = esp_graph_ref(version->graph);
+    status = esp_measure_latency(compute, graph, &options, false, &result, err);
+    esp_graph_unref(graph);
+    if (status != ESP_OK)
+        return status;
+    changed = *esp_versions_find(session->now.versions, id);
+    esp_metrics_set_latency(&changed.metrics, &result);
+    return esp_session_put_version(session, &changed, false, err);
+}
+
+esp_status esp_session_run_measure(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+{
+    esp_session *session = user;
+    int current = session->now.current;
+    const esp_study_version *root = esp_snapshot_baseline(&session->now);
+    esp_status status = esp_session_need_model(session, err);
+
+    (void)job;
+    if (status == ESP_OK && root->id != current && root->metrics.latency_ms < 0)
+        status = measure_version(session, compute, root->id, err);
+    if (status == ESP_OK)
+        status = measure_version(session, compute, current, err);
+    if (status != ESP_OK)
+        return status;
+    esp_session_say(session, "measured version %d: median of single images on %d thread%s", current,
+                    session->now.thread_count, session->now.thread_count == 1 ? "" : "s");
+    esp_session_journal(session, "bench", "{}");
+    return esp_session_post(session, err);
+}
+
+/* ---- cut ---- */
+
+static void title_of_cut(const esp_plan *plan, char *title, size_t size)
+{
+    int used = snprintf(title, size, "%s %.2f", esp_method_word(plan->method), plan->conv_ratio);
+
+    if (plan->method == ESP_METHOD_SG)
+        used += snprintf(title + used, size - (size_t)used, " x%d", plan->groups);
+    snprintf(title + used, size - (size_t)used, "%s cut", plan->rule_count > 0 ? " +rules" : "");
+}
+
+static esp_status make_cut_version(esp_session *session, const esp_preview *preview, int parent,
+                                   const esp_graph *graph, const esp_surgery_report *report, esp_error *err)
+{
+    esp_metrics metrics = {.counts = report->counts, .latency_ms = -1};
+    json_t *plan = NULL;
+    char title[96];
+    esp_status status = esp_plan_to_json(&preview->plan, &plan, err);
+
+    if (status != ESP_OK)
+        return status;
+    title_of_cut(&preview->plan, title, sizeof title);
+    return esp_session_add_version(session, parent, title, json_pack("{s:o}", "cut", plan), graph, &metrics, err);
+}
+
+esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+{
+    esp_session *session = user;
+    esp_surgery_options options = esp_surgery_defaults();
+    esp_surgery_report report = {0};
+    const esp_preview_box *box = NULL;
+    esp_graph *graph = NULL;
+    int parent = session->now.current;
+    int made = esp_versions_next_id(session->now.versions);
+    esp_status status = esp_session_need_model(session, err);
+
+    (void)job;
+    if (status == ESP_OK && !esp_snapshot_has_cut(&session->now)) {
+        status = esp_fail(err, ESP_STATE, "nothing to cut: the plan keeps every weight");
+        esp_error_set_hint(err, "raise a ratio first");
+    }
+    if (status != ESP_OK)
+        return status;
+    box = esp_shared_ref(session->now.box);
+    status = esp_surgery(compute, box->preview, &options, &graph, &report, err);
+    if (status == ESP_OK)
+        status = make_cut_version(session, box->preview, parent, graph, &report, err);
+    if (status == ESP_OK)
+        status = esp_session_go_to(session, compute, made, err);
+    if (status == ESP_OK) {
+        session->redo_count = 0;
+        esp_session_say(session, "cut: version %d, %lld slots removed, largest relative difference %.1e", made,
+                        (long long)report.slots_removed, report.largest_relative);
+        esp_session_journal(session, "cut", esp_snapshot_current(&session->now)->how);
+        esp_session_want_estimate(session);
+        status = esp_session_post(session, err);
+    }
+    esp_graph_unref(graph);
+    esp_shared_unref(box);
+    return status;
+}
+
+/* ---- fine-tune ---- */
+
+
+static esp_status add_point(esp_session *session, const esp_training_point *point, esp_error *err)
+{
+    esp_training_log *log = NULL;
+    esp_status status = esp_training_log_with(session->now.training, point, &log, err);
+
+    if (status != ESP_OK)
+        return status;
+    esp_shared_unref(session->now.training);
+    session->now.training = log;
+    return esp_session_post(session, err);
+}
+
+static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
+{
+    const esp_training_point point = {.epoch = report->epoch,
+                                      .loss = report->train_loss,
+                                      .top1 = report->validation.top1,
+                                      .train_top1 = report->train_top1,
+                                      .lr = report->lr,
+                                      .images_per_s = report->images_per_s,
+                                      .is_validated = report->validation.images > 0,
+                                      .is_best = report->is_best};
+
+    return add_point(user, &point, err);
+}
+
+static esp_status open_training_set(esp_session *session, esp_error *err)
+{
+    esp_status status = need_data(session, err);
+
+    if (status == ESP_OK && !session->training_set)
+        status = esp_dataset_open(session->data_spec, ESP_SPLIT_TRAIN, &session->training_set, err);
+    if (status == ESP_OK)
+        session->now.data.train_count = esp_dataset_count(session->training_set);
+    return status;
+}
+
+static esp_train_options training_options(const esp_session *session, const esp_finetune *wanted,
+                                          const esp_held_masks *masks)
+{
+    esp_train_options options = esp_train_defaults();
+
+    options.epochs_limit = wanted->epochs;
+    if (wanted->lr > 0)
+        options.schedule.lr = wanted->lr;
+    if (wanted->batch > 0)
+        options.batch = wanted->batch;
+    options.train_limit = wanted->train_limit;
+    options.validation_limit = wanted->validation_limit;
+    options.masks = masks->items;
+    options.mask_count = masks->count;
+    options.evaluates_first = true;
+    options.mean = session->mean;
+    options.std = session->std;
+    options.on_epoch = on_epoch;
+    return options;
+}
+
+/* What a training leaves behind; `status` is its own. */
+static esp_status finish_training(esp_session *session, const esp_compute *compute, esp_status status, int parent,
+                                  const esp_train_options *options, const esp_graph *graph,
+                                  const esp_train_result *result, esp_error *err)
+{
+    const esp_study_version *from = esp_versions_find(session->now.versions, parent);
+    bool is_cancelled = status == ESP_CANCELLED;
+    int made = esp_versions_next_id(session->now.versions);
+    esp_metrics metrics = {.counts = from->metrics.counts, .latency_ms = from->metrics.latency_ms,
+                           .latency_spread = from->metrics.latency_spread,
+                           .latency_threads = from->metrics.latency_threads};
+    char title[96];
+    json_t *how;
+
+    if (!graph || result->best_epoch == 0) {
+        esp_session_say(session, is_cancelled ? "stopped before an epoch was better than the start: no new version"
+                                              : "no epoch was better than the start: no new version");
+        return status;
+    }
+    esp_metrics_set_eval(&metrics, &result->best, options->validation_limit == 0);
+    snprintf(title, sizeof title, "%g epoch%s%s", options->epochs_limit, options->epochs_limit == 1.0 ? "" : "s",
+             is_cancelled ? " (stopped)" : "");
+    how = json_pack("{s:{s:f, s:f, s:I, s:f, s:f, s:i}}", "train", "epochs", options->epochs_limit, "lr",
+                    options->schedule.lr, "batch", (json_int_t)options->batch, "momentum", options->momentum,
+                    "weight_decay", options->weight_decay, "best_epoch", result->best_epoch);
+    status = esp_session_add_version(session, parent, title, how, graph, &metrics, err);
+    if (status == ESP_OK)
+        status = esp_session_go_to(session, compute, made, err);
+    if (status != ESP_OK)
+        return status;
+    session->redo_count = 0;
+    esp_session_say(session, "fine-tuned: version %d, top-1 %.2f %% -> %.2f %% at epoch %d", made, result->first.top1,
+                    result->best.top1, result->best_epoch);
+    esp_session_journal(session, "train", esp_snapshot_current(&session->now)->how);
+    return is_cancelled ? ESP_CANCELLED : ESP_OK;
+}
+
+static esp_status train(esp_session *session, const esp_compute *compute, const esp_finetune *wanted,
+                        const esp_study_version *from, esp_error *err)
+{
+    esp_graph *start = esp_graph_ref(from->graph);
+    esp_graph *best = NULL;
+    esp_held_masks masks = {0};
+    esp_train_result result = {0};
+    esp_train_options options;
+    int parent = from->id;
+    esp_status status = esp_held_masks_of(start, &masks, err);
+
+    if (status == ESP_OK) {
+        /* The token of a training that was cancelled would stop what follows it too. */
+        const esp_compute afterwards = {.pool = compute->pool};
+        options = training_options(session, wanted, &masks);
+        options.epoch_user = session;
+        status = esp_train(compute, start, session->training_set, session->test_set, &options, &best, &result, err);
+        if (status == ESP_OK || status == ESP_CANCELLED)
+            status = finish_training(session, &afterwards, status, parent, &options, best, &result, err);
+    }
+    esp_held_masks_free(&masks);
+    esp_graph_unref(best);
+    esp_graph_unref(start);
+    return status;
+}
+
+esp_status esp_session_run_finetune(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+{
+    esp_session *session = user;
+    const esp_finetune *wanted = &((esp_session_job *)job)->finetune;
+    const esp_study_version *from = NULL;
+    esp_training_log *log = NULL, *stopped = NULL;
+    esp_error later = {0};
+    esp_status status = esp_session_current_graph(session, &from, err);
+
+    if (status == ESP_OK)
+        status = open_training_set(session, err);
+    if (status == ESP_OK)
+        status = esp_training_log_new(from->id, wanted->epochs, &log, err);
+    if (status != ESP_OK)
+        return status;
+    esp_shared_unref(session->now.training);
+    session->now.training = log;
+    status = esp_session_post(session, err);
+    if (status == ESP_OK)
+        status = train(session, compute, wanted, from, err);
+    if (esp_training_log_stopped(session->now.training, &stopped, &later) == ESP_OK) {
+        esp_shared_unref(session->now.training);
+        session->now.training = stopped;
+    }
+    esp_session_want_estimate(session);
+    (void)esp_session_post(session, &later);
+    return status;
+}

@@ -1,0 +1,89 @@
+/* The inside of a session, shared by session.c (life, commands, snapshots) and the session_*.c files (the jobs). */
+#ifndef ESP_STUDY_SESSION_INTERNAL_H
+#define ESP_STUDY_SESSION_INTERNAL_H
+
+#include <pthread.h>
+
+#include "study/session.h"
+#include "study/store.h"
+
+#define ESP_SESSION_REDO_MAX 64
+
+/* What belongs to one version while it is being looked at: its plan and the clusterings already computed. */
+typedef struct esp_desk {
+    int version;
+    esp_plan plan;
+    esp_grouping_cache *cache;
+} esp_desk;
+
+struct esp_session {
+    esp_worker *worker;
+    char *study_directory, *mean, *std;
+    int64_t calibration_images;
+
+    pthread_mutex_t mutex; /* guards `latest` */
+    esp_snapshot *latest;
+
+    /* the worker thread's from here on; `now` holds the references that the next snapshot will take */
+    esp_snapshot now;
+    esp_store *store;
+    char *data_spec;
+    esp_dataset *training_set, *test_set, *calibration_set;
+    esp_desk *desks;
+    int desk_count;
+    int redo[ESP_SESSION_REDO_MAX];
+    int redo_count;
+    int selected_layer, selected_criterion;
+};
+
+/* A job with its data: one struct for all, as there is little of it. */
+typedef struct esp_session_job {
+    esp_job job;
+    char *text; /* path or spec */
+    int number, other_number;
+    esp_plan_edit edit;
+    esp_finetune finetune;
+} esp_session_job;
+
+esp_job_run_fn esp_session_run_open, esp_session_run_data, esp_session_run_edit, esp_session_run_select,
+    esp_session_run_estimate, esp_session_run_evaluate, esp_session_run_measure, esp_session_run_cut,
+    esp_session_run_finetune, esp_session_run_save, esp_session_run_undo, esp_session_run_redo, esp_session_run_go;
+
+/* A job for `run`, not submitted. */
+esp_status esp_session_job_new(const char *title, unsigned flags, esp_job_run_fn *run, const char *text,
+                               esp_session_job **out, esp_error *err);
+
+/* Makes `now` the latest snapshot and wakes the reader. */
+esp_status esp_session_post(esp_session *session, esp_error *err);
+
+/* What the reader should be told with the next snapshot. */
+void esp_session_say(esp_session *session, const char *format, ...) ESP_PRINTF(2, 3);
+
+/* ESP_STATE unless a model is open. */
+esp_status esp_session_need_model(const esp_session *session, esp_error *err);
+
+/* The current version, with its graph (read from the study when it was not yet). */
+esp_status esp_session_current_graph(esp_session *session, const esp_study_version **out, esp_error *err);
+
+/* Replaces (same id) or adds a version, here and in the study. */
+esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new, esp_error *err);
+
+/* A new child of the current version (or a root) made of `graph`: fills id, parent, created; makes it current; the plan
+ * of the new version starts at ratio 0 with the method and mode in use. */
+esp_status esp_session_add_version(esp_session *session, int parent, const char *title, json_t *take_how,
+                                   const esp_graph *graph, const esp_metrics *metrics, esp_error *err);
+
+/* Makes a version current and resolves its plan. */
+esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, int version, esp_error *err);
+
+/* Resolves the current plan: a new preview in `now`, the estimate forgotten. */
+esp_status esp_session_refresh(esp_session *session, const esp_compute *compute, esp_error *err);
+
+/* Submits the background estimate when there is something to estimate. */
+void esp_session_want_estimate(esp_session *session);
+
+esp_desk *esp_session_desk(esp_session *session); /* of the current version; NULL when there is none */
+
+void esp_session_journal(esp_session *session, const char *action, const char *detail);
+
+#endif

@@ -1,0 +1,230 @@
+/* Versions of a session: which is current, what lies on its desk (plan and clusterings), and how a new one comes in.
+ * Every change goes to the study on disk, when there is one, before it is shown. */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "study/session_internal.h"
+
+esp_status esp_session_need_model(const esp_session *session, esp_error *err)
+{
+    if (session->now.current == 0)
+        return esp_fail(err, ESP_STATE, "no model is open");
+    return ESP_OK;
+}
+
+void esp_session_journal(esp_session *session, const char *action, const char *detail)
+{
+    esp_error err = {0};
+
+    /* The journal is a convenience: an action that succeeded is not undone because it could not be noted. */
+    if (session->store && esp_store_journal(session->store, action, detail, &err) != ESP_OK)
+        esp_session_say(session, "journal: %s", err.message);
+}
+
+/* ---- desks ---- */
+
+esp_desk *esp_session_desk(esp_session *session)
+{
+    for (int i = 0; i < session->desk_count; i++)
+        if (session->desks[i].version == session->now.current)
+            return &session->desks[i];
+    return NULL;
+}
+
+/* A fresh desk takes over method, mode and groups from the one in use, with nothing to cut. */
+static esp_status first_plan(esp_session *session, esp_plan *out, esp_error *err)
+{
+    const esp_desk *old = esp_session_desk(session);
+    const esp_plan_edit reset = {.kind = ESP_EDIT_RESET};
+    esp_status status;
+
+    if (!old) {
+        *out = esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, 0.0);
+        return ESP_OK;
+    }
+    status = esp_plan_clone(&old->plan, out, err);
+    if (status == ESP_OK)
+        status = esp_plan_apply_edit(out, NULL, &reset, err);
+    return status;
+}
+
+/* The desk of `version`, made when it is not there. Desks may move: do not keep the pointer. */
+static esp_status open_desk(esp_session *session, int version, esp_error *err)
+{
+    esp_desk *grown;
+    esp_desk desk = {.version = version};
+    esp_status status;
+
+    for (int i = 0; i < session->desk_count; i++)
+        if (session->desks[i].version == version)
+            return ESP_OK;
+    grown = esp_realloc(session->desks, (size_t)session->desk_count, (size_t)session->desk_count + 1, sizeof *grown);
+    if (!grown)
+        return esp_fail_memory(err, "desk", sizeof *grown);
+    session->desks = grown;
+    status = first_plan(session, &desk.plan, err);
+    if (status == ESP_OK)
+        status = esp_grouping_cache_new(&desk.cache, err);
+    if (status != ESP_OK) {
+        esp_plan_free(&desk.plan);
+        return status;
+    }
+    session->desks[session->desk_count++] = desk;
+    return ESP_OK;
+}
+
+/* ---- the current version ---- */
+
+static esp_status load_graph(esp_session *session, int id, esp_error *err)
+{
+    const esp_study_version *version = esp_versions_find(session->now.versions, id);
+    esp_versions *next = NULL;
+    esp_study_version loaded;
+    esp_status status;
+
+    if (!version)
+        return esp_fail(err, ESP_INVALID, "there is no version %d", id);
+    if (version->graph)
+        return ESP_OK;
+    loaded = *version;
+    status = esp_store_graph(session->store, id, &loaded.graph, err);
+    if (status == ESP_OK)
+        status = esp_versions_with(session->now.versions, &loaded, &next, err);
+    if (status == ESP_OK) {
+        esp_shared_unref(session->now.versions);
+        session->now.versions = next;
+    }
+    esp_graph_unref(loaded.graph);
+    return status;
+}
+
+esp_status esp_session_current_graph(esp_session *session, const esp_study_version **out, esp_error *err)
+{
+    esp_status status = esp_session_need_model(session, err);
+
+    *out = NULL;
+    if (status == ESP_OK)
+        status = load_graph(session, session->now.current, err);
+    if (status == ESP_OK)
+        *out = esp_snapshot_current(&session->now);
+    return status;
+}
+
+static esp_status resolve(esp_session *session, const esp_compute *compute, int version, esp_preview_box **out,
+                          esp_error *err)
+{
+    esp_preview *preview = NULL;
+    const esp_study_version *subject = esp_versions_find(session->now.versions, version);
+    const esp_desk *desk = NULL;
+    esp_status status;
+
+    *out = NULL;
+    for (int i = 0; i < session->desk_count; i++)
+        if (session->desks[i].version == version)
+            desk = &session->desks[i];
+    status = esp_preview_new(compute, subject->graph, &desk->plan, NULL, 0, desk->cache, &preview, err);
+    return status == ESP_OK ? esp_preview_box_new(preview, out, err) : status;
+}
+
+static void show_box(esp_session *session, esp_preview_box *take_box)
+{
+    esp_shared_unref(session->now.box);
+    session->now.box = take_box;
+    memset(&session->now.estimate, 0, sizeof session->now.estimate);
+}
+
+esp_status esp_session_refresh(esp_session *session, const esp_compute *compute, esp_error *err)
+{
+    esp_preview_box *box = NULL;
+    esp_status status = resolve(session, compute, session->now.current, &box, err);
+
+    if (status == ESP_OK)
+        show_box(session, box);
+    return status;
+}
+
+/* The layer looked at, again for the version that is current now; it may have fewer layers. */
+static void refresh_detail(esp_session *session)
+{
+    const esp_preview *preview = session->now.box->preview;
+    esp_layer_detail *detail = NULL;
+    esp_error ignored = {0};
+
+    if (session->now.detail && session->selected_layer < preview->layers.count)
+        (void)esp_layer_detail_new(preview, session->now.current, session->selected_layer, session->selected_criterion,
+                                   &detail, &ignored);
+    esp_shared_unref(session->now.detail);
+    session->now.detail = detail;
+}
+
+esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, int version, esp_error *err)
+{
+    esp_preview_box *box = NULL;
+    esp_status status = load_graph(session, version, err);
+
+    if (status == ESP_OK)
+        status = open_desk(session, version, err);
+    if (status == ESP_OK)
+        status = resolve(session, compute, version, &box, err);
+    if (status == ESP_OK && session->store)
+        status = esp_store_set_current(session->store, version, err);
+    if (status != ESP_OK) {
+        esp_shared_unref(box);
+        return status;
+    }
+    session->now.current = version;
+    show_box(session, box);
+    refresh_detail(session);
+    return ESP_OK;
+}
+
+/* ---- changes of the list ---- */
+
+esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new, esp_error *err)
+{
+    esp_versions *next = NULL;
+    esp_status status = esp_versions_with(session->now.versions, version, &next, err);
+
+    if (status == ESP_OK && session->store)
+        status = is_new ? esp_store_add(session->store, version, err)
+                        : esp_store_set_metrics(session->store, version->id, &version->metrics, err);
+    if (status != ESP_OK) {
+        esp_shared_unref(next);
+        return status;
+    }
+    esp_shared_unref(session->now.versions);
+    session->now.versions = next;
+    return ESP_OK;
+}
+
+static void stamp_time(char *target, size_t size)
+{
+    time_t now = time(NULL);
+    struct tm parts;
+
+    target[0] = '\0';
+    if (gmtime_r(&now, &parts))
+        strftime(target, size, "%Y-%m-%dT%H:%M:%SZ", &parts);
+}
+
+esp_status esp_session_add_version(esp_session *session, int parent, const char *title, json_t *take_how,
+                                   const esp_graph *graph, const esp_metrics *metrics, esp_error *err)
+{
+    esp_study_version version = {
+        .id = esp_versions_next_id(session->now.versions), .parent = parent, .metrics = *metrics};
+    esp_status status;
+
+    version.graph = esp_graph_ref(graph);
+    version.how = take_how ? esp_json_dump(take_how, 1) : NULL;
+    version.is_saved = session->store != NULL || parent == 0;
+    snprintf(version.title, sizeof version.title, "%s", title);
+    stamp_time(version.created, sizeof version.created);
+    status = version.how ? esp_session_put_version(session, &version, true, err)
+                         : esp_fail_memory(err, "version", sizeof version);
+    json_decref(take_how);
+    esp_version_clear(&version);
+    return status;
+}

@@ -1,0 +1,105 @@
+/* A picture of a session: everything a reader draws, immutable and reference-counted. The worker makes one after every
+ * change; a reader holds the one it draws for as long as it likes. */
+#ifndef ESP_STUDY_SNAPSHOT_H
+#define ESP_STUDY_SNAPSHOT_H
+
+#include "prune/criteria.h"
+#include "prune/preview.h"
+#include "study/version.h"
+
+/* A preview that several snapshots hold. */
+typedef struct esp_preview_box {
+    esp_shared shared;
+    esp_preview *preview;
+} esp_preview_box;
+
+esp_status esp_preview_box_new(esp_preview *take_preview, esp_preview_box **out, esp_error *err);
+
+/* One layer looked at closely: depends on the version, not on the plan. */
+typedef struct esp_layer_detail {
+    esp_shared shared;
+    int version, layer, criterion;
+    int64_t filters, channels;
+    double *scores;    /* [filters] by the criterion */
+    int32_t *order;    /* [filters] by ascending score; ties by index */
+    float *importance; /* [filters, channels] */
+    float importance_max;
+} esp_layer_detail;
+
+/* Computes scores and importance of a layer of the preview's model. */
+esp_status esp_layer_detail_new(const esp_preview *preview, int version, int layer, int criterion,
+                                esp_layer_detail **out, esp_error *err);
+
+/* One measured moment of a training. */
+typedef struct esp_training_point {
+    double epoch; /* fractional while an epoch runs */
+    double loss;  /* running training loss; NaN when unknown */
+    double top1;  /* validation, percent; NaN between validations */
+    double train_top1;
+    double lr;
+    double images_per_s;
+    bool is_validated, is_best;
+} esp_training_point;
+
+typedef struct esp_training_log {
+    esp_shared shared;
+    bool is_running;
+    int from_version;
+    double epochs;
+    int count;
+    esp_training_point *points;
+} esp_training_log;
+
+/* An empty log of a running training; a copy with one point more; a copy that is over. */
+esp_status esp_training_log_new(int from_version, double epochs, esp_training_log **out, esp_error *err);
+esp_status esp_training_log_with(const esp_training_log *log, const esp_training_point *point, esp_training_log **out,
+                                 esp_error *err);
+esp_status esp_training_log_stopped(const esp_training_log *log, esp_training_log **out, esp_error *err);
+
+/* The data of a session, for display. */
+typedef struct esp_data_state {
+    bool is_wanted, is_open; /* wanted and not open: still being read, or failed (a message said so) */
+    char name[96], note[128];
+    int64_t train_count, test_count; /* 0: not read yet */
+} esp_data_state;
+
+/* Accuracy of the present plan, masks applied. */
+typedef struct esp_estimate {
+    int64_t images; /* 0: unknown */
+    bool is_full;
+    double top1, top1_error;
+} esp_estimate;
+
+typedef struct esp_snapshot {
+    esp_shared shared;
+    uint64_t serial;             /* grows with every snapshot of a session */
+    const esp_versions *versions; /* NULL until a model is open */
+    int current;                 /* version id; 0 until a model is open */
+    int undo_to, redo_to;        /* version ids; 0: not possible */
+    const esp_preview_box *box;  /* the plan resolved against the current version; NULL until a model is open */
+    const esp_layer_detail *detail; /* the layer last selected; NULL until one was */
+    const esp_training_log *training; /* the last training; NULL when there was none */
+    esp_estimate estimate;
+    esp_data_state data;
+    bool has_study;
+    bool hides_timings;          /* readers print no times: tests and recorded demonstrations */
+    int thread_count;
+    uint64_t message_serial;     /* grows with every message */
+    char message[192];
+} esp_snapshot;
+
+/* The parts, NULL-safe. */
+static inline const esp_preview *esp_snapshot_preview(const esp_snapshot *snapshot)
+{
+    return snapshot && snapshot->box ? snapshot->box->preview : NULL;
+}
+const esp_study_version *esp_snapshot_current(const esp_snapshot *snapshot);
+const esp_study_version *esp_snapshot_baseline(const esp_snapshot *snapshot);
+
+/* True when the present plan changes something. */
+bool esp_snapshot_has_cut(const esp_snapshot *snapshot);
+
+/* A heap copy of `fields` with references of its own. */
+esp_status esp_snapshot_new(const esp_snapshot *fields, esp_snapshot **out, esp_error *err);
+
+#endif

@@ -1,0 +1,262 @@
+/* Instruction sets of the direct convolution kernels. Tiles are as large as the registers allow: 8 filters by 3
+ * vectors of 16 with AVX-512's 32 registers (24 sums, 3 inputs, 1 weight), 6 by 2 of 8 with AVX2's 16. */
+#include "tensor/conv_kernels.h"
+
+#include <stddef.h>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 24")
+#endif
+
+/* ---- AVX-512 ---- */
+
+#define KERNEL(name)  name##_avx512
+#define KERNEL_TARGET __attribute__((target("avx512f,fma")))
+#define LANES         16
+#define VECTOR        __m512
+#define V_ZERO()      _mm512_setzero_ps()
+#define V_SET(x)      _mm512_set1_ps(x)
+#define V_LOAD(p)     _mm512_loadu_ps(p)
+#define V_STORE(p, v) _mm512_storeu_ps(p, v)
+#define V_ADD(a, b)   _mm512_add_ps(a, b)
+#define V_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define FIRST_LANES(n) ((__mmask16)((n) >= 16 ? 0xffffu : (1u << (n)) - 1u))
+#define V_LOAD_FIRST(p, n)     _mm512_maskz_loadu_ps(FIRST_LANES(n), p)
+#define V_STORE_FIRST(p, v, n) _mm512_mask_storeu_ps(p, FIRST_LANES(n), v)
+#define TILE_FILTERS  8
+#define TILE_VECTORS  3
+#define OUTER_DEPTH_1 24
+#define OUTER_DEPTH_2 12
+
+/* Pairs, then quadruples of lanes inside 128-bit quarters, then the quarters among each other. */
+KERNEL_TARGET static inline __attribute__((always_inline)) void square_avx512(__m512 v[16])
+{
+    __m512 a[16], b[16];
+    UNROLL for (int i = 0; i < 8; i++) {
+        a[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        UNROLL for (int j = 0; j < 2; j++) {
+            __m512d low = _mm512_castps_pd(a[4 * i + j]), high = _mm512_castps_pd(a[4 * i + 2 + j]);
+            b[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m512 even_low = _mm512_shuffle_f32x4(b[i], b[4 + i], 0x88);
+        __m512 odd_low = _mm512_shuffle_f32x4(b[i], b[4 + i], 0xdd);
+        __m512 even_high = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0x88);
+        __m512 odd_high = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0xdd);
+        v[i] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        v[8 + i] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+        v[4 + i] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        v[12 + i] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+    }
+}
+
+#include "tensor/conv_kernels_template.h"
+
+ROWS_KERNEL(1)
+ROWS_KERNEL(2)
+ROWS_KERNEL(3)
+ROWS_KERNEL(4)
+ROWS_KERNEL(5)
+ROWS_KERNEL(6)
+ROWS_KERNEL(7)
+ROWS_KERNEL(8)
+OUTER_KERNEL(1, 1)
+OUTER_KERNEL(1, 2)
+OUTER_KERNEL(1, 3)
+OUTER_KERNEL(1, 4)
+OUTER_KERNEL(1, 5)
+OUTER_KERNEL(1, 6)
+OUTER_KERNEL(1, 7)
+OUTER_KERNEL(1, 8)
+OUTER_KERNEL(1, 9)
+OUTER_KERNEL(1, 10)
+OUTER_KERNEL(1, 11)
+OUTER_KERNEL(1, 12)
+OUTER_KERNEL(1, 13)
+OUTER_KERNEL(1, 14)
+OUTER_KERNEL(1, 15)
+OUTER_KERNEL(1, 16)
+OUTER_KERNEL(1, 17)
+OUTER_KERNEL(1, 18)
+OUTER_KERNEL(1, 19)
+OUTER_KERNEL(1, 20)
+OUTER_KERNEL(1, 21)
+OUTER_KERNEL(1, 22)
+OUTER_KERNEL(1, 23)
+OUTER_KERNEL(1, 24)
+OUTER_KERNEL(2, 1)
+OUTER_KERNEL(2, 2)
+OUTER_KERNEL(2, 3)
+OUTER_KERNEL(2, 4)
+OUTER_KERNEL(2, 5)
+OUTER_KERNEL(2, 6)
+OUTER_KERNEL(2, 7)
+OUTER_KERNEL(2, 8)
+OUTER_KERNEL(2, 9)
+OUTER_KERNEL(2, 10)
+OUTER_KERNEL(2, 11)
+OUTER_KERNEL(2, 12)
+
+static conv_rows_fn *const rows_table_avx512[] = {NULL,          rows_1_avx512, rows_2_avx512,
+                                                  rows_3_avx512, rows_4_avx512, rows_5_avx512,
+                                                  rows_6_avx512, rows_7_avx512, rows_8_avx512};
+static conv_outer_fn *const outer_1_table_avx512[] = {
+    NULL,              outer_1_1_avx512,  outer_1_2_avx512,  outer_1_3_avx512,  outer_1_4_avx512,
+    outer_1_5_avx512,  outer_1_6_avx512,  outer_1_7_avx512,  outer_1_8_avx512,  outer_1_9_avx512,
+    outer_1_10_avx512, outer_1_11_avx512, outer_1_12_avx512, outer_1_13_avx512, outer_1_14_avx512,
+    outer_1_15_avx512, outer_1_16_avx512, outer_1_17_avx512, outer_1_18_avx512, outer_1_19_avx512,
+    outer_1_20_avx512, outer_1_21_avx512, outer_1_22_avx512, outer_1_23_avx512, outer_1_24_avx512};
+static conv_outer_fn *const outer_2_table_avx512[] = {
+    NULL,             outer_2_1_avx512, outer_2_2_avx512,  outer_2_3_avx512,  outer_2_4_avx512,
+    outer_2_5_avx512, outer_2_6_avx512, outer_2_7_avx512,  outer_2_8_avx512,  outer_2_9_avx512,
+    outer_2_10_avx512, outer_2_11_avx512, outer_2_12_avx512};
+
+static bool is_avx512_supported(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma"); }
+
+const conv_kernels esp_conv_avx512 = {
+    .name = "avx512",
+    .is_supported = is_avx512_supported,
+    .lanes = LANES,
+    .tile_filters = TILE_FILTERS,
+    .tile_vectors = TILE_VECTORS,
+    .rows = rows_table_avx512,
+    .outer_depth = {0, OUTER_DEPTH_1, OUTER_DEPTH_2},
+    .outer = {NULL, outer_1_table_avx512, outer_2_table_avx512},
+    .pack = pack_avx512,
+    .unpack = unpack_avx512,
+    .transpose = transpose_avx512,
+};
+
+#undef KERNEL
+#undef KERNEL_TARGET
+#undef KERNEL_INLINE
+#undef LANES
+#undef VECTOR
+#undef V_ZERO
+#undef V_SET
+#undef V_LOAD
+#undef V_STORE
+#undef V_ADD
+#undef V_FMA
+#undef FIRST_LANES
+#undef V_LOAD_FIRST
+#undef V_STORE_FIRST
+#undef TILE_FILTERS
+#undef TILE_VECTORS
+#undef OUTER_DEPTH_1
+#undef OUTER_DEPTH_2
+#undef ROWS_KERNEL
+#undef OUTER_KERNEL
+
+/* ---- AVX2 with FMA ---- */
+
+/* A window of eight ints that starts 8-n in has its first n lanes set. */
+static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+#define KERNEL(name)  name##_avx2
+#define KERNEL_TARGET __attribute__((target("avx2,fma")))
+#define LANES         8
+#define VECTOR        __m256
+#define V_ZERO()      _mm256_setzero_ps()
+#define V_SET(x)      _mm256_set1_ps(x)
+#define V_LOAD(p)     _mm256_loadu_ps(p)
+#define V_STORE(p, v) _mm256_storeu_ps(p, v)
+#define V_ADD(a, b)   _mm256_add_ps(a, b)
+#define V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define FIRST_LANES(n) _mm256_loadu_si256((const __m256i *)(const void *)(lane_masks + 8 - ((n) < 8 ? (n) : 8)))
+#define V_LOAD_FIRST(p, n)     _mm256_maskload_ps(p, FIRST_LANES(n))
+#define V_STORE_FIRST(p, v, n) _mm256_maskstore_ps(p, FIRST_LANES(n), v)
+#define TILE_FILTERS  6
+#define TILE_VECTORS  2
+#define OUTER_DEPTH_1 12
+#define OUTER_DEPTH_2 6
+
+KERNEL_TARGET static inline __attribute__((always_inline)) void square_avx2(__m256 v[8])
+{
+    __m256 a[8], b[8];
+    UNROLL for (int i = 0; i < 4; i++) {
+        a[2 * i] = _mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < 2; i++) {
+        UNROLL for (int j = 0; j < 2; j++) {
+            __m256d low = _mm256_castps_pd(a[4 * i + j]), high = _mm256_castps_pd(a[4 * i + 2 + j]);
+            b[4 * i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+            b[4 * i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+        }
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_permute2f128_ps(b[i], b[4 + i], 0x20);
+        v[4 + i] = _mm256_permute2f128_ps(b[i], b[4 + i], 0x31);
+    }
+}
+
+#include "tensor/conv_kernels_template.h"
+
+ROWS_KERNEL(1)
+ROWS_KERNEL(2)
+ROWS_KERNEL(3)
+ROWS_KERNEL(4)
+ROWS_KERNEL(5)
+ROWS_KERNEL(6)
+OUTER_KERNEL(1, 1)
+OUTER_KERNEL(1, 2)
+OUTER_KERNEL(1, 3)
+OUTER_KERNEL(1, 4)
+OUTER_KERNEL(1, 5)
+OUTER_KERNEL(1, 6)
+OUTER_KERNEL(1, 7)
+OUTER_KERNEL(1, 8)
+OUTER_KERNEL(1, 9)
+OUTER_KERNEL(1, 10)
+OUTER_KERNEL(1, 11)
+OUTER_KERNEL(1, 12)
+OUTER_KERNEL(2, 1)
+OUTER_KERNEL(2, 2)
+OUTER_KERNEL(2, 3)
+OUTER_KERNEL(2, 4)
+OUTER_KERNEL(2, 5)
+OUTER_KERNEL(2, 6)
+
+static conv_rows_fn *const rows_table_avx2[] = {NULL,        rows_1_avx2, rows_2_avx2, rows_3_avx2,
+                                                rows_4_avx2, rows_5_avx2, rows_6_avx2};
+static conv_outer_fn *const outer_1_table_avx2[] = {
+    NULL,           outer_1_1_avx2, outer_1_2_avx2, outer_1_3_avx2,  outer_1_4_avx2,  outer_1_5_avx2, outer_1_6_avx2,
+    outer_1_7_avx2, outer_1_8_avx2, outer_1_9_avx2, outer_1_10_avx2, outer_1_11_avx2, outer_1_12_avx2};
+static conv_outer_fn *const outer_2_table_avx2[] = {NULL,           outer_2_1_avx2, outer_2_2_avx2, outer_2_3_avx2,
+                                                    outer_2_4_avx2, outer_2_5_avx2, outer_2_6_avx2};
+
+static bool is_avx2_supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+const conv_kernels esp_conv_avx2 = {
+    .name = "avx2",
+    .is_supported = is_avx2_supported,
+    .lanes = LANES,
+    .tile_filters = TILE_FILTERS,
+    .tile_vectors = TILE_VECTORS,
+    .rows = rows_table_avx2,
+    .outer_depth = {0, OUTER_DEPTH_1, OUTER_DEPTH_2},
+    .outer = {NULL, outer_1_table_avx2, outer_2_table_avx2},
+    .pack = pack_avx2,
+    .unpack = unpack_avx2,
+    .transpose = transpose_avx2,
+};
+
+#else
+
+static bool is_never_supported(void) { return false; }
+const conv_kernels esp_conv_avx512 = {.name = "avx512", .is_supported = is_never_supported};
+const conv_kernels esp_conv_avx2 = {.name = "avx2", .is_supported = is_never_supported};
+
+#endif

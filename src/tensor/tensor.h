@@ -1,0 +1,105 @@
+/* Tensors: a shape, an element type and reference-counted storage; and views, the borrowed form kernels take. */
+#ifndef ESP_TENSOR_TENSOR_H
+#define ESP_TENSOR_TENSOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+#define ESP_MAX_RANK 8
+
+/* One list of element types. Columns: NAME, C type, text. */
+#define ESP_DTYPE_LIST(X)                                                                                    \
+    X(F32, float, "float32")                                                                                 \
+    X(F64, double, "float64")                                                                                \
+    X(I32, int32_t, "int32")                                                                                 \
+    X(I64, int64_t, "int64")                                                                                 \
+    X(U8, uint8_t, "uint8")                                                                                  \
+    X(BOOL, uint8_t, "bool")
+
+typedef enum esp_dtype {
+#define ESP_DTYPE_ENUM(name, type, text) ESP_##name,
+    ESP_DTYPE_LIST(ESP_DTYPE_ENUM)
+#undef ESP_DTYPE_ENUM
+} esp_dtype;
+
+size_t esp_dtype_size(esp_dtype dtype);
+const char *esp_dtype_name(esp_dtype dtype);
+
+/* How elements lie in memory. Only activations of rank 4 may be blocked. */
+typedef enum esp_layout {
+    ESP_LAYOUT_PLAIN, /* row-major over the dims: NCHW for images */
+} esp_layout;
+
+typedef struct esp_shape {
+    int rank; /* 0 = scalar */
+    int64_t dims[ESP_MAX_RANK];
+} esp_shape;
+
+esp_shape esp_shape_make(int rank, const int64_t *dims);
+
+/* Number of elements; -1 when a dim is negative or the product overflows int64. */
+int64_t esp_shape_elements(const esp_shape *shape);
+bool esp_shape_equal(const esp_shape *a, const esp_shape *b);
+
+/* "1x64x56x56"; negative dims print as '?'; "scalar" for rank 0. Returns `buffer`. */
+char *esp_shape_format(const esp_shape *shape, char *buffer, size_t size);
+
+/* Row-major strides in elements. */
+void esp_shape_strides(const esp_shape *shape, int64_t strides[ESP_MAX_RANK]);
+
+/* ONNX multidirectional broadcasting of two shapes (operators' common rule); ESP_SHAPE when they do not fit. */
+esp_status esp_shape_broadcast(const esp_shape *a, const esp_shape *b, esp_shape *out, esp_error *err);
+
+/* A borrowed look at memory: what kernels take and give. Nobody owns anything through a view. */
+typedef struct esp_view {
+    void *data;
+    esp_dtype dtype;
+    esp_layout layout;
+    esp_shape shape;
+} esp_view;
+
+static inline float *esp_view_f32(const esp_view *view) { return (float *)view->data; }
+
+/* A tensor is immutable once it is shared; whoever holds the only reference may write into it. */
+typedef struct esp_tensor esp_tensor;
+
+/* Zero-filled. ESP_SHAPE for negative or overflowing dims. */
+esp_status esp_tensor_new(esp_dtype dtype, const esp_shape *shape, esp_tensor **out, esp_error *err);
+
+/* A tensor holding a copy of `data` (row-major, all elements). */
+esp_status esp_tensor_from(esp_dtype dtype, const esp_shape *shape, const void *data, esp_tensor **out,
+                           esp_error *err);
+
+/* The same storage under another shape of as many elements. */
+esp_status esp_tensor_reshape(const esp_tensor *tensor, const esp_shape *shape, esp_tensor **out, esp_error *err);
+
+/* A deep copy with one reference. */
+esp_status esp_tensor_clone(const esp_tensor *tensor, esp_tensor **out, esp_error *err);
+
+esp_tensor *esp_tensor_ref(const esp_tensor *tensor); /* thread-safe count; NULL gives NULL */
+void esp_tensor_unref(esp_tensor *tensor);            /* NULL is allowed */
+
+esp_dtype esp_tensor_dtype(const esp_tensor *tensor);
+const esp_shape *esp_tensor_shape(const esp_tensor *tensor);
+int64_t esp_tensor_elements(const esp_tensor *tensor);
+const void *esp_tensor_data(const esp_tensor *tensor);
+void *esp_tensor_data_mut(esp_tensor *tensor);
+const float *esp_tensor_f32(const esp_tensor *tensor); /* asserts the type */
+float *esp_tensor_f32_mut(esp_tensor *tensor);
+esp_view esp_tensor_view(const esp_tensor *tensor);
+
+/* Same type, shape and bits. */
+bool esp_tensor_equal(const esp_tensor *a, const esp_tensor *b);
+
+/* Element `index` of any type as an integer or a double. */
+int64_t esp_tensor_get_i64(const esp_tensor *tensor, int64_t index);
+double esp_tensor_get_f64(const esp_tensor *tensor, int64_t index);
+
+/* A new tensor whose `axis` holds the slices `indices[0..count)` of this one, in that order (repeats allowed). */
+esp_status esp_tensor_select(const esp_tensor *tensor, int axis, const int64_t *indices, int64_t count,
+                             esp_tensor **out, esp_error *err);
+
+#endif

@@ -1,0 +1,37 @@
+-- Mistakes in scripts are errors that say what was found and expected, as tables.
+local esp = require "espalier"
+local test = require "helpers"
+
+local spec = test.two_class_set(8)
+local model = test.small_network(esp, 8)
+local data = esp.data(spec, "test")
+
+local failure = test.fails("unknown key 'limt'", model.evaluate, model, { data = data, limt = 3 })
+test.equal(type(failure), "table", "type of an error")
+test.equal(failure.code, "invalid", "code")
+test.equal(failure.hint, "did you mean 'limit'?", "hint")
+
+test.fails("data is missing", model.evaluate, model, {})
+test.fails("expected a dataset", model.evaluate, model, { data = "fashion" })
+test.fails("no layer 'conv9'", model.saliency, model, "conv9")
+test.fails("l3", model.saliency, model, "stem", "l3")
+test.fails("[0", model.preview, model, { method = "wsp", ratio = 1.5 })
+test.fails("groups", model.preview, model, { method = "sg", ratio = 0.5, groups = 0 })
+test.fails("method", model.preview, model, { method = "wsb", ratio = 0.5 })
+test.fails("epochs", model.train, model, { data = data, validation = data, epochs = 0 })
+test.fails("shedule", model.train, model, { data = data, validation = data, epochs = 1, shedule = "step" })
+test.fails("steep", model.train, model, { data = data, validation = data, epochs = 1, schedule = "steep" })
+test.fails("missing.onnx", esp.load, "missing.onnx")
+test.fails("no point", esp.plot, { series = {} }, "empty.png")
+test.fails("as many", esp.plot, { series = { { x = { 1 }, y = {} } } }, "uneven.png")
+
+-- an error inside a callback ends the training and keeps its message
+test.fails("from inside", model.train, model, {
+    data = data, validation = data, epochs = 1, on_epoch = function() error("from inside") end,
+})
+
+-- networks with mistakes
+test.fails("unknown key 'filtres'", function()
+    local net = esp.network("broken", { input = { 1, 8, 8 } })
+    net:conv(net.input, { filtres = 3 })
+end)

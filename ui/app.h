@@ -1,0 +1,28 @@
+/* The workbench: opens the terminal and a session, and runs until the user leaves. */
+#ifndef ESP_UI_APP_H
+#define ESP_UI_APP_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+
+typedef struct ui_app_options {
+    const char *model_path;      /* NULL: the bundled sample (or the study's current version) */
+    const char *data_spec;       /* NULL: the sample's data when the sample is opened, else none */
+    const char *study_directory; /* NULL: nothing is kept on disk */
+    int threads;                 /* <= 0: one per core */
+    const char *theme;           /* "256", "16", "mono", or NULL: chosen for the terminal; NO_COLOR is honoured */
+    const char *trace_path;      /* NULL, or a file that receives times of frames and of answers to keys */
+    bool is_ascii;               /* draw with ASCII letters only */
+    bool hides_timings;          /* show no times: recorded demonstrations, tests */
+} ui_app_options;
+
+/* ESP_OK when the user left, ESP_CANCELLED after SIGINT, SIGTERM or SIGHUP. ESP_UNSUPPORTED when standard input or
+ * output is no capable terminal (nothing was drawn then); a model that cannot be opened ends with its error. The
+ * terminal is back as it was in every case.
+ *
+ * For tests: when the environment variable ESPALIER_TEST_IDLE_FD names an open file descriptor, a line "idle N" goes to
+ * it whenever nothing is queued, running or undrawn after N keys; times are hidden then. */
+esp_status ui_app_run(const ui_app_options *options, esp_error *err);
+
+#endif

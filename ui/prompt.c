@@ -1,0 +1,189 @@
+/* Questions and what their answers do. Enter answers, Esc drops the question; yes/no questions take one letter. */
+#include "ui/prompt.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/text.h"
+
+void ui_prompt_open(ui_state *state, ui_prompt_kind kind, const char *initial, const char *format, ...)
+{
+    va_list arguments;
+
+    memset(&state->prompt, 0, sizeof state->prompt);
+    state->prompt.kind = kind;
+    snprintf(state->prompt.text, sizeof state->prompt.text, "%s", initial);
+    va_start(arguments, format);
+    vsnprintf(state->prompt.label, sizeof state->prompt.label, format, arguments);
+    va_end(arguments);
+    state->message[0] = '\0';
+}
+
+bool ui_prompt_is_choice(const ui_prompt *prompt)
+{
+    return prompt->kind == UI_PROMPT_QUIT || prompt->kind == UI_PROMPT_OVERWRITE;
+}
+
+static void close_prompt(ui_state *state) { state->prompt.kind = UI_PROMPT_NONE; }
+
+/* ---- answers ---- */
+
+static void save_to(ui_state *state, const char *path)
+{
+    esp_error err = {0};
+    esp_status status = esp_session_save(state->session, path, &err);
+
+    ui_say_failure(state, status, &err);
+}
+
+static void answer_save(ui_state *state)
+{
+    char path[sizeof state->prompt.text];
+
+    snprintf(path, sizeof path, "%s", state->prompt.text);
+    close_prompt(state);
+    if (!path[0])
+        ui_say(state, UI_WARN, "save: no file name was given");
+    else if (esp_file_is_directory(path))
+        ui_say(state, UI_ERROR, "save: %s is a directory", path);
+    else if (esp_file_exists(path))
+        ui_prompt_open(state, UI_PROMPT_OVERWRITE, path, "replace %.100s? y/n", path);
+    else
+        save_to(state, path);
+}
+
+static void answer_ratio(ui_state *state)
+{
+    esp_plan_edit edit = {.kind = ESP_EDIT_LAYER_RATIO_SET, .layer = state->layer};
+    esp_error err = {0};
+    bool is_number = esp_parse_f64(state->prompt.text, &edit.amount);
+    esp_status status = ESP_OK;
+
+    close_prompt(state);
+    if (!is_number || edit.amount < 0.0 || edit.amount >= 1.0)
+        status = esp_fail(&err, ESP_INVALID, "ratio '%s', expected a number in [0, 1)", state->prompt.text);
+    else
+        status = esp_session_edit_plan(state->session, &edit, &err);
+    ui_say_failure(state, status, &err);
+}
+
+static void answer_epochs(ui_state *state)
+{
+    esp_finetune options = {0};
+    esp_error err = {0};
+    bool is_number = esp_parse_f64(state->prompt.text, &options.epochs);
+    esp_status status;
+
+    close_prompt(state);
+    if (!is_number || options.epochs <= 0.0 || options.epochs > 10000.0)
+        status = esp_fail(&err, ESP_INVALID, "epochs '%s', expected a number above 0", state->prompt.text);
+    else
+        status = esp_session_finetune(state->session, &options, &err);
+    ui_say_failure(state, status, &err);
+    if (status == ESP_OK)
+        state->view = UI_VIEW_TRAIN;
+}
+
+static void apply_filter(ui_state *state)
+{
+    snprintf(state->filter, sizeof state->filter, "%.63s", state->prompt.text);
+    state->layer_top = 0;
+    if (!ui_layer_is_visible(state, state->layer))
+        ui_move_layer(state, 1);
+    if (!ui_layer_is_visible(state, state->layer))
+        ui_move_layer(state, -1);
+}
+
+static void answer(ui_state *state)
+{
+    switch (state->prompt.kind) {
+    case UI_PROMPT_SAVE:
+        answer_save(state);
+        break;
+    case UI_PROMPT_RATIO:
+        answer_ratio(state);
+        break;
+    case UI_PROMPT_EPOCHS:
+        answer_epochs(state);
+        break;
+    default:
+        close_prompt(state);
+    }
+}
+
+static void answer_choice(ui_state *state, bool is_yes)
+{
+    ui_prompt asked = state->prompt;
+
+    close_prompt(state);
+    if (!is_yes)
+        return;
+    if (asked.kind == UI_PROMPT_QUIT)
+        state->wants_quit = true;
+    else
+        save_to(state, asked.text);
+}
+
+/* ---- editing ---- */
+
+static void append_rune(char *text, size_t size, ui_key key)
+{
+    size_t length = strlen(text);
+    char bytes[5] = {0};
+
+    if (key < 0x80)
+        bytes[0] = (char)key;
+    else if (key < 0x800)
+        snprintf(bytes, sizeof bytes, "%c%c", (int)(0xc0 | (key >> 6)), (int)(0x80 | (key & 63)));
+    else if (key < 0x10000)
+        snprintf(bytes, sizeof bytes, "%c%c%c", (int)(0xe0 | (key >> 12)), (int)(0x80 | ((key >> 6) & 63)),
+                 (int)(0x80 | (key & 63)));
+    else
+        snprintf(bytes, sizeof bytes, "%c%c%c%c", (int)(0xf0 | (key >> 18)), (int)(0x80 | ((key >> 12) & 63)),
+                 (int)(0x80 | ((key >> 6) & 63)), (int)(0x80 | (key & 63)));
+    if (length + strlen(bytes) < size)
+        strcat(text, bytes);
+}
+
+static void drop_rune(char *text)
+{
+    size_t length = strlen(text);
+
+    while (length > 0 && ((unsigned char)text[length - 1] & 0xc0) == 0x80)
+        length--;
+    if (length > 0)
+        text[length - 1] = '\0';
+}
+
+void ui_prompt_key(ui_state *state, ui_key key)
+{
+    ui_prompt *prompt = &state->prompt;
+
+    if (key == UI_KEY_ESCAPE) {
+        if (prompt->kind == UI_PROMPT_FILTER) {
+            prompt->text[0] = '\0';
+            apply_filter(state);
+        }
+        close_prompt(state);
+        return;
+    }
+    if (ui_prompt_is_choice(prompt)) {
+        if (key == 'y' || key == 'Y' || key == 'n' || key == 'N')
+            answer_choice(state, key == 'y' || key == 'Y');
+        return;
+    }
+    if (key == UI_KEY_ENTER) {
+        answer(state);
+        return;
+    }
+    if (key == UI_KEY_BACKSPACE || key == UI_KEY_DELETE)
+        drop_rune(prompt->text);
+    else if (key == UI_KEY_CTRL_U)
+        prompt->text[0] = '\0';
+    else if (key >= 0x20 && key < UI_KEY_BASE)
+        append_rune(prompt->text, sizeof prompt->text, key);
+    if (prompt->kind == UI_PROMPT_FILTER)
+        apply_filter(state);
+}

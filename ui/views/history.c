@@ -1,0 +1,135 @@
+/* History: the tree of versions with what was measured on them. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "ui/views/parts.h"
+
+#define MOST_VERSIONS 512
+
+static void latency_of(const ui_state *state, const esp_metrics *metrics, char *text, size_t size)
+{
+    if (metrics->latency_ms < 0)
+        snprintf(text, size, "-");
+    else if (state->snapshot->hides_timings)
+        snprintf(text, size, "#.## ms");
+    else
+        esp_format_duration(text, size, metrics->latency_ms / 1000.0);
+}
+
+static void top1_of(const esp_metrics *metrics, char *text, size_t size)
+{
+    if (metrics->eval_images == 0)
+        snprintf(text, size, "-");
+    else
+        snprintf(text, size, metrics->eval_is_full ? "%.2f " : "%.1f~", metrics->top1);
+}
+
+#define METRICS_WIDTH 38
+
+static void draw_metrics(const ui_state *state, ui_canvas *canvas, int x, int y, const esp_study_version *version)
+{
+    char params[16], macs[16], latency[24], top1[16];
+
+    esp_format_count(params, sizeof params, (double)version->metrics.counts.params);
+    esp_format_count(macs, sizeof macs, (double)version->metrics.counts.macs);
+    latency_of(state, &version->metrics, latency, sizeof latency);
+    top1_of(&version->metrics, top1, sizeof top1);
+    ui_text_right(canvas, x, y, 8, params, UI_TEXT);
+    ui_text_right(canvas, x + 8, y, 9, macs, UI_TEXT);
+    ui_text_right(canvas, x + 17, y, 11, latency, UI_TEXT);
+    ui_text_right(canvas, x + 28, y, 9, top1, version->metrics.eval_images ? UI_STRONG : UI_DIM);
+}
+
+/* Branches as thin lines: a child hangs under its parent. */
+static int draw_branch(ui_canvas *canvas, int x, int y, int depth)
+{
+    bool is_ascii = canvas->alphabet == UI_ASCII;
+
+    if (depth == 0)
+        return x;
+    x += 2 * (depth - 1);
+    ui_put(canvas, x, y, is_ascii ? '`' : 0x2514, UI_BORDER);
+    ui_put(canvas, x + 1, y, is_ascii ? '-' : 0x2500, UI_BORDER);
+    return x + 2;
+}
+
+static void draw_version(const ui_state *state, ui_canvas *canvas, ui_rect rect, int y, int id, int depth)
+{
+    const esp_study_version *version = esp_versions_find(state->snapshot->versions, id);
+    bool is_current = id == state->snapshot->current;
+    int end = rect.x + rect.width - METRICS_WIDTH;
+    int x = rect.x + 1;
+
+    ui_text(canvas, x, y, 1, is_current ? (canvas->alphabet == UI_ASCII ? "*" : "\u25cf") : " ", UI_BRAND);
+    x = draw_branch(canvas, x + 2, y, depth < 12 ? depth : 12);
+    x += ui_textf(canvas, x, y, end - x, UI_DIM, "%d ", id);
+    x += ui_text(canvas, x, y, end - x - 2, version->title, is_current ? UI_STRONG : UI_TEXT);
+    if (!version->is_saved)
+        ui_text(canvas, x + 1, y, end - x - 1, "unsaved", UI_WARN);
+    draw_metrics(state, canvas, end, y, version);
+}
+
+static void draw_history(ui_state *state, ui_canvas *canvas, ui_rect rect)
+{
+    int ids[MOST_VERSIONS], depths[MOST_VERSIONS];
+    int count = state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, MOST_VERSIONS) : 0;
+    int end = rect.x + rect.width - METRICS_WIDTH;
+    ui_rect rows = ui_rect_shrink(rect, 0, 2, 0, 0);
+
+    if (count == 0) {
+        ui_say_empty(canvas, rect, "opening the model");
+        return;
+    }
+    ui_text(canvas, rect.x + 3, rect.y, end - rect.x - 3, "version", UI_HEADING);
+    ui_text(canvas, end, rect.y, METRICS_WIDTH, "  params     MACs    latency   top-1 ", UI_HEADING);
+    ui_horizontal(canvas, rect.x, rect.y + 1, rect.width, UI_BORDER);
+    if (state->version_row >= count)
+        state->version_row = count - 1;
+    state->history_top = ui_scroll(state->history_top, state->version_row, count, rows.height);
+    for (int i = state->history_top; i < count && i - state->history_top < rows.height; i++) {
+        int y = rows.y + i - state->history_top;
+        draw_version(state, canvas, rect, y, ids[i], depths[i]);
+        if (i == state->version_row)
+            ui_select_row(canvas, rows, y);
+    }
+}
+
+/* How the selected version came to be. */
+static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
+{
+    int ids[MOST_VERSIONS], depths[MOST_VERSIONS];
+    int count = state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, MOST_VERSIONS) : 0;
+    const esp_study_version *version =
+        state->version_row < count ? esp_versions_find(state->snapshot->versions, ids[state->version_row]) : NULL;
+    ui_rect inside = ui_rect_shrink(rect, 2, 1, 1, 0);
+
+    ui_vertical(canvas, rect.x, rect.y, rect.height, UI_BORDER);
+    if (!version)
+        return;
+    ui_heading(canvas, rect.x + 1, rect.y, rect.width - 1, "Selected");
+    ui_fact(canvas, &inside, "version", UI_STRONG, "%d %s", version->id, version->title);
+    if (version->parent)
+        ui_fact(canvas, &inside, "from", UI_TEXT, "version %d", version->parent);
+    ui_fact(canvas, &inside, "made", UI_TEXT, "%s", state->snapshot->hides_timings ? "####-##-##" : version->created);
+    ui_fact(canvas, &inside, "kept", UI_TEXT, "%s", version->is_saved ? "yes" : "in memory only");
+    if (version->metrics.eval_images)
+        ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld images", version->metrics.top1,
+                (long long)version->metrics.eval_images);
+    inside = ui_rect_shrink(inside, 0, 1, 0, 0);
+    ui_paragraph(canvas, &inside, version->how, UI_DIM);
+}
+
+static void move_history(ui_state *state, int delta)
+{
+    int count = state->snapshot && state->snapshot->versions ? state->snapshot->versions->count : 0;
+    int row = state->version_row + delta;
+
+    state->version_row = row < 0 ? 0 : row >= count ? (count > 0 ? count - 1 : 0) : row;
+}
+
+const ui_view_ops ui_view_history = {.title = "History",
+                                     .has_side = true,
+                                     .draw = draw_history,
+                                     .draw_side = draw_history_side,
+                                     .move = move_history};
