@@ -120,7 +120,7 @@ static const char *needs_other_version(const ui_state *state)
 
 static const char *needs_busy(const ui_state *state)
 {
-    return state->busy > 0 || state->filter[0] || state->message[0] ? NULL : "nothing is running";
+    return ui_is_busy(state) || state->filter[0] ? NULL : "nothing is running";
 }
 
 /* ---- what they do ---- */
@@ -398,9 +398,9 @@ void ui_press(ui_state *state, ui_key key)
     if (!action) {
         action = action_elsewhere(key);
         if (action)
-            ui_say(state, UI_WARN, "%s: %s is not in this view", ui_key_name(key, name, sizeof name), action->title);
+            ui_say(state, UI_WARN, "%s: %s is not in this view", ui_key_name(key, false, name, sizeof name), action->title);
         else
-            ui_say(state, UI_WARN, "%s does nothing; ? shows the keys", ui_key_name(key, name, sizeof name));
+            ui_say(state, UI_WARN, "%s does nothing; ? shows the keys", ui_key_name(key, false, name, sizeof name));
         return;
     }
     const char *reason = action->enabled(state);
@@ -412,17 +412,17 @@ void ui_press(ui_state *state, ui_key key)
     action->run(state, action);
 }
 
-char *ui_key_name(ui_key key, char *buffer, size_t size)
+char *ui_key_name(ui_key key, bool has_signs, char *buffer, size_t size)
 {
-    static const char *const names[] = {
-#define UI_KEY_TEXT(name, text) text,
+    static const char *const names[][2] = {
+#define UI_KEY_TEXT(name, text, sign) {text, sign},
         UI_KEY_LIST(UI_KEY_TEXT)
 #undef UI_KEY_TEXT
     };
     uint32_t index = key - UI_KEY_BASE - 1;
 
     if (key > UI_KEY_BASE && index < sizeof names / sizeof names[0])
-        snprintf(buffer, size, "%s", names[index]);
+        snprintf(buffer, size, "%s", names[index][has_signs ? 1 : 0]);
     else if (key == ' ')
         snprintf(buffer, size, "Space");
     else if (key > 0x20 && key < 0x7f)
@@ -434,14 +434,25 @@ char *ui_key_name(ui_key key, char *buffer, size_t size)
     return buffer;
 }
 
-char *ui_action_keys(const ui_action *action, bool with_partner, char *buffer, size_t size)
+char *ui_action_keys(const ui_action *action, bool has_signs, char *buffer, size_t size)
 {
     char name[16], other[16];
-    ui_key second = with_partner && action->partner ? table[action->partner].key : action->second_key;
 
-    ui_key_name(action->key, name, sizeof name);
-    if (second)
-        snprintf(buffer, size, "%s %s", name, ui_key_name(second, other, sizeof other));
+    ui_key_name(action->key, has_signs, name, sizeof name);
+    if (action->second_key)
+        snprintf(buffer, size, "%s %s", name, ui_key_name(action->second_key, has_signs, other, sizeof other));
+    else
+        snprintf(buffer, size, "%s", name);
+    return buffer;
+}
+
+char *ui_hint_keys(const ui_action *action, bool has_signs, char *buffer, size_t size)
+{
+    char name[16], other[16];
+
+    ui_key_name(action->key, has_signs, name, sizeof name);
+    if (action->partner)
+        snprintf(buffer, size, "%s/%s", name, ui_key_name(table[action->partner].key, has_signs, other, sizeof other));
     else
         snprintf(buffer, size, "%s", name);
     return buffer;

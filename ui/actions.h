@@ -48,8 +48,11 @@ const ui_action *ui_action_for_key(ui_view_id view, ui_key key);
 /* A key press: prompt, action, or a word about why nothing happens. */
 void ui_press(ui_state *state, ui_key key);
 
-/* "+ -" or "+ =": the keys of an action and, when it shares its hint, its partner's. */
-char *ui_action_keys(const ui_action *action, bool with_partner, char *buffer, size_t size);
+/* "+ =": the keys of an action. */
+char *ui_action_keys(const ui_action *action, bool has_signs, char *buffer, size_t size);
+
+/* "+/-": its first key and, when they share a hint, its partner's. */
+char *ui_hint_keys(const ui_action *action, bool has_signs, char *buffer, size_t size);
 
 /* The table, a line per action: section, keys, name, title and help between tabs; for the manual page. */
 void ui_actions_print(FILE *stream);

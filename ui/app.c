@@ -114,6 +114,12 @@ static void take_signals(app *a)
     }
 }
 
+static void look_at_jobs(app *a)
+{
+    a->state.busy = esp_session_busy(a->state.session);
+    a->state.demanded = esp_session_demanded(a->state.session);
+}
+
 static void take_keys(app *a)
 {
     ui_key key;
@@ -127,7 +133,7 @@ static void take_keys(app *a)
             a->key_serial = a->state.snapshot ? a->state.snapshot->serial : 0;
         }
         ui_press(&a->state, key);
-        a->state.busy = esp_session_busy(a->state.session);
+        look_at_jobs(a);
     }
 }
 
@@ -141,7 +147,7 @@ static void take_events(app *a)
         else
             ui_state_take_event(&a->state, &event);
     }
-    a->state.busy = esp_session_busy(a->state.session);
+    look_at_jobs(a);
     if (a->state.busy == 0)
         a->state.has_progress = false;
 }
@@ -180,7 +186,7 @@ static esp_status draw(app *a, esp_error *err)
 static void mark_idle(const app *a)
 {
     if (a->idle_fd >= 0 && esp_session_busy(a->state.session) == 0)
-        dprintf(a->idle_fd, "idle %llu\n", (unsigned long long)a->key_count);
+        dprintf(a->idle_fd, "\033]777;idle %llu\007", (unsigned long long)a->key_count);
 }
 
 static esp_status run_loop(app *a, esp_error *err)

@@ -21,8 +21,9 @@ typedef struct ui_app_options {
  * output is no capable terminal (nothing was drawn then); a model that cannot be opened ends with its error. The
  * terminal is back as it was in every case.
  *
- * For tests: when the environment variable ESPALIER_TEST_IDLE_FD names an open file descriptor, a line "idle N" goes to
- * it whenever nothing is queued, running or undrawn after N keys; times are hidden then. */
+ * For tests: when the environment variable ESPALIER_TEST_IDLE_FD names an open file descriptor, "ESC ] 777 ; idle N BEL" goes
+ * to it whenever nothing is queued, running or undrawn after N keys; times are hidden then. On the terminal itself (1) the
+ * mark is in order with what was drawn, and terminals ignore it. */
 esp_status ui_app_run(const ui_app_options *options, esp_error *err);
 
 #endif

@@ -10,7 +10,7 @@
 typedef struct alphabet_table {
     int levels;                  /* fillings of a cell, empty not counted */
     const uint32_t *across, *up; /* [levels]: filled from the left, from below */
-    uint32_t track;
+    uint32_t track, hatch;
     int dots_x, dots_y;
     uint32_t heat[UI_HEAT_STEPS];
 } alphabet_table;
@@ -23,9 +23,9 @@ static const uint32_t ascii_up[] = {'.', ':', '#'};
 #define SHADES {0x2591, 0x2591, 0x2592, 0x2592, 0x2593, 0x2593, 0x2588, 0x2588}
 
 static const alphabet_table tables[] = {
-    [UI_BRAILLE] = {8, eighths_across, eighths_up, 0x2500, 2, 4, SHADES},
-    [UI_BLOCK] = {8, eighths_across, eighths_up, 0x2500, 2, 2, SHADES},
-    [UI_ASCII] = {1, ascii_across, ascii_up, '.', 1, 1, {' ', '.', ':', '-', '=', '+', '*', '#'}},
+    [UI_BRAILLE] = {8, eighths_across, eighths_up, 0x2500, 0x2591, 2, 4, SHADES},
+    [UI_BLOCK] = {8, eighths_across, eighths_up, 0x2500, 0x2591, 2, 2, SHADES},
+    [UI_ASCII] = {1, ascii_across, ascii_up, '.', 'x', 1, 1, {' ', '.', ':', '-', '=', '+', '*', '#'}},
 };
 
 static const alphabet_table *table_of(const ui_canvas *canvas) { return &tables[canvas->alphabet]; }
@@ -73,11 +73,10 @@ void ui_bar_split(ui_canvas *canvas, int x, int y, int width, double kept, doubl
     int levels = table_of(canvas)->levels;
     int kept_parts = filled_parts(kept, width * levels);
     int whole_cells = (filled_parts(whole, width * levels) + levels - 1) / levels;
-    uint32_t cut_sign = canvas->alphabet == UI_ASCII ? 'x' : 0x2591;
 
     draw_track(canvas, x, y, width);
     for (int i = (kept_parts + levels - 1) / levels; i < whole_cells && i < width; i++)
-        ui_put(canvas, x + i, y, cut_sign, cut_element);
+        ui_put(canvas, x + i, y, table_of(canvas)->hatch, cut_element);
     draw_parts(canvas, x, y, width, kept_parts, kept_element);
 }
 
@@ -91,6 +90,14 @@ void ui_column(ui_canvas *canvas, int x, ui_rect rect, double share, ui_element 
         ui_put(canvas, x, rect.y + rect.height - 1 - i, table_of(canvas)->up[(here > levels ? levels : here) - 1],
                element);
     }
+}
+
+void ui_column_hatched(ui_canvas *canvas, int x, ui_rect rect, double share, ui_element element)
+{
+    int cells = filled_parts(share, rect.height);
+
+    for (int i = 0; i < cells; i++)
+        ui_put(canvas, x, rect.y + rect.height - 1 - i, table_of(canvas)->hatch, element);
 }
 
 void ui_sparkline(ui_canvas *canvas, int x, int y, int width, const double *values, int count, double most,

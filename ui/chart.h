@@ -16,6 +16,9 @@ void ui_bar_split(ui_canvas *canvas, int x, int y, int width, double kept, doubl
 /* A column of `height` cells growing upward from the bottom of the rect at column x, `share` 0..1. */
 void ui_column(ui_canvas *canvas, int x, ui_rect rect, double share, ui_element element);
 
+/* The same in hatched cells: what is cut, where there are no colours to say so. */
+void ui_column_hatched(ui_canvas *canvas, int x, ui_rect rect, double share, ui_element element);
+
 /* One row: a sparkline of `count` values squeezed or spread into `width` cells; scaled by `most`. */
 void ui_sparkline(ui_canvas *canvas, int x, int y, int width, const double *values, int count, double most,
                   ui_element element);

@@ -127,15 +127,14 @@ static int collect_figures(const ui_state *state, const ui_canvas *canvas, figur
     return 4;
 }
 
-/* Columns of a figure: label, before, arrow, now and, with `detail` 2, the change. */
+/* Label, before, arrow, now and, with `detail` 2, the change. Returns the columns used. */
 static int draw_figure(ui_canvas *canvas, int x, int y, int room, const figure *shown, int detail)
 {
     int start = x;
 
-    if (detail >= 1)
-        x += ui_textf(canvas, x, y, room, UI_DIM, "%s ", shown->label);
+    x += ui_textf(canvas, x, y, room, UI_DIM, "%s ", shown->label);
     x += ui_text(canvas, x, y, room - (x - start), shown->before, UI_TEXT);
-    x += ui_textf(canvas, x, y, room - (x - start), UI_DIM, detail >= 1 ? " %s " : "%s", arrow(canvas));
+    x += ui_textf(canvas, x, y, room - (x - start), UI_DIM, " %s ", arrow(canvas));
     x += ui_text(canvas, x, y, room - (x - start), shown->now, shown->element);
     if (detail >= 2 && shown->change[0])
         x += ui_textf(canvas, x, y, room - (x - start), shown->element, " %s", shown->change);
@@ -144,27 +143,18 @@ static int draw_figure(ui_canvas *canvas, int x, int y, int room, const figure *
 
 static int figure_width(const ui_canvas *canvas, const figure *shown, int detail)
 {
-    int width = ui_text_width(shown->before) + ui_text_width(shown->now) + ui_text_width(arrow(canvas));
+    int width = ui_text_width(shown->label) + ui_text_width(shown->before) + ui_text_width(shown->now) +
+                ui_text_width(arrow(canvas)) + 3;
 
-    if (detail >= 1)
-        width += ui_text_width(shown->label) + 3;
-    if (detail >= 2 && shown->change[0])
-        width += ui_text_width(shown->change) + 1;
-    return width;
+    return detail >= 2 && shown->change[0] ? width + ui_text_width(shown->change) + 1 : width;
 }
 
-/* As much detail as fits; the change in percent goes first, then the labels. */
-static void draw_figures(const ui_state *state, ui_canvas *canvas, ui_rect rect)
+/* The change in percent is left out where it does not fit. */
+static void draw_figures(ui_canvas *canvas, ui_rect rect, const figure *figures, int count)
 {
-    figure figures[4];
-    int count = collect_figures(state, canvas, figures);
     int detail = 2, x = rect.x + 1, total;
 
-    if (count == 0) {
-        ui_text(canvas, x, rect.y, rect.width - 2, state->failure ? "" : "opening the model", UI_DIM);
-        return;
-    }
-    for (; detail > 0; detail--) {
+    for (; detail > 1; detail--) {
         total = 2 + 3 * (count - 1);
         for (int i = 0; i < count; i++)
             total += figure_width(canvas, &figures[i], detail);
@@ -172,16 +162,29 @@ static void draw_figures(const ui_state *state, ui_canvas *canvas, ui_rect rect)
             break;
     }
     for (int i = 0; i < count; i++)
-        x += draw_figure(canvas, x, rect.y, rect.x + rect.width - x, &figures[i], detail) + (detail > 0 ? 3 : 2);
+        x += draw_figure(canvas, x, rect.y, rect.x + rect.width - x, &figures[i], detail) + 3;
 }
 
-static void draw_plan_line(const ui_state *state, ui_canvas *canvas, ui_rect rect, int y)
+/* "cifar10:/a/long/way/to/it" becomes "cifar10:it". */
+static void shorten_path(char *spec)
+{
+    char *colon = strchr(spec, ':');
+    char *slash = strrchr(spec, '/');
+
+    if (colon && slash && slash > colon && slash[1])
+        memmove(colon + 1, slash + 1, strlen(slash));
+}
+
+/* The rule between view and status, with the plan at its left and the data at its right. */
+static void draw_plan(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
     const esp_data_state *data = &state->snapshot->data;
     const char *dot = canvas->alphabet == UI_ASCII ? "|" : "\u00b7";
     char text[256], groups[32] = "", rules[32] = "";
+    int used, room;
 
+    ui_heading(canvas, rect.x, rect.y, rect.width, "");
     if (!preview)
         return;
     if (preview->plan.method == ESP_METHOD_SG)
@@ -189,22 +192,35 @@ static void draw_plan_line(const ui_state *state, ui_canvas *canvas, ui_rect rec
     if (preview->plan.rule_count > 0)
         snprintf(rules, sizeof rules, " %s %d layer rule%s", dot, preview->plan.rule_count,
                  preview->plan.rule_count == 1 ? "" : "s");
-    snprintf(text, sizeof text, "plan %s %s %s %s ratio %.2f%s%s", esp_method_word(preview->plan.method), dot,
+    snprintf(text, sizeof text, "plan %s %s %s %s %.2f%s%s", esp_method_word(preview->plan.method), dot,
              esp_mode_word(preview->plan.mode), dot, preview->plan.conv_ratio, groups, rules);
-    int used = ui_text(canvas, rect.x + 1, y, rect.width - 2, text, UI_DIM);
+    ui_heading(canvas, rect.x, rect.y, rect.width, text);
+    used = ui_text_width(text) + 4;
+    room = rect.width - used - 6;
     snprintf(text, sizeof text, "%s%s", data->is_open ? data->name : "no data", state->snapshot->has_study ? " + study" : "");
-    if (rect.width - used - 6 > 10)
-        ui_text_right(canvas, rect.x + used + 4, y, rect.width - used - 5, text, UI_DIM);
+    shorten_path(text);
+    if (room < 8)
+        return;
+    if (ui_text_width(text) < room)
+        room = ui_text_width(text);
+    ui_put(canvas, rect.x + rect.width - room - 3, rect.y, ' ', UI_BORDER);
+    ui_put(canvas, rect.x + rect.width - 2, rect.y, ' ', UI_BORDER);
+    ui_text_middle(canvas, rect.x + rect.width - room - 2, rect.y, room, text, UI_DIM);
 }
 
 static void draw_status(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
-    if (rect.height >= 2) {
-        draw_plan_line(state, canvas, rect, rect.y);
-        draw_figures(state, canvas, (ui_rect){rect.x, rect.y + 1, rect.width, 1});
-        return;
+    figure figures[4];
+    int count = collect_figures(state, canvas, figures);
+
+    if (count == 0)
+        ui_text(canvas, rect.x + 1, rect.y, rect.width - 2, "opening the model", UI_DIM);
+    else if (rect.height == 1)
+        draw_figures(canvas, rect, figures, count);
+    else {
+        draw_figures(canvas, rect, figures, 2);
+        draw_figures(canvas, (ui_rect){rect.x, rect.y + 1, rect.width, 1}, figures + 2, 2);
     }
-    draw_figures(state, canvas, rect);
 }
 
 /* ---- message, progress, prompt ---- */
@@ -260,10 +276,33 @@ static ui_cursor draw_message(const ui_state *state, ui_canvas *canvas, ui_rect 
 
 /* ---- hints ---- */
 
+/* A hint that ends in '!' is always there, at the right. */
+static bool is_standing(const ui_action *action)
+{
+    size_t length = strlen(action->hint);
+
+    return length > 0 && action->hint[length - 1] == '!';
+}
+
+static int draw_hint(const ui_action *action, ui_canvas *canvas, int x, int y, int end)
+{
+    int word = (int)strcspn(action->hint, "!");
+    char keys[40];
+    int width;
+
+    ui_hint_keys(action, canvas->alphabet != UI_ASCII, keys, sizeof keys);
+    width = ui_text_width(keys) + 1 + word;
+    if (x + width > end)
+        return 0;
+    x += ui_text(canvas, x, y, end - x, keys, UI_KEY);
+    ui_textf(canvas, x + 1, y, end - x, UI_HINT, "%.*s", word, action->hint);
+    return width;
+}
+
 static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     int x = rect.x + 1, end = rect.x + rect.width - 1;
-    char keys[40];
+    int standing = 0;
 
     if (state->prompt.kind != UI_PROMPT_NONE) {
         ui_text(canvas, x, rect.y, rect.width - 2,
@@ -273,16 +312,18 @@ static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     }
     for (int id = 1; id < UI_ACTION_COUNT; id++) {
         const ui_action *action = ui_action_at((ui_action_id)id);
-        if (!(action->contexts & (1u << state->view)) || !action->hint[0] || action->enabled(state))
-            continue;
-        ui_action_keys(action, action->partner != UI_ACTION_NONE, keys, sizeof keys);
-        if (!action->partner)
-            ui_key_name(action->key, keys, sizeof keys);
-        if (x + ui_text_width(keys) + 1 + ui_text_width(action->hint) > end)
-            break;
-        x += ui_text(canvas, x, rect.y, end - x, keys, UI_KEY);
-        x += 1 + ui_text(canvas, x + 1, rect.y, end - x, action->hint, UI_HINT) + 2;
+        if (is_standing(action))
+            standing += (int)strlen(action->hint) + 3; /* key, blank, two between, less the mark */
     }
+    for (int pass = 0; pass < 2; pass++)
+        for (int id = 1; id < UI_ACTION_COUNT; id++) {
+            const ui_action *action = ui_action_at((ui_action_id)id);
+            if (!(action->contexts & (1u << state->view)) || !action->hint[0] || is_standing(action) != (pass == 1) ||
+                action->enabled(state))
+                continue;
+            int used = draw_hint(action, canvas, x, rect.y, pass == 0 ? end - standing : end);
+            x += used > 0 ? used + 2 : 0;
+        }
 }
 
 /* ---- all of it ---- */
@@ -307,8 +348,10 @@ ui_cursor ui_draw_frame(ui_state *state, ui_canvas *canvas)
     view->draw(state, canvas, layout.body);
     if (layout.has_side && view->draw_side)
         view->draw_side(state, canvas, layout.side);
-    if (state->snapshot)
+    if (state->snapshot) {
+        draw_plan(state, canvas, layout.plan);
         draw_status(state, canvas, layout.status);
+    }
     draw_hints(state, canvas, layout.hints);
     return draw_message(state, canvas, layout.message);
 }

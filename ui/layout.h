@@ -17,7 +17,8 @@ typedef struct ui_layout {
     ui_rect tabs;    /* one row: name, views, model */
     ui_rect body;    /* the view */
     ui_rect side;    /* beside it, when has_side */
-    ui_rect status;  /* one row, or two when there is height for it: baseline -> now */
+    ui_rect plan;    /* one row: a rule with the plan in it */
+    ui_rect status;  /* baseline -> now: one row when wide, else two */
     ui_rect message; /* one row: what happened, progress, or a prompt */
     ui_rect hints;   /* one row: what keys do here */
 } ui_layout;

@@ -171,6 +171,22 @@ static esp_status choose_theme(ui_screen *screen, const char *wanted, esp_error 
     return wanted ? ui_theme_parse(wanted, &screen->theme, err) : ESP_OK;
 }
 
+/* What terminals send for these whatever their description says. */
+static void define_common_keys(void)
+{
+    static const struct {
+        const char *bytes;
+        int code;
+    } keys[] = {{"\033[A", KEY_UP},     {"\033[B", KEY_DOWN},    {"\033[C", KEY_RIGHT}, {"\033[D", KEY_LEFT},
+                {"\033[H", KEY_HOME},   {"\033[F", KEY_END},     {"\033OH", KEY_HOME},  {"\033OF", KEY_END},
+                {"\033[1~", KEY_HOME},  {"\033[4~", KEY_END},    {"\033[7~", KEY_HOME}, {"\033[8~", KEY_END},
+                {"\033[5~", KEY_PPAGE}, {"\033[6~", KEY_NPAGE},  {"\033[3~", KEY_DC}};
+
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        if (key_defined(keys[i].bytes) == 0)
+            define_key(keys[i].bytes, keys[i].code);
+}
+
 static void start_curses(ui_screen *screen)
 {
     set_escdelay(ESCAPE_DELAY_MS);
@@ -187,6 +203,7 @@ static void start_curses(ui_screen *screen)
     }
     prepare_styles(screen);
     curs_set(0);
+    define_common_keys();
 }
 
 esp_status ui_screen_open(const char *theme, bool is_ascii, ui_screen **out, esp_error *err)
@@ -319,6 +336,24 @@ static ui_key plain_key(wint_t code)
     }
 }
 
+/* Sequences that the terminal's description does not know must not be taken for the letters in them. Returns whether
+ * the escape just read began one; it is then read to its end. */
+static bool swallow_sequence(void)
+{
+    wint_t code = 0;
+    int kind = get_wch(&code);
+
+    if (kind != OK)
+        return false;
+    if (code != '[' && code != 'O') {
+        unget_wch((wchar_t)code);
+        return false;
+    }
+    while (get_wch(&code) == OK && (code < 0x40 || code > 0x7e)) {
+    }
+    return true;
+}
+
 ui_key ui_screen_key(ui_screen *screen)
 {
     wint_t code = 0;
@@ -327,5 +362,7 @@ ui_key ui_screen_key(ui_screen *screen)
     (void)screen;
     if (kind == ERR || (kind == OK && code == 0))
         return UI_KEY_NONE;
+    if (kind == OK && code == 27 && swallow_sequence())
+        return UI_KEY_RESIZE;
     return kind == KEY_CODE_YES ? function_key(code) : plain_key(code);
 }

@@ -118,7 +118,7 @@ void ui_state_release(ui_state *state)
 
 bool ui_is_busy(const ui_state *state)
 {
-    return state->busy > 0 && (!state->has_progress || strcmp(state->running_title, "estimate") != 0);
+    return state->demanded > 0;
 }
 
 /* ---- layers ---- */

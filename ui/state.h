@@ -60,7 +60,8 @@ typedef struct ui_state {
     bool has_progress;
     esp_progress_copy progress;
     const char *running_title; /* of the job that reports progress */
-    size_t busy;               /* jobs, as of the last look */
+    size_t busy;               /* jobs, as of the last look; `demanded`: those the user asked for */
+    size_t demanded;
 
     bool wants_quit;
     esp_status failure;        /* the model could not be opened: the program ends with it */

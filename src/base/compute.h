@@ -55,6 +55,7 @@ struct esp_progress {
     double rate;        /* units per second; 0 when not known */
     double eta_s;       /* seconds left; negative when not known */
     const char *detail; /* e.g. "epoch 2/10 loss 0.412 top-1 84.1%"; may be "" */
+    double loss, share_right; /* training: of the epoch so far, what `detail` says; 0 elsewhere */
 };
 
 /* Runs task_count tasks and returns when all are done. The number of tasks must depend on the problem, never

@@ -1,42 +1,14 @@
-/* Building graphs. The builder collects values and nodes in any order; finishing sorts the nodes (depth first in
- * the given order, so that a sorted list keeps its order), checks the whole, and hands the arena over to the graph.
- * Value indices stay what they were in the builder; node indices follow the sorted order. */
+/* Building graphs: the builder collects values and nodes in any order, and checks each against the op table
+ * as it comes. builder_finish.c makes the graph. */
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "graph/graph.h"
-#include "graph/graph_internal.h"
+#include "graph/builder_internal.h"
 #include "graph/op.h"
 
 #define OPSET_FIRST 7
 #define OPSET_LAST  21
-
-typedef struct value_draft {
-    esp_value value; /* holds a reference to its constant */
-    bool is_input, is_output;
-} value_draft;
-
-struct esp_builder {
-    esp_arena *arena;
-    const char *name;
-    int64_t opset, ir_version;
-    value_draft *values;
-    int value_count, value_capacity;
-    esp_node *nodes;
-    int node_count, node_capacity;
-    int *inputs, *outputs;
-    int input_count, input_capacity, output_count, output_capacity;
-    esp_tensor **tensors; /* held for attributes */
-    int tensor_count, tensor_capacity;
-    esp_name_table value_names, node_names;
-    esp_metadata_list metadata;
-};
-
-static esp_status fail_memory(esp_error *err)
-{
-    return esp_fail_memory(err, "a graph under construction", 0);
-}
 
 /* Makes room for one more element in a growing array. */
 static bool reserve(void **items, int count, int *capacity, size_t size)
@@ -71,14 +43,14 @@ esp_status esp_builder_new(const char *graph_name, int64_t opset, int64_t ir_ver
                         graph_name == NULL ? "" : graph_name, (long long)opset, OPSET_FIRST, OPSET_LAST);
     esp_builder *builder = esp_alloc_zero(1, sizeof *builder);
     if (builder == NULL)
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     builder->opset = opset;
     builder->ir_version = ir_version;
     builder->arena = esp_arena_new();
     builder->name = builder->arena == NULL ? NULL : esp_arena_strdup(builder->arena, graph_name);
     if (builder->name == NULL) {
         esp_builder_free(builder);
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     }
     *out = builder;
     return ESP_OK;
@@ -115,12 +87,13 @@ static esp_status add_value(esp_builder *builder, const char *name, int *out, es
     char *copy = esp_arena_strdup(builder->arena, name);
     if (copy == NULL ||
         !reserve(&block, builder->value_count, &builder->value_capacity, sizeof *builder->values))
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     builder->values = block;
     if (!esp_name_table_add(&builder->value_names, copy, builder->value_count))
-        return fail_memory(err);
-    value_draft *draft = &builder->values[builder->value_count];
-    *draft = (value_draft){.value = {.name = copy, .dtype = ESP_F32, .shape = {.rank = -1}, .producer = -1}};
+        return esp_builder_no_memory(err);
+    esp_value_draft *draft = &builder->values[builder->value_count];
+    *draft =
+        (esp_value_draft){.value = {.name = copy, .dtype = ESP_F32, .shape = {.rank = -1}, .producer = -1}};
     *out = builder->value_count++;
     return ESP_OK;
 }
@@ -132,7 +105,7 @@ static esp_status define_value(esp_builder *builder, const char *name, const cha
     int index = name == NULL ? -1 : esp_name_table_find(&builder->value_names, name);
     if (index < 0)
         return add_value(builder, name, out, err);
-    const value_draft *draft = &builder->values[index];
+    const esp_value_draft *draft = &builder->values[index];
     if (draft->is_input || draft->value.constant != NULL || draft->value.producer >= 0)
         return esp_fail(err, ESP_INVALID, "graph '%s': %s '%s' has the name of another value", builder->name,
                         what, name);
@@ -147,14 +120,14 @@ esp_status esp_builder_input(esp_builder *builder, const char *name, esp_dtype d
     bool has_batch_name = batch_name != NULL && batch_name[0] != '\0';
     const char *batch = esp_arena_strdup(builder->arena, has_batch_name ? batch_name : "N");
     if (batch == NULL)
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     int index;
     esp_status status = define_value(builder, name, "input", &index, err);
     if (status != ESP_OK)
         return status;
     if (!append_int(&builder->inputs, &builder->input_count, &builder->input_capacity, index))
-        return fail_memory(err);
-    value_draft *draft = &builder->values[index];
+        return esp_builder_no_memory(err);
+    esp_value_draft *draft = &builder->values[index];
     draft->is_input = true;
     draft->value.dtype = dtype;
     draft->value.shape = *shape;
@@ -171,7 +144,7 @@ esp_status esp_builder_constant(esp_builder *builder, const char *name, const es
     esp_status status = define_value(builder, name, "constant", &index, err);
     if (status != ESP_OK)
         return status;
-    value_draft *draft = &builder->values[index];
+    esp_value_draft *draft = &builder->values[index];
     draft->value.constant = esp_tensor_ref(tensor);
     draft->value.dtype = esp_tensor_dtype(tensor);
     draft->value.shape = *esp_tensor_shape(tensor);
@@ -222,8 +195,8 @@ const char *esp_builder_unique_name(esp_builder *builder, const char *wanted)
 
 static const char *attr_type_name(esp_attr_type type)
 {
-    static const char *const names[] = {"an int",  "a float",        "a string",         "a tensor",
-                                        "ints",    "floats",         "strings"};
+    static const char *const names[] = {"an int", "a float", "a string", "a tensor",
+                                        "ints",   "floats",  "strings"};
     return names[type];
 }
 
@@ -288,9 +261,10 @@ static esp_status check_attr(const esp_op *op, const char *node_name, const esp_
     if (spec == NULL)
         return esp_fail(err, ESP_UNSUPPORTED, "node '%s' (%s): unknown attribute '%s'", node_name, op->name,
                         attr->name);
-    if (spec->type != attr->type && !(attr->count == 0 && spec->type >= ESP_ATTR_INTS && attr->type >= ESP_ATTR_INTS))
-        return esp_fail(err, ESP_FORMAT, "node '%s' (%s): attribute '%s' is %s, expected %s", node_name, op->name,
-                        attr->name, attr_type_name(attr->type), attr_type_name(spec->type));
+    if (spec->type != attr->type &&
+        !(attr->count == 0 && spec->type >= ESP_ATTR_INTS && attr->type >= ESP_ATTR_INTS))
+        return esp_fail(err, ESP_FORMAT, "node '%s' (%s): attribute '%s' is %s, expected %s", node_name,
+                        op->name, attr->name, attr_type_name(attr->type), attr_type_name(spec->type));
     return ESP_OK;
 }
 
@@ -303,7 +277,8 @@ static bool attr_is_given(const esp_attr *attrs, int count, const char *name)
     return false;
 }
 
-/* The op table's defaults of what the node leaves out. Table texts are well-formed numbers (a test reads all). */
+/* The op table's defaults of what the node leaves out. Table texts are well-formed numbers (a test reads
+ * all). */
 static bool add_defaults(esp_builder *builder, esp_node *node)
 {
     int spec_count = 0;
@@ -337,7 +312,7 @@ static esp_status copy_attrs(esp_builder *builder, esp_node *node, const esp_att
 {
     esp_attr *copies = esp_arena_alloc(builder->arena, (size_t)count + 1, sizeof *copies);
     if (copies == NULL)
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     for (int i = 0; i < count; i++) {
         esp_status status = check_attr(node->op, node->name, &attrs[i], err);
         if (status != ESP_OK)
@@ -346,11 +321,11 @@ static esp_status copy_attrs(esp_builder *builder, esp_node *node, const esp_att
             return esp_fail(err, ESP_FORMAT, "node '%s' (%s): attribute '%s' is given twice", node->name,
                             node->op->name, attrs[i].name);
         if (!copy_attr(builder, &attrs[i], &copies[i]))
-            return fail_memory(err);
+            return esp_builder_no_memory(err);
     }
     node->attrs = copies;
     node->attr_count = count;
-    return add_defaults(builder, node) ? ESP_OK : fail_memory(err);
+    return add_defaults(builder, node) ? ESP_OK : esp_builder_no_memory(err);
 }
 
 static esp_status check_arity(const esp_node *node, esp_error *err)
@@ -360,8 +335,8 @@ static esp_status check_arity(const esp_node *node, esp_error *err)
         return esp_fail(err, ESP_FORMAT, "node '%s' (%s): %d inputs, expected %d to %d", node->name, op->name,
                         node->input_count, op->input_min, op->input_max);
     if (node->output_count < op->output_min || node->output_count > op->output_max)
-        return esp_fail(err, ESP_FORMAT, "node '%s' (%s): %d outputs, expected %d to %d", node->name, op->name,
-                        node->output_count, op->output_min, op->output_max);
+        return esp_fail(err, ESP_FORMAT, "node '%s' (%s): %d outputs, expected %d to %d", node->name,
+                        op->name, node->output_count, op->output_min, op->output_max);
     for (int i = 0; i < op->input_min; i++) {
         if (node->inputs[i] < 0)
             return esp_fail(err, ESP_FORMAT, "node '%s' (%s): input %d is missing", node->name, op->name, i);
@@ -388,7 +363,7 @@ static esp_status check_values(const esp_builder *builder, const esp_node *node,
                 return esp_fail(err, ESP_FORMAT, "node '%s' makes value '%s' twice", node->name,
                                 builder->values[value].value.name);
         }
-        const value_draft *draft = value < 0 ? NULL : &builder->values[value];
+        const esp_value_draft *draft = value < 0 ? NULL : &builder->values[value];
         if (draft == NULL)
             continue;
         if (draft->value.producer >= 0)
@@ -401,15 +376,15 @@ static esp_status check_values(const esp_builder *builder, const esp_node *node,
     return ESP_OK;
 }
 
-static esp_status find_op(const esp_builder *builder, const char *op_type, const char *name, const esp_op **out,
-                          esp_error *err)
+static esp_status find_op(const esp_builder *builder, const char *op_type, const char *name,
+                          const esp_op **out, esp_error *err)
 {
     const esp_op *nearest = NULL;
     *out = esp_op_find(op_type, builder->opset, &nearest);
     if (*out != NULL)
         return ESP_OK;
-    esp_fail(err, ESP_UNSUPPORTED, "node '%s': operator '%s' of opset %lld is not known", name == NULL ? "" : name,
-             op_type, (long long)builder->opset);
+    esp_fail(err, ESP_UNSUPPORTED, "node '%s': operator '%s' of opset %lld is not known",
+             name == NULL ? "" : name, op_type, (long long)builder->opset);
     if (nearest != NULL && strcmp(nearest->name, op_type) == 0)
         esp_error_set_hint(err, "%s is known for opsets %d to %d", op_type, nearest->opset_since,
                            nearest->opset_until);
@@ -450,7 +425,7 @@ esp_status esp_builder_node(esp_builder *builder, const char *op_type, const cha
     void *block = builder->nodes;
     if (node.name == NULL || node.inputs == NULL || node.outputs == NULL ||
         !reserve(&block, builder->node_count, &builder->node_capacity, sizeof *builder->nodes))
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     builder->nodes = block;
     status = check_arity(&node, err);
     if (status == ESP_OK)
@@ -460,7 +435,7 @@ esp_status esp_builder_node(esp_builder *builder, const char *op_type, const cha
     if (status != ESP_OK)
         return status;
     if (!esp_name_table_add(&builder->node_names, node.name, builder->node_count))
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     for (int i = 0; i < output_count; i++) {
         if (outputs[i] >= 0)
             builder->values[outputs[i]].value.producer = builder->node_count;
@@ -484,12 +459,12 @@ esp_status esp_builder_add(esp_builder *builder, const char *op_type, const char
     bool has_memory = node_name != NULL && !text.is_broken && value_name != NULL;
     esp_text_free(&text);
     if (!has_memory)
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     int value;
     esp_status status = esp_builder_value(builder, value_name, &value, err);
     if (status == ESP_OK)
-        status = esp_builder_node(builder, op_type, node_name, inputs, input_count, &value, 1, attrs, attr_count,
-                                  err);
+        status = esp_builder_node(builder, op_type, node_name, inputs, input_count, &value, 1, attrs,
+                                  attr_count, err);
     if (status == ESP_OK)
         *out = value;
     return status;
@@ -503,11 +478,12 @@ esp_status esp_builder_output(esp_builder *builder, int value, esp_dtype dtype, 
     if (value < 0 || value >= builder->value_count)
         return esp_fail(err, ESP_INVALID, "graph '%s': output is value %d of %d", builder->name, value,
                         builder->value_count);
-    value_draft *draft = &builder->values[value];
+    esp_value_draft *draft = &builder->values[value];
     if (draft->is_output)
-        return esp_fail(err, ESP_FORMAT, "graph '%s': '%s' is an output twice", builder->name, draft->value.name);
+        return esp_fail(err, ESP_FORMAT, "graph '%s': '%s' is an output twice", builder->name,
+                        draft->value.name);
     if (!append_int(&builder->outputs, &builder->output_count, &builder->output_capacity, value))
-        return fail_memory(err);
+        return esp_builder_no_memory(err);
     draft->is_output = true;
     if (!draft->is_input && draft->value.constant == NULL) {
         draft->value.dtype = dtype;
@@ -521,214 +497,5 @@ esp_status esp_builder_metadata(esp_builder *builder, const char *key, const cha
 {
     if (key == NULL || key[0] == '\0')
         return esp_fail(err, ESP_INVALID, "graph '%s': a metadata entry needs a key", builder->name);
-    return esp_metadata_set(&builder->metadata, key, value) ? ESP_OK : fail_memory(err);
-}
-
-/* ---- finishing ---- */
-
-static esp_status check_defined(const esp_builder *builder, esp_error *err)
-{
-    for (int n = 0; n < builder->node_count; n++) {
-        const esp_node *node = &builder->nodes[n];
-        for (int i = 0; i < node->input_count; i++) {
-            const value_draft *draft = node->inputs[i] < 0 ? NULL : &builder->values[node->inputs[i]];
-            if (draft != NULL && !draft->is_input && draft->value.constant == NULL && draft->value.producer < 0)
-                return esp_fail(err, ESP_FORMAT, "node '%s' (%s) reads '%s', which nothing makes", node->name,
-                                node->op->name, draft->value.name);
-        }
-    }
-    for (int v = 0; v < builder->value_count; v++) {
-        const value_draft *draft = &builder->values[v];
-        if (!draft->is_input && draft->value.constant == NULL && draft->value.producer < 0)
-            return esp_fail(err, ESP_FORMAT, "graph '%s': %s '%s' is made by no node", builder->name,
-                            draft->is_output ? "output" : "value", draft->value.name);
-    }
-    if (builder->output_count == 0)
-        return esp_fail(err, ESP_FORMAT, "graph '%s' has no output", builder->name);
-    return ESP_OK;
-}
-
-/* Depth-first order with an explicit stack. `marks`: 0 not met, 1 open, 2 placed. `cursors`: next input to visit. */
-typedef struct sort_state {
-    const esp_builder *builder;
-    unsigned char *marks;
-    int *cursors, *stack, *order;
-    int depth, placed;
-} sort_state;
-
-/* Visits the node on top of the stack: pushes its next unplaced producer or places it. */
-static esp_status sort_step(sort_state *state, esp_error *err)
-{
-    int top = state->stack[state->depth - 1];
-    const esp_node *node = &state->builder->nodes[top];
-    while (state->cursors[top] < node->input_count) {
-        int value = node->inputs[state->cursors[top]++];
-        int producer = value < 0 ? -1 : state->builder->values[value].value.producer;
-        if (producer < 0 || state->marks[producer] == 2)
-            continue;
-        if (state->marks[producer] == 1)
-            return esp_fail(err, ESP_FORMAT, "node '%s' (%s) is part of a cycle through '%s'", node->name,
-                            node->op->name, state->builder->values[value].value.name);
-        state->marks[producer] = 1;
-        state->stack[state->depth++] = producer;
-        return ESP_OK;
-    }
-    state->marks[top] = 2;
-    state->order[state->placed++] = top;
-    state->depth--;
-    return ESP_OK;
-}
-
-/* order[i] = builder index of the i-th node. */
-static esp_status sort_nodes(const esp_builder *builder, int *order, esp_error *err)
-{
-    size_t count = (size_t)builder->node_count;
-    sort_state state = {.builder = builder, .order = order};
-    state.marks = esp_alloc_zero(count, sizeof *state.marks);
-    state.cursors = esp_alloc_zero(count, sizeof *state.cursors);
-    state.stack = esp_alloc(count, sizeof *state.stack);
-    esp_status status = ESP_OK;
-    if (state.marks == NULL || state.cursors == NULL || state.stack == NULL)
-        status = fail_memory(err);
-    for (int n = 0; status == ESP_OK && n < builder->node_count; n++) {
-        if (state.marks[n] != 0)
-            continue;
-        state.marks[n] = 1;
-        state.stack[state.depth++] = n;
-        while (status == ESP_OK && state.depth > 0)
-            status = sort_step(&state, err);
-    }
-    esp_free(state.marks);
-    esp_free(state.cursors);
-    esp_free(state.stack);
-    return status;
-}
-
-static bool node_reads_before(const esp_node *node, int position)
-{
-    for (int i = 0; i < position; i++) {
-        if (node->inputs[i] == node->inputs[position])
-            return true;
-    }
-    return false;
-}
-
-/* Compressed lists of the nodes that read each value, each node once. */
-static bool list_consumers(esp_arena *arena, esp_graph_body *body)
-{
-    int *starts = esp_arena_alloc(arena, (size_t)body->value_count + 2, sizeof *starts);
-    size_t read_count = 0;
-    for (int n = 0; n < body->node_count; n++)
-        read_count += (size_t)body->nodes[n].input_count;
-    int *consumers = esp_arena_alloc(arena, read_count + 1, sizeof *consumers);
-    if (starts == NULL || consumers == NULL)
-        return false;
-    /* First pass: counts, two places to the right. Second pass: starts[v + 1] moves from start to end of v. */
-    for (int pass = 0; pass < 2; pass++) {
-        for (int n = 0; n < body->node_count; n++) {
-            const esp_node *node = &body->nodes[n];
-            for (int i = 0; i < node->input_count; i++) {
-                int value = node->inputs[i];
-                if (value < 0 || node_reads_before(node, i))
-                    continue;
-                if (pass == 0)
-                    starts[value + 2]++;
-                else
-                    consumers[starts[value + 1]++] = n;
-            }
-        }
-        for (int v = 0; pass == 0 && v < body->value_count; v++)
-            starts[v + 2] += starts[v + 1];
-    }
-    body->consumer_starts = starts;
-    body->consumers = consumers;
-    return true;
-}
-
-/* Fills the body with copies in the builder's arena, which it does not take yet. */
-static bool fill_body(esp_builder *builder, const int *order, esp_graph_body *body, esp_value *values)
-{
-    esp_arena *arena = builder->arena;
-    esp_node *nodes = esp_arena_alloc(arena, (size_t)builder->node_count + 1, sizeof *nodes);
-    bool *is_output = esp_arena_alloc(arena, (size_t)builder->value_count + 1, sizeof *is_output);
-    body->inputs = esp_arena_copy(arena, builder->inputs, (size_t)builder->input_count * sizeof *body->inputs);
-    body->outputs = esp_arena_copy(arena, builder->outputs, (size_t)builder->output_count * sizeof *body->outputs);
-    if (nodes == NULL || is_output == NULL || body->inputs == NULL || body->outputs == NULL)
-        return false;
-    for (int v = 0; v < builder->value_count; v++) {
-        values[v] = builder->values[v].value;
-        is_output[v] = builder->values[v].is_output;
-    }
-    for (int n = 0; n < builder->node_count; n++) {
-        nodes[n] = builder->nodes[order[n]];
-        for (int i = 0; i < nodes[n].output_count; i++) {
-            if (nodes[n].outputs[i] >= 0)
-                values[nodes[n].outputs[i]].producer = n;
-        }
-        if (!esp_name_table_add(&body->node_names, nodes[n].name, n))
-            return false;
-    }
-    body->name = builder->name;
-    body->opset = builder->opset;
-    body->ir_version = builder->ir_version;
-    body->node_count = builder->node_count;
-    body->nodes = nodes;
-    body->value_count = builder->value_count;
-    body->input_count = builder->input_count;
-    body->output_count = builder->output_count;
-    body->is_output = is_output;
-    return list_consumers(arena, body);
-}
-
-/* Moves everything that holds references from the builder to the graph. */
-static void hand_over(esp_builder *builder, esp_graph *graph)
-{
-    esp_graph_body *body = graph->body;
-    body->arena = builder->arena;
-    body->value_names = builder->value_names;
-    body->tensors = builder->tensors;
-    body->tensor_count = builder->tensor_count;
-    graph->metadata = builder->metadata;
-    builder->arena = NULL;
-    builder->value_names = (esp_name_table){0};
-    builder->tensors = NULL;
-    builder->tensor_count = 0;
-    builder->metadata = (esp_metadata_list){0};
-    builder->value_count = 0; /* the constants' references are the graph's now */
-}
-
-esp_status esp_builder_finish(esp_builder *take_builder, esp_graph **out, esp_error *err)
-{
-    esp_builder *builder = take_builder;
-    *out = NULL;
-    int *order = esp_alloc((size_t)builder->node_count, sizeof *order);
-    esp_graph *graph = esp_alloc_zero(1, sizeof *graph);
-    esp_graph_body *body = esp_alloc_zero(1, sizeof *body);
-    esp_value *values = esp_alloc((size_t)builder->value_count, sizeof *values);
-    esp_status status = ESP_OK;
-    if (order == NULL || graph == NULL || body == NULL || values == NULL)
-        status = fail_memory(err);
-    if (status == ESP_OK)
-        status = check_defined(builder, err);
-    if (status == ESP_OK)
-        status = sort_nodes(builder, order, err);
-    if (status == ESP_OK && !fill_body(builder, order, body, values))
-        status = fail_memory(err);
-    if (status == ESP_OK) {
-        atomic_init(&graph->references, 1);
-        atomic_init(&body->references, 1);
-        graph->body = body;
-        graph->values = values;
-        hand_over(builder, graph);
-        *out = graph;
-    } else {
-        if (body != NULL)
-            esp_name_table_free(&body->node_names);
-        esp_free(values);
-        esp_free(body);
-        esp_free(graph);
-    }
-    esp_free(order);
-    esp_builder_free(builder);
-    return status;
+    return esp_metadata_set(&builder->metadata, key, value) ? ESP_OK : esp_builder_no_memory(err);
 }

@@ -1,4 +1,5 @@
-/* Running a compiled network. All decisions were made when it was compiled (program.c); here are two loops. */
+/* Running a compiled network. All decisions were made when it was compiled (program.c); here are two loops.
+ */
 #include "graph/exec.h"
 
 #include "base/clock.h"
@@ -42,16 +43,18 @@ static esp_status check_options(const esp_exec_options *options, esp_error *err)
     return ESP_OK;
 }
 
-static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_exec_options *options, esp_error *err)
+static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_exec_options *options,
+                            esp_error *err)
 {
     exec->graph = esp_graph_ref(graph);
-    exec->wants_input_grad = esp_alloc_zero((size_t)esp_graph_input_count(graph), sizeof *exec->wants_input_grad);
+    exec->wants_input_grad =
+        esp_alloc_zero((size_t)esp_graph_input_count(graph), sizeof *exec->wants_input_grad);
     exec->output_grad_is_asked =
         esp_alloc_zero((size_t)esp_graph_output_count(graph), sizeof *exec->output_grad_is_asked);
     if (exec->wants_input_grad == NULL || exec->output_grad_is_asked == NULL)
         return esp_fail_memory(err, "an executor", sizeof *exec);
-    esp_status status =
-        esp_infer(graph, options->batch, options->input_shapes, options->input_shape_count, &exec->inferred, err);
+    esp_status status = esp_infer(graph, options->batch, options->input_shapes, options->input_shape_count,
+                                  &exec->inferred, err);
     if (status != ESP_OK)
         return status;
     esp_rng_seed(&exec->rng, options->seed);
@@ -68,7 +71,8 @@ static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_ex
     return esp_program_new(&exec->request, &exec->program, err);
 }
 
-esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out, esp_error *err)
+esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out,
+                        esp_error *err)
 {
     *out = NULL;
     esp_status status = check_options(options, err);
@@ -118,7 +122,8 @@ esp_status esp_exec_want_input_grad(esp_exec *exec, int index, esp_error *err)
 {
     const esp_value *value = esp_graph_value(exec->graph, esp_graph_input(exec->graph, index));
     if (!exec->request.is_training)
-        return esp_fail(err, ESP_STATE, "the gradient of input '%s' needs an executor for training", value->name);
+        return esp_fail(err, ESP_STATE, "the gradient of input '%s' needs an executor for training",
+                        value->name);
     if (exec->wants_input_grad[index])
         return ESP_OK;
     exec->wants_input_grad[index] = true;
@@ -226,7 +231,8 @@ static void clear_gradients(const esp_exec *exec)
             esp_fill_f32(esp_view_f32(grad), esp_shape_elements(&grad->shape), 0.0f);
     }
     for (int i = 0; i < program->cleared_count; i++)
-        esp_fill_f32(esp_view_f32(&program->cleared[i]), esp_shape_elements(&program->cleared[i].shape), 0.0f);
+        esp_fill_f32(esp_view_f32(&program->cleared[i]), esp_shape_elements(&program->cleared[i].shape),
+                     0.0f);
 }
 
 esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_error *err)

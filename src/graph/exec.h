@@ -1,5 +1,5 @@
-/* The executor: a graph compiled for one batch size. Buffers are planned by lifetime and reused; constants are
- * folded; nothing is allocated during a run. */
+/* The executor: a graph compiled for one batch size. Buffers are planned by lifetime and reused; constants
+ * are folded; nothing is allocated during a run. */
 #ifndef ESP_GRAPH_EXEC_H
 #define ESP_GRAPH_EXEC_H
 
@@ -11,9 +11,9 @@
 typedef struct esp_exec esp_exec;
 
 typedef struct esp_exec_options {
-    int64_t batch;        /* >= 1 */
-    bool is_training;     /* batch statistics, dropout on, activations kept, gradients available */
-    esp_params *params;   /* read (and trained) instead of the graph's constants; may be NULL for evaluation */
+    int64_t batch;      /* >= 1 */
+    bool is_training;   /* batch statistics, dropout on, activations kept, gradients available */
+    esp_params *params; /* read (and trained) instead of the graph's constants; may be NULL for evaluation */
     const esp_input_shape *input_shapes;
     int input_shape_count;
     uint64_t seed;        /* dropout */
@@ -23,12 +23,13 @@ typedef struct esp_exec_options {
     int slots;            /* threads that will run it at most (esp_compute_slots); 0 = 1 */
 } esp_exec_options;
 
-esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out, esp_error *err);
+esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out,
+                        esp_error *err);
 void esp_exec_free(esp_exec *exec);
 const esp_inferred *esp_exec_inferred(const esp_exec *exec);
 
-/* Graph input / output `index` (in the graph's order): views valid until the next run or free. Fill inputs before
- * forward. */
+/* Graph input / output `index` (in the graph's order): views valid until the next run or free. Fill inputs
+ * before forward. */
 const esp_view *esp_exec_input(esp_exec *exec, int index);
 const esp_view *esp_exec_output(const esp_exec *exec, int index);
 
@@ -44,7 +45,8 @@ const esp_view *esp_exec_output_grad(esp_exec *exec, int index);
 /* Gradients of all trainable params into their `grad` (overwritten). */
 esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_error *err);
 
-/* Gradient of the loss with respect to graph input `index` after backward, when asked before: tests use it. */
+/* Gradient of the loss with respect to graph input `index` after backward, when asked before: tests use it.
+ */
 esp_status esp_exec_want_input_grad(esp_exec *exec, int index, esp_error *err);
 const esp_view *esp_exec_input_grad(const esp_exec *exec, int index);
 

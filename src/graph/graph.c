@@ -1,6 +1,6 @@
-/* A graph is a body (names, nodes, edges: never changes once built) plus what may differ between versions of the
- * same network: which tensors the constants are, and the metadata. Versions share the body and every unchanged
- * tensor by reference, so a new version costs one array of values. */
+/* A graph is a body (names, nodes, edges: never changes once built) plus what may differ between versions of
+ * the same network: which tensors the constants are, and the metadata. Versions share the body and every
+ * unchanged tensor by reference, so a new version costs one array of values. */
 #include "graph/graph.h"
 
 #include <string.h>
@@ -170,7 +170,8 @@ static esp_status graph_copy(const esp_graph *graph, esp_graph **out, esp_error 
 static esp_status check_constant(const esp_graph *graph, int value, const esp_tensor *tensor, esp_error *err)
 {
     if (value < 0 || value >= graph->body->value_count || graph->values[value].constant == NULL)
-        return esp_fail(err, ESP_INVALID, "value %d of graph '%s' is not a constant", value, graph->body->name);
+        return esp_fail(err, ESP_INVALID, "value %d of graph '%s' is not a constant", value,
+                        graph->body->name);
     const esp_tensor *old = graph->values[value].constant;
     char old_text[96], new_text[96];
     if (esp_tensor_dtype(old) != esp_tensor_dtype(tensor) ||
@@ -206,8 +207,8 @@ esp_status esp_graph_with_constants(const esp_graph *graph, int count, const int
     return ESP_OK;
 }
 
-esp_status esp_graph_with_metadata(const esp_graph *graph, const char *key, const char *value, esp_graph **out,
-                                   esp_error *err)
+esp_status esp_graph_with_metadata(const esp_graph *graph, const char *key, const char *value,
+                                   esp_graph **out, esp_error *err)
 {
     *out = NULL;
     if (key == NULL || key[0] == '\0')

@@ -1,5 +1,5 @@
-/* The network: an immutable, reference-counted DAG of operator nodes over named values. Weights are constants of
- * the graph, shared by reference between versions. Every change makes a new graph through a builder. */
+/* The network: an immutable, reference-counted DAG of operator nodes over named values. Weights are constants
+ * of the graph, shared by reference between versions. Every change makes a new graph through a builder. */
 #ifndef ESP_GRAPH_GRAPH_H
 #define ESP_GRAPH_GRAPH_H
 
@@ -49,7 +49,8 @@ typedef struct esp_value {
 } esp_value;
 
 typedef struct esp_node {
-    const char *name; /* unique, never empty: made from the operator and first output when the file had none */
+    const char
+        *name; /* unique, never empty: made from the operator and first output when the file had none */
     const esp_op *op;
     int input_count, output_count;
     const int *inputs;  /* value indices; -1 for an absent optional input */
@@ -97,8 +98,8 @@ esp_status esp_graph_with_constants(const esp_graph *graph, int count, const int
                                     esp_tensor *const *tensors, esp_graph **out, esp_error *err);
 
 /* A new graph with one metadata entry set (NULL value removes it). */
-esp_status esp_graph_with_metadata(const esp_graph *graph, const char *key, const char *value, esp_graph **out,
-                                   esp_error *err);
+esp_status esp_graph_with_metadata(const esp_graph *graph, const char *key, const char *value,
+                                   esp_graph **out, esp_error *err);
 
 /* ---- node attributes: the node's own, else the op table's default ---- */
 const esp_attr *esp_node_attr(const esp_node *node, const char *name); /* NULL when neither exists */
@@ -122,16 +123,19 @@ esp_status esp_builder_input(esp_builder *builder, const char *name, esp_dtype d
 esp_status esp_builder_constant(esp_builder *builder, const char *name, const esp_tensor *tensor, int *out,
                                 esp_error *err); /* takes its own reference */
 
-/* A value that a later node will make: import meets uses before definitions. Naming it again gives the same index. */
+/* A value that a later node will make: import meets uses before definitions. Naming it again gives the same
+ * index. */
 esp_status esp_builder_value(esp_builder *builder, const char *name, int *out, esp_error *err);
 
-/* A node. Its operator must be in the op table for this opset. Attributes are copied. `name` may be NULL or empty.
- * `outputs` are value indices from esp_builder_value. Unknown operators: ESP_UNSUPPORTED naming node and operator. */
+/* A node. Its operator must be in the op table for this opset. Attributes are copied. `name` may be NULL or
+ * empty. `outputs` are value indices from esp_builder_value. Unknown operators: ESP_UNSUPPORTED naming node
+ * and operator. */
 esp_status esp_builder_node(esp_builder *builder, const char *op_type, const char *name, const int *inputs,
                             int input_count, const int *outputs, int output_count, const esp_attr *attrs,
                             int attr_count, esp_error *err);
 
-/* The common case: one output, named `output_name` (made up from the node's name when NULL), index in `*out`. */
+/* The common case: one output, named `output_name` (made up from the node's name when NULL), index in `*out`.
+ */
 esp_status esp_builder_add(esp_builder *builder, const char *op_type, const char *name, const int *inputs,
                            int input_count, const esp_attr *attrs, int attr_count, const char *output_name,
                            int *out, esp_error *err);
@@ -141,11 +145,12 @@ esp_status esp_builder_output(esp_builder *builder, int value, esp_dtype dtype, 
                               esp_error *err);
 esp_status esp_builder_metadata(esp_builder *builder, const char *key, const char *value, esp_error *err);
 
-/* A name not yet taken: `wanted`, or `wanted_2`, `wanted_3`, ... Valid as long as the builder. NULL: no memory. */
+/* A name not yet taken: `wanted`, or `wanted_2`, `wanted_3`, ... Valid as long as the builder. NULL: no
+ * memory. */
 const char *esp_builder_unique_name(esp_builder *builder, const char *wanted);
 
-/* Sorts, checks (cycles, undefined values, double definitions, arity, attribute names and types) and makes the
- * graph. The builder is used up, whatever happens. */
+/* Sorts, checks (cycles, undefined values, double definitions, arity, attribute names and types) and makes
+ * the graph. The builder is used up, whatever happens. */
 esp_status esp_builder_finish(esp_builder *take_builder, esp_graph **out, esp_error *err);
 
 /* Attribute makers for call sites. */

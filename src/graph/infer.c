@@ -1,7 +1,7 @@
-/* One pass over the nodes in order. Every value gets its type and shape from its node's infer function; a node whose
- * inputs are all known, or that reads shapes only, is run at once and its result kept, so that the arithmetic on
- * shapes that exporters leave around is gone before anything runs. Results are tensors shared by reference with
- * whoever needs them later (executors, simplification). */
+/* One pass over the nodes in order. Every value gets its type and shape from its node's infer function; a
+ * node whose inputs are all known, or that reads shapes only, is run at once and its result kept, so that the
+ * arithmetic on shapes that exporters leave around is gone before anything runs. Results are tensors shared
+ * by reference with whoever needs them later (executors, simplification). */
 #include "graph/infer.h"
 
 #include <inttypes.h>
@@ -14,7 +14,7 @@
 #include "graph/op.h"
 
 typedef struct value_facts {
-    esp_shape shape;      /* rank -1: unknown */
+    esp_shape shape; /* rank -1: unknown */
     esp_dtype dtype;
     bool is_pure;         /* known from constants alone */
     esp_tensor *constant; /* a reference, or NULL */
@@ -108,21 +108,27 @@ static esp_status check_given_names(const esp_infer_request *request, esp_error 
     return ESP_OK;
 }
 
-/* The concrete shape of an input. `*is_stretched` when a batch of 1 fixed by the file was replaced by a larger one. */
+/* The concrete shape of an input. `*is_stretched` when a batch of 1 fixed by the file was replaced by a
+ * larger one. A fixed leading dim is taken for the batch in the first input, and in others that look like it.
+ */
 static esp_status resolve_input(const esp_infer_request *request, const esp_value *value, esp_shape *out,
                                 bool *is_stretched, esp_error *err)
 {
-    const esp_shape *given = given_shape(request, value->name);
+    const esp_value *first = esp_graph_value(request->graph, esp_graph_input(request->graph, 0));
+    const esp_shape *given = given_shape(request, value->name),
+                    *first_given = given_shape(request, first->name);
+    int first_rank = first_given != NULL ? first_given->rank : first->shape.rank;
     esp_shape shape = given != NULL ? *given : value->shape;
     char text[96];
     for (int i = 0; i < shape.rank; i++) {
         if (shape.dims[i] == ESP_DIM_BATCH)
             shape.dims[i] = request->batch;
     }
-    if (shape.rank > 0 && shape.dims[0] == 1 && request->batch > 1) {
+    if (shape.rank > 0 && shape.rank == first_rank && shape.dims[0] == 1 && request->batch > 1) {
         shape.dims[0] = request->batch;
         *is_stretched = *is_stretched || value->shape.rank < 1 || value->shape.dims[0] == 1;
-    } else if (shape.rank > 0 && given == NULL && shape.dims[0] > 0 && shape.dims[0] != request->batch) {
+    } else if (shape.rank > 0 && value == first && given == NULL && shape.dims[0] > 0 &&
+               shape.dims[0] != request->batch) {
         return esp_fail(err, ESP_SHAPE, "input '%s' is fixed to a batch of %" PRId64 ", asked for %" PRId64,
                         value->name, shape.dims[0], request->batch);
     }
@@ -315,7 +321,8 @@ static esp_status infer_node(const esp_infer_request *request, int n, view_room 
 }
 
 /* A model whose file fixes the batch to 1 may still run at others; it does when its outputs grow along. */
-static esp_status check_stretched(const esp_infer_request *request, const esp_inferred *inferred, esp_error *err)
+static esp_status check_stretched(const esp_infer_request *request, const esp_inferred *inferred,
+                                  esp_error *err)
 {
     for (int i = 0; i < esp_graph_output_count(request->graph); i++) {
         int v = esp_graph_output(request->graph, i);
@@ -323,8 +330,8 @@ static esp_status check_stretched(const esp_infer_request *request, const esp_in
         char text[96];
         if (shape->rank > 0 && shape->dims[0] != request->batch)
             return esp_fail(err, ESP_SHAPE, "output '%s' would be %s at a batch of %" PRId64,
-                            esp_graph_value(request->graph, v)->name, esp_shape_format(shape, text, sizeof text),
-                            request->batch);
+                            esp_graph_value(request->graph, v)->name,
+                            esp_shape_format(shape, text, sizeof text), request->batch);
     }
     return ESP_OK;
 }
@@ -372,10 +379,8 @@ esp_status esp_infer_run(const esp_infer_request *request, esp_inferred **out, e
 esp_status esp_infer(const esp_graph *graph, int64_t batch, const esp_input_shape *input_shapes,
                      int input_shape_count, esp_inferred **out, esp_error *err)
 {
-    esp_infer_request request = {.graph = graph,
-                                 .batch = batch,
-                                 .input_shapes = input_shapes,
-                                 .input_shape_count = input_shape_count};
+    esp_infer_request request = {
+        .graph = graph, .batch = batch, .input_shapes = input_shapes, .input_shape_count = input_shape_count};
     return esp_infer_run(&request, out, err);
 }
 

@@ -1,5 +1,6 @@
-/* Shape inference and constant folding in one pass: at a concrete batch size every value gets its shape, and every
- * value that depends on constants and shapes only gets its contents (Shape -> Gather -> Concat -> Reshape chains). */
+/* Shape inference and constant folding in one pass: at a concrete batch size every value gets its shape, and
+ * every value that depends on constants and shapes only gets its contents (Shape -> Gather -> Concat ->
+ * Reshape chains). */
 #ifndef ESP_GRAPH_INFER_H
 #define ESP_GRAPH_INFER_H
 
@@ -14,9 +15,9 @@ typedef struct esp_input_shape {
 
 typedef struct esp_inferred esp_inferred;
 
-/* `batch` >= 1 replaces every ESP_DIM_BATCH dim (and a leading 1 fixed by the exporter when `batch` > 1 and inference
- * succeeds with it; else ESP_SHAPE says that the model is fixed to its batch). `input_shapes` wins over the file.
- * Errors name the node, its inputs' shapes and what does not fit. */
+/* `batch` >= 1 replaces every ESP_DIM_BATCH dim (and a leading 1 fixed by the exporter when `batch` > 1 and
+ * inference succeeds with it; else ESP_SHAPE says that the model is fixed to its batch). `input_shapes` wins
+ * over the file. Errors name the node, its inputs' shapes and what does not fit. */
 esp_status esp_infer(const esp_graph *graph, int64_t batch, const esp_input_shape *input_shapes,
                      int input_shape_count, esp_inferred **out, esp_error *err);
 void esp_inferred_free(esp_inferred *inferred);
@@ -27,18 +28,20 @@ esp_dtype esp_inferred_dtype(const esp_inferred *inferred, int value);
 /* Contents of a value known before run time: constants and what was folded from them; NULL otherwise. */
 const esp_tensor *esp_inferred_constant(const esp_inferred *inferred, int value);
 
-/* Fills a context for op-row functions that look at shapes (macs, scratch, layer, narrow): views into `inferred`.
- * `inputs`/`outputs` are arrays of at least the node's counts that the caller provides. */
+/* Fills a context for op-row functions that look at shapes (macs, scratch, layer, narrow): views into
+ * `inferred`. `inputs`/`outputs` are arrays of at least the node's counts that the caller provides. */
 void esp_inferred_views(const esp_inferred *inferred, const esp_graph *graph, int node, esp_view *inputs,
                         const esp_view **input_pointers, esp_view *outputs);
 
-/* "Nx64x28x28" for people: dims that follow the batch print the batch's name. Found by inferring at two batch sizes;
- * falls back to the shape at batch 1. Returns `buffer`. `inferred_one`/`inferred_two`: at batch 1 and 2; two may be NULL. */
+/* "Nx64x28x28" for people: dims that follow the batch print the batch's name. Found by inferring at two batch
+ * sizes; falls back to the shape at batch 1. Returns `buffer`. `inferred_one`/`inferred_two`: at batch 1 and
+ * 2; two may be NULL. */
 char *esp_shape_format_batch(const esp_inferred *inferred_one, const esp_inferred *inferred_two, int value,
                              char *buffer, size_t size);
 
-/* A graph in which everything that is constant whatever the batch is a constant: Constant nodes, folded arithmetic,
- * and nodes nobody needs are gone; initializers nobody reads too. Names of what remains are kept. */
+/* A graph in which everything that is constant whatever the batch is a constant: Constant nodes, folded
+ * arithmetic, and nodes nobody needs are gone; initializers nobody reads too. Names of what remains are kept.
+ */
 esp_status esp_graph_simplify(const esp_graph *graph, esp_graph **out, esp_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* Shape inference in the form simplify.c needs: tolerant of inputs of unknown size, and able to reuse what another
- * inference has folded. */
+/* Shape inference in the form simplify.c needs: tolerant of inputs of unknown size, and able to reuse what
+ * another inference has folded. */
 #ifndef ESP_GRAPH_INFER_INTERNAL_H
 #define ESP_GRAPH_INFER_INTERNAL_H
 

@@ -1,10 +1,10 @@
-/* Prunable layers and the two counters. A layer's row in the op table says where weight and bias are and which of the
- * weight's axes are filters and channels; everything here follows from that.
+/* Prunable layers and the two counters. A layer's row in the op table says where weight and bias are and
+ * which of the weight's axes are filters and channels; everything here follows from that.
  *
- * The `paper` counter gives 2 batch-norm parameters per channel to every *maskable* conv: all but the 1x1 convs on
- * residual shortcuts, which the published methods leave alone. A conv counts as one when its output reaches an
- * addition through nothing but channel-wise operators, and the addition's other side comes from the same tensor the
- * conv reads, through more layers than this one. */
+ * The `paper` counter gives 2 batch-norm parameters per channel to every *maskable* conv: all but the 1x1
+ * convs on residual shortcuts, which the published methods leave alone. A conv counts as one when its output
+ * reaches an addition through nothing but channel-wise operators, and the addition's other side comes from
+ * the same tensor the conv reads, through more layers than this one. */
 #include "graph/layers.h"
 
 #include <string.h>
@@ -14,8 +14,8 @@
 
 /* ---- shortcuts ---- */
 
-/* The layer that makes a value, looking through operators that keep channels (batch-norm, activation); -1 when
- * something else comes first. */
+/* The layer that makes a value, looking through operators that keep channels (batch-norm, activation); -1
+ * when something else comes first. */
 static int layer_behind(const esp_graph *graph, int value)
 {
     for (;;) {
@@ -37,8 +37,8 @@ typedef struct depth_search {
     int *depths; /* per node: layers on the deepest way from target through this node's outputs; -1 none */
 } depth_search;
 
-/* Layers on the deepest way from `target` to `value`; -1 when there is none. Nodes before the target's readers are not
- * on any way: `depths` is filled in node order. */
+/* Layers on the deepest way from `target` to `value`; -1 when there is none. Nodes before the target's
+ * readers are not on any way: `depths` is filled in node order. */
 static int depth_of(const depth_search *search, int value)
 {
     if (value == search->target)
@@ -71,7 +71,8 @@ static bool is_short_side(const esp_graph *graph, int conv, int addition, int *d
     }
     if (short_value < 0)
         return false;
-    depth_search search = {.graph = graph, .target = esp_graph_node(graph, conv)->inputs[0], .depths = depths};
+    depth_search search = {
+        .graph = graph, .target = esp_graph_node(graph, conv)->inputs[0], .depths = depths};
     fill_depths(&search, addition);
     for (int i = 0; i < node->input_count; i++) {
         if (node->inputs[i] != short_value && depth_of(&search, node->inputs[i]) > 1)
@@ -103,7 +104,8 @@ static bool is_shortcut(const esp_graph *graph, int conv, int *depths)
 /* ---- the list ---- */
 
 /* The bias when it is one constant per filter, else -1. */
-static int bias_value(const esp_graph *graph, const esp_node *node, const esp_layer_form *form, int64_t filters)
+static int bias_value(const esp_graph *graph, const esp_node *node, const esp_layer_form *form,
+                      int64_t filters)
 {
     int value = form->bias_input < 0 ? -1 : node->inputs[form->bias_input];
     const esp_tensor *bias = value < 0 ? NULL : esp_graph_value(graph, value)->constant;
@@ -142,7 +144,8 @@ static bool describe_layer(const esp_graph *graph, const esp_inferred *inferred,
     return true;
 }
 
-esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred, esp_layers *out, esp_error *err)
+esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred, esp_layers *out,
+                           esp_error *err)
 {
     int nodes = esp_graph_node_count(graph), candidates = 0;
     *out = (esp_layers){0};
@@ -160,8 +163,8 @@ esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred,
         esp_layer *layer = &items[count];
         if (!describe_layer(graph, inferred, n, layer))
             continue;
-        layer->is_shortcut = layer->is_conv && layer->kernel_h == 1 && layer->kernel_w == 1 && layer->group == 1 &&
-                             is_shortcut(graph, n, depths);
+        layer->is_shortcut = layer->is_conv && layer->kernel_h == 1 && layer->kernel_w == 1 &&
+                             layer->group == 1 && is_shortcut(graph, n, depths);
         count++;
     }
     esp_free(depths);
@@ -203,8 +206,8 @@ void esp_layer_weight_canonical(const esp_layer *layer, const esp_tensor *weight
 
 /* ---- counters ---- */
 
-void esp_layer_paper(const esp_layer *layer, int64_t surviving_weights, int64_t live_filters, int64_t live_biases,
-                     double *params, double *macs)
+void esp_layer_paper(const esp_layer *layer, int64_t surviving_weights, int64_t live_filters,
+                     int64_t live_biases, double *params, double *macs)
 {
     bool is_maskable = layer->is_conv && !layer->is_shortcut;
     double norms = is_maskable ? (double)live_filters : 0.0;
@@ -238,7 +241,8 @@ static esp_status count_trainable(const esp_graph *graph, int64_t *out, esp_erro
 }
 
 /* MACs of all nodes at the inferred batch. */
-static esp_status count_macs(const esp_graph *graph, const esp_inferred *inferred, int64_t *out, esp_error *err)
+static esp_status count_macs(const esp_graph *graph, const esp_inferred *inferred, int64_t *out,
+                             esp_error *err)
 {
     int64_t total = 0;
     for (int n = 0; n < esp_graph_node_count(graph); n++) {
@@ -280,7 +284,8 @@ static void add_paper(const esp_layers *layers, esp_counts *counts)
     }
 }
 
-esp_status esp_graph_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out, esp_error *err)
+esp_status esp_graph_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out,
+                           esp_error *err)
 {
     esp_counts counts = {0};
     esp_layers layers = {0};

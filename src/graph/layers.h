@@ -12,16 +12,16 @@ typedef struct esp_layer {
     const char *name;        /* the node's */
     const char *weight_name; /* the initializer's */
     bool is_conv;
-    int weight, bias;        /* values; bias -1 when there is none */
-    int64_t filters;         /* output channels */
-    int64_t channels;        /* input channels the weight has per group */
+    int weight, bias; /* values; bias -1 when there is none */
+    int64_t filters;  /* output channels */
+    int64_t channels; /* input channels the weight has per group */
     int64_t group;
-    int64_t kernel_h, kernel_w; /* 1 for fully connected */
+    int64_t kernel_h, kernel_w;    /* 1 for fully connected */
     int filter_axis, channel_axis; /* axes of the weight tensor */
-    int64_t positions;       /* H_out * W_out (batch 1); 1 for fully connected on [N, in] */
-    int64_t params;          /* elements of weight and bias */
-    int64_t macs;            /* per image */
-    bool is_shortcut;        /* the 1x1 conv of a residual shortcut: no part in the published methods' masks */
+    int64_t positions;             /* H_out * W_out (batch 1); 1 for fully connected on [N, in] */
+    int64_t params;                /* elements of weight and bias */
+    int64_t macs;                  /* per image */
+    bool is_shortcut; /* the 1x1 conv of a residual shortcut: no part in the published methods' masks */
 } esp_layer;
 
 typedef struct esp_layers {
@@ -30,12 +30,14 @@ typedef struct esp_layers {
 } esp_layers;
 
 /* `inferred` at batch 1. Strings borrow from the graph. */
-esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred, esp_layers *out, esp_error *err);
+esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred, esp_layers *out,
+                           esp_error *err);
 void esp_layers_free(esp_layers *layers);
 int esp_layers_find(const esp_layers *layers, const char *node_or_weight_name); /* -1 when there is none */
 
-/* Copies a layer's weight into [filters, channels, kernel_h*kernel_w] order whatever the stored axes (Gemm transB=0,
- * MatMul): what saliency and masks are defined on. `weight` may be another tensor of the layer's weight shape. */
+/* Copies a layer's weight into [filters, channels, kernel_h*kernel_w] order whatever the stored axes (Gemm
+ * transB=0, MatMul): what saliency and masks are defined on. `weight` may be another tensor of the layer's
+ * weight shape. */
 void esp_layer_weight_canonical(const esp_layer *layer, const esp_tensor *weight, float *out);
 
 /* Whole-network figures at batch 1. */
@@ -45,11 +47,12 @@ typedef struct esp_counts {
     double paper_params, paper_macs; /* `paper` counter */
 } esp_counts;
 
-/* A layer's share of the `paper` figures under a mask: weights that survive, filters and biases that live. The
- * batch-norm term goes to maskable convs only: all convs that are no shortcut. */
-void esp_layer_paper(const esp_layer *layer, int64_t surviving_weights, int64_t live_filters, int64_t live_biases,
-                     double *params, double *macs);
+/* A layer's share of the `paper` figures under a mask: weights that survive, filters and biases that live.
+ * The batch-norm term goes to maskable convs only: all convs that are no shortcut. */
+void esp_layer_paper(const esp_layer *layer, int64_t surviving_weights, int64_t live_filters,
+                     int64_t live_biases, double *params, double *macs);
 
-esp_status esp_graph_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out, esp_error *err);
+esp_status esp_graph_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out,
+                           esp_error *err);
 
 #endif

@@ -32,7 +32,8 @@ int esp_name_table_find(const esp_name_table *table, const char *name)
 
 static bool name_table_grow(esp_name_table *table)
 {
-    esp_name_table larger = {.capacity = table->capacity == 0 ? 64 : table->capacity * 2, .count = table->count};
+    esp_name_table larger = {.capacity = table->capacity == 0 ? 64 : table->capacity * 2,
+                             .count = table->count};
     larger.entries = esp_alloc_zero((size_t)larger.capacity, sizeof *larger.entries);
     if (larger.entries == NULL)
         return false;

@@ -8,7 +8,14 @@
 #include "graph/ops.h"
 #include "tensor/blas.h"
 
-#define ATTRS(...) .attrs = (const esp_attr_spec[]) { __VA_ARGS__, { NULL, ESP_ATTR_INT, NULL } }
+#define ATTRS(...)                                                                                           \
+    .attrs = (const esp_attr_spec[])                                                                         \
+    {                                                                                                        \
+        __VA_ARGS__,                                                                                         \
+        {                                                                                                    \
+            NULL, ESP_ATTR_INT, NULL                                                                         \
+        }                                                                                                    \
+    }
 
 #define ESP_OP_ROW(name_text, since, until, in_min, in_max, out_min, out_max, channel_rule, ...)             \
     {.name = (name_text),                                                                                    \
@@ -92,7 +99,8 @@ esp_status esp_op_run_once(const esp_op_context *context, esp_error *err)
     return status;
 }
 
-/* Kernels answer with a status alone; operators may say more. Either way `err` is filled and names the node. */
+/* Kernels answer with a status alone; operators may say more. Either way `err` is filled and names the node.
+ */
 static esp_status run_kernel(const esp_op_context *context, bool is_forward, esp_error *err)
 {
     const esp_op *op = context->node->op;

@@ -1,5 +1,5 @@
-/* The op table: one row per ONNX operator (ops.def). Import, shape inference, folding, executor, trainer, counter,
- * coupling, surgery and export all read it; there is no switch over operator names anywhere. */
+/* The op table: one row per ONNX operator (ops.def). Import, shape inference, folding, executor, trainer,
+ * counter, coupling, surgery and export all read it; there is no switch over operator names anywhere. */
 #ifndef ESP_GRAPH_OP_H
 #define ESP_GRAPH_OP_H
 
@@ -11,21 +11,24 @@
 /* How kept channels pass through an operator (METHODS.md section 3). */
 typedef enum esp_channel_rule {
     ESP_CHANNEL_COPY,  /* output channels are input 0's channels, one to one; per-channel parameters follow */
-    ESP_CHANNEL_TIE,   /* element-wise with broadcasting: equal positions of all inputs and the output go together */
-    ESP_CHANNEL_MOVE,  /* pure data movement (concat, slice, pad, flatten, reshape, transpose, gather): the positions
-                          of channels in the output are found by moving indices through the forward kernel */
+    ESP_CHANNEL_TIE,   /* element-wise with broadcasting: equal positions of all inputs and the output go
+                          together */
+    ESP_CHANNEL_MOVE,  /* pure data movement (concat, slice, pad, flatten, reshape, transpose, gather): the
+                          positions  of channels in the output are found by moving indices through the forward
+                          kernel */
     ESP_CHANNEL_CUT,   /* a layer: reads its input's channels, makes new ones from its filters */
     ESP_CHANNEL_BLOCK, /* nothing can be cut through it: its inputs must keep all channels */
 } esp_channel_rule;
 
 typedef enum esp_op_flag {
-    ESP_OP_VIEW = 1,         /* the output is input 0's memory under another shape (when input 0 is not a constant) */
-    ESP_OP_IN_PLACE = 2,     /* evaluation may write output 0 over input 0 when that dies here and shapes agree */
-    ESP_OP_SHAPE_ONLY = 4,   /* result depends on shapes, not on contents, of input 0 (Shape) */
-    ESP_OP_LOGITS = 8,       /* turns logits into probabilities at the end of a classifier (Softmax) */
-    ESP_OP_KEEPS_ZERO = 16,  /* 0 in gives 0 out, element-wise (Relu, ...): used for constants behind cut filters */
-    ESP_OP_POINTWISE = 32,   /* acts on each spatial position alone (element-wise, batch-norm) */
-    ESP_OP_EVAL_VIEW = 64,   /* as ESP_OP_VIEW, but at evaluation only (Dropout) */
+    ESP_OP_VIEW = 1, /* the output is input 0's memory under another shape (when input 0 is not a constant) */
+    ESP_OP_IN_PLACE = 2, /* evaluation may write output 0 over input 0 when that dies here and shapes agree */
+    ESP_OP_SHAPE_ONLY = 4, /* result depends on shapes, not on contents, of input 0 (Shape) */
+    ESP_OP_LOGITS = 8,     /* turns logits into probabilities at the end of a classifier (Softmax) */
+    ESP_OP_KEEPS_ZERO =
+        16, /* 0 in gives 0 out, element-wise (Relu, ...): used for constants behind cut filters */
+    ESP_OP_POINTWISE = 32, /* acts on each spatial position alone (element-wise, batch-norm) */
+    ESP_OP_EVAL_VIEW = 64, /* as ESP_OP_VIEW, but at evaluation only (Dropout) */
 } esp_op_flag;
 
 /* What backward reads. */
@@ -49,7 +52,8 @@ typedef struct esp_infer_context {
     const esp_node *node;
     int64_t opset;
     int input_count;
-    const esp_view *const *inputs; /* shape and dtype always; data NULL unless the value is known; NULL = absent */
+    const esp_view *const
+        *inputs; /* shape and dtype always; data NULL unless the value is known; NULL = absent */
     int output_count;
     esp_view *outputs; /* to fill: dtype and shape */
 } esp_infer_context;
@@ -64,27 +68,28 @@ typedef struct esp_op_context {
     const esp_view *const *inputs;
     esp_view *const *outputs;
     const esp_view *const *output_grads; /* backward only: NULL entry = no gradient reaches this output */
-    esp_view *const *input_grads;        /* NULL array: no backward will follow. NULL entry = not wanted; backward
-                                            must overwrite the others */
-    void *scratch;                       /* esp_op.scratch bytes, shared by all nodes: lives for one call */
-    void *saved;                         /* esp_op.saved bytes, private to this node: forward to backward */
-    esp_rng *rng;                        /* training only (Dropout) */
-    const void *plan;                    /* what esp_op.prepare made; NULL: the kernel prepares for itself */
+    esp_view *const *input_grads; /* NULL array: no backward will follow. NULL entry = not wanted; backward
+                                     must overwrite the others */
+    void *scratch;                /* esp_op.scratch bytes, shared by all nodes: lives for one call */
+    void *saved;                  /* esp_op.saved bytes, private to this node: forward to backward */
+    esp_rng *rng;                 /* training only (Dropout) */
+    const void *plan;             /* what esp_op.prepare made; NULL: the kernel prepares for itself */
 } esp_op_context;
 
-/* Rewrites what a MOVE node says in numbers (Reshape's target, Slice's bounds, Pad's amounts, Gather's indices)
- * after channels were removed or reordered. Called by surgery with the new channel lists. */
+/* Rewrites what a MOVE node says in numbers (Reshape's target, Slice's bounds, Pad's amounts, Gather's
+ * indices) after channels were removed or reordered. Called by surgery with the new channel lists. */
 typedef struct esp_narrow_context {
     const esp_node *node;
     int64_t opset;
-    const esp_view *const *inputs;  /* old shapes (batch 1), data of known values */
-    const esp_view *output;         /* old shape of output 0 */
-    int input_axis, output_axis;    /* channel axes of input 0 and output 0; -1 when nothing changes there */
-    const int64_t *input_kept;      /* old channel indices that remain, in their new order */
+    const esp_view *const *inputs; /* old shapes (batch 1), data of known values */
+    const esp_view *output;        /* old shape of output 0 */
+    int input_axis, output_axis;   /* channel axes of input 0 and output 0; -1 when nothing changes there */
+    const int64_t *input_kept;     /* old channel indices that remain, in their new order */
     int64_t input_kept_count;
     const int64_t *output_kept;
     int64_t output_kept_count;
-    const int64_t *output_source;   /* per old output channel: old input channel it comes from, or -1 = padding */
+    const int64_t
+        *output_source; /* per old output channel: old input channel it comes from, or -1 = padding */
     /* results: replacements for constant inputs (NULL = unchanged) and for attributes */
     esp_tensor *new_inputs[8];
     esp_attr new_attrs[8]; /* `ints` memory comes from `arena` */
@@ -104,9 +109,10 @@ struct esp_op {
     esp_status (*infer)(esp_infer_context *context, esp_error *err);
     esp_status (*forward)(const esp_op_context *context, esp_error *err);
     esp_status (*backward)(const esp_op_context *context, esp_error *err); /* NULL: no gradient passes */
-    size_t (*scratch)(const esp_op_context *context, int slots);           /* bytes; views have shapes but no data */
-    size_t (*saved)(const esp_op_context *context);                        /* bytes; NULL: nothing is saved */
-    int64_t (*macs)(const esp_infer_context *context); /* multiply-accumulates per run; NULL: 0 (METHODS.md 4) */
+    size_t (*scratch)(const esp_op_context *context, int slots); /* bytes; views have shapes but no data */
+    size_t (*saved)(const esp_op_context *context);              /* bytes; NULL: nothing is saved */
+    int64_t (*macs)(
+        const esp_infer_context *context); /* multiply-accumulates per run; NULL: 0 (METHODS.md 4) */
     bool (*layer)(const esp_node *node, esp_layer_form *form); /* NULL unless it is a layer (rule CUT) */
     esp_status (*narrow)(esp_narrow_context *context, esp_error *err); /* NULL: nothing to rewrite */
     esp_channel_rule rule;
@@ -115,14 +121,14 @@ struct esp_op {
     unsigned trainable; /* bit i: input i is a trainable parameter when it is a float constant */
     unsigned running;   /* bit i: input i is a running statistic, updated by training (BatchNormalization) */
     unsigned layouts;   /* bit per esp_layout it takes; 0 stands for plain only */
-    /* Reads attributes, shapes and the contents of known inputs into `plan` (at most ESP_OP_PLAN_MAX bytes), once
-     * per compiled graph, so that runs look nothing up. NULL: nothing to prepare. Cannot fail: infer has accepted
-     * the node. */
+    /* Reads attributes, shapes and the contents of known inputs into `plan` (at most ESP_OP_PLAN_MAX bytes),
+     * once per compiled graph, so that runs look nothing up. NULL: nothing to prepare. Cannot fail: infer has
+     * accepted the node. */
     void (*prepare)(const esp_op_context *context, void *plan);
 };
 
-/* The row for an operator at an opset, or NULL. `nearest` (may be NULL) receives a hint: the row of another version or
- * a similarly named operator, or NULL. */
+/* The row for an operator at an opset, or NULL. `nearest` (may be NULL) receives a hint: the row of another
+ * version or a similarly named operator, or NULL. */
 const esp_op *esp_op_find(const char *name, int64_t opset, const esp_op **nearest);
 
 int esp_op_count(void);
@@ -132,8 +138,9 @@ const esp_op *esp_op_at(int index);
 esp_status esp_op_forward(const esp_op_context *context, esp_error *err);
 esp_status esp_op_backward(const esp_op_context *context, esp_error *err);
 
-/* Runs a node's forward kernel once, outside an executor: allocates scratch and saved memory for the call. All
- * shapes must have been inferred; used by constant folding and by whoever moves data through single nodes. */
+/* Runs a node's forward kernel once, outside an executor: allocates scratch and saved memory for the call.
+ * All shapes must have been inferred; used by constant folding and by whoever moves data through single
+ * nodes. */
 esp_status esp_op_run_once(const esp_op_context *context, esp_error *err);
 
 #endif

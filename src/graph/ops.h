@@ -1,5 +1,5 @@
-/* What the operator files (ops_*.c) share: declarations for the op table, and helpers for reading attributes, known
- * inputs and shapes. Kernels themselves are in src/tensor. */
+/* What the operator files (ops_*.c) share: declarations for the op table, and helpers for reading attributes,
+ * known inputs and shapes. Kernels themselves are in src/tensor. */
 #ifndef ESP_GRAPH_OPS_H
 #define ESP_GRAPH_OPS_H
 
@@ -94,16 +94,16 @@ esp_status esp_op_expect_f32(const esp_infer_context *context, esp_error *err);
 esp_status esp_op_expect_rank(const esp_infer_context *context, int input, int rank, const char *form,
                               esp_error *err);
 
-/* Integers of a view with known contents (int32 or int64): how many there are, or -1 for another type or unknown
- * contents. At most `max` are copied. */
+/* Integers of a view with known contents (int32 or int64): how many there are, or -1 for another type or
+ * unknown contents. At most `max` are copied. */
 int64_t esp_view_ints(const esp_view *view, int64_t *out, int max);
 
 /* The same for an input whose contents inference needs, at most ESP_MAX_RANK of them; errors name `what`. */
 esp_status esp_op_known_ints(const esp_infer_context *context, int input, const char *what,
                              int64_t out[ESP_MAX_RANK], int *count, esp_error *err);
 
-/* Ints that are an attribute in older versions and an input (`input`) in newer ones. `*count` is -1 when there is
- * neither. `context` may stand for a node at run time: only node and inputs are read. */
+/* Ints that are an attribute in older versions and an input (`input`) in newer ones. `*count` is -1 when
+ * there is neither. `context` may stand for a node at run time: only node and inputs are read. */
 esp_status esp_op_attr_or_input_ints(const esp_infer_context *context, const char *attr, int input,
                                      int64_t out[ESP_MAX_RANK], int *count, esp_error *err);
 
@@ -129,12 +129,12 @@ size_t esp_view_bytes(const esp_view *view);
 esp_status esp_op_replace_ints(const esp_view *old, const int64_t *values, int count, esp_tensor **out,
                                esp_error *err);
 
-/* The place of each of output_kept's sources among the kept inputs, -1 for padding: how a channel list looks through
- * a data movement after narrowing. `positions` has room for output_kept_count. */
+/* The place of each of output_kept's sources among the kept inputs, -1 for padding: how a channel list looks
+ * through a data movement after narrowing. `positions` has room for output_kept_count. */
 esp_status esp_narrow_positions(const esp_narrow_context *context, int64_t *positions, esp_error *err);
 
-/* A sliding window over the last two dims of NxCxHxW (Conv, pools): resolves strides, dilations, pads and auto_pad
- * of the node's attributes. */
+/* A sliding window over the last two dims of NxCxHxW (Conv, pools): resolves strides, dilations, pads and
+ * auto_pad of the node's attributes. */
 typedef struct esp_window {
     int64_t kernel[2], stride[2], dilation[2], pad_begin[2], pad_end[2], out[2];
 } esp_window;

@@ -65,12 +65,12 @@ esp_status esp_op_known_ints(const esp_infer_context *context, int input, const 
                         esp_dtype_name(view->dtype), esp_dtype_name(ESP_I64));
     if (view->data == NULL)
         return esp_fail(err, ESP_UNSUPPORTED,
-                        "%s (input %d) is computed from the network's data, expected a constant or a shape", what,
-                        input);
+                        "%s (input %d) is computed from the network's data, expected a constant or a shape",
+                        what, input);
     int64_t found = esp_view_ints(view, out, ESP_MAX_RANK);
     if (found > ESP_MAX_RANK)
-        return esp_fail(err, ESP_UNSUPPORTED, "%s (input %d) has %" PRId64 " entries, expected at most %d", what,
-                        input, found, ESP_MAX_RANK);
+        return esp_fail(err, ESP_UNSUPPORTED, "%s (input %d) has %" PRId64 " entries, expected at most %d",
+                        what, input, found, ESP_MAX_RANK);
     *count = (int)found;
     return ESP_OK;
 }
@@ -85,16 +85,16 @@ esp_status esp_op_attr_or_input_ints(const esp_infer_context *context, const cha
         return ESP_OK;
     *count = esp_node_ints(context->node, attr, out, ESP_MAX_RANK);
     if (*count > ESP_MAX_RANK)
-        return esp_fail(err, ESP_UNSUPPORTED, "attribute '%s' has %d entries, expected at most %d", attr, *count,
-                        ESP_MAX_RANK);
+        return esp_fail(err, ESP_UNSUPPORTED, "attribute '%s' has %d entries, expected at most %d", attr,
+                        *count, ESP_MAX_RANK);
     return ESP_OK;
 }
 
 esp_status esp_op_axis(int64_t axis, int rank, int *out, esp_error *err)
 {
     if (axis < -rank || axis >= rank)
-        return esp_fail(err, ESP_SHAPE, "axis %" PRId64 " of %d dimensions, expected %d to %d", axis, rank, -rank,
-                        rank - 1);
+        return esp_fail(err, ESP_SHAPE, "axis %" PRId64 " of %d dimensions, expected %d to %d", axis, rank,
+                        -rank, rank - 1);
     *out = (int)(axis < 0 ? axis + rank : axis);
     return ESP_OK;
 }
@@ -174,8 +174,9 @@ esp_status esp_narrow_positions(const esp_narrow_context *context, int64_t *posi
         int64_t source = context->output_source[context->output_kept[i]];
         positions[i] = source < 0 ? -1 : place[source];
         if (source >= 0 && positions[i] < 0)
-            status = esp_fail(err, ESP_INVALID, "output channel %" PRId64 " is kept but its source %" PRId64
-                                                " is cut", context->output_kept[i], source);
+            status = esp_fail(err, ESP_INVALID,
+                              "output channel %" PRId64 " is kept but its source %" PRId64 " is cut",
+                              context->output_kept[i], source);
     }
     esp_free(place);
     return status;
@@ -192,8 +193,8 @@ static esp_status read_pair(const esp_node *node, const char *name, int64_t leas
         return esp_fail(err, ESP_UNSUPPORTED, "attribute '%s' has %d entries, expected 2", name, count);
     for (int i = 0; i < 2; i++) {
         if (values[i] < least || values[i] > INT32_MAX)
-            return esp_fail(err, ESP_SHAPE, "attribute '%s' holds %" PRId64 ", expected at least %" PRId64, name,
-                            values[i], least);
+            return esp_fail(err, ESP_SHAPE, "attribute '%s' holds %" PRId64 ", expected at least %" PRId64,
+                            name, values[i], least);
         pair[i] = values[i];
     }
     return ESP_OK;
@@ -214,7 +215,8 @@ static esp_status read_pads(const esp_node *node, esp_window *window, esp_error 
     return ESP_OK;
 }
 
-/* SAME_*: as many outputs as ceil(size / stride), the odd pixel at the end (UPPER) or at the beginning (LOWER). */
+/* SAME_*: as many outputs as ceil(size / stride), the odd pixel at the end (UPPER) or at the beginning
+ * (LOWER). */
 static void pad_same(esp_window *window, const int64_t size[2], bool is_lower)
 {
     for (int i = 0; i < 2; i++) {
@@ -228,7 +230,8 @@ static void pad_same(esp_window *window, const int64_t size[2], bool is_lower)
     }
 }
 
-static esp_status resolve_padding(const esp_node *node, const int64_t size[2], esp_window *window, esp_error *err)
+static esp_status resolve_padding(const esp_node *node, const int64_t size[2], esp_window *window,
+                                  esp_error *err)
 {
     const char *mode = esp_node_string(node, "auto_pad", "NOTSET");
     if (mode[0] == '\0' || strcmp(mode, "NOTSET") == 0)
@@ -260,12 +263,12 @@ esp_status esp_op_window(const esp_node *node, const esp_shape *input, const int
     if (status != ESP_OK)
         return status;
     for (int i = 0; i < 2; i++) {
-        window.out[i] = ceil_mode ? esp_pool2d_output_size(size[i], window.kernel[i], window.stride[i],
-                                                           window.pad_begin[i], window.pad_end[i],
-                                                           window.dilation[i], true)
-                                  : esp_conv_output_size(size[i], window.kernel[i], window.stride[i],
-                                                         window.pad_begin[i], window.pad_end[i],
-                                                         window.dilation[i]);
+        window.out[i] =
+            ceil_mode
+                ? esp_pool2d_output_size(size[i], window.kernel[i], window.stride[i], window.pad_begin[i],
+                                         window.pad_end[i], window.dilation[i], true)
+                : esp_conv_output_size(size[i], window.kernel[i], window.stride[i], window.pad_begin[i],
+                                       window.pad_end[i], window.dilation[i]);
     }
     if (window.out[0] <= 0 || window.out[1] <= 0) {
         char text[96];

@@ -15,8 +15,8 @@ static esp_status check_weight(const esp_infer_context *context, esp_error *err)
         return esp_fail(err, ESP_SHAPE, "weight %s cannot be split into %" PRId64 " groups", w_text, group);
     if (x->dims[1] != w->dims[1] * group)
         return esp_fail(err, ESP_SHAPE,
-                        "input %s has %" PRId64 " channels, weight %s in %" PRId64 " groups expects %" PRId64, x_text,
-                        x->dims[1], w_text, group, w->dims[1] * group);
+                        "input %s has %" PRId64 " channels, weight %s in %" PRId64 " groups expects %" PRId64,
+                        x_text, x->dims[1], w_text, group, w->dims[1] * group);
     int64_t kernel[2];
     int count = esp_node_ints(context->node, "kernel_shape", kernel, 2);
     if (count != 0 && (count != 2 || kernel[0] != w->dims[2] || kernel[1] != w->dims[3]))
@@ -85,8 +85,10 @@ size_t esp_op_conv_scratch(const esp_op_context *context, int slots)
     size_t bytes = esp_conv_scratch(geometry, ESP_CONV_FORWARD, slots);
     if (context->input_grads == NULL)
         return bytes;
-    size_t input = context->input_grads[0] == NULL ? 0 : esp_conv_scratch(geometry, ESP_CONV_GRAD_INPUT, slots);
-    size_t weight = context->input_grads[1] == NULL ? 0 : esp_conv_scratch(geometry, ESP_CONV_GRAD_WEIGHT, slots);
+    size_t input =
+        context->input_grads[0] == NULL ? 0 : esp_conv_scratch(geometry, ESP_CONV_GRAD_INPUT, slots);
+    size_t weight =
+        context->input_grads[1] == NULL ? 0 : esp_conv_scratch(geometry, ESP_CONV_GRAD_WEIGHT, slots);
     bytes = input > bytes ? input : bytes;
     return weight > bytes ? weight : bytes;
 }

@@ -1,5 +1,6 @@
-/* Element-wise operators: unary functions, arithmetic with ONNX broadcasting (float32 through the kernels; other
- * types, which exporters use to compute shapes, through a plain loop), Sum, Equal, Where, Softmax and LogSoftmax. */
+/* Element-wise operators: unary functions, arithmetic with ONNX broadcasting (float32 through the kernels;
+ * other types, which exporters use to compute shapes, through a plain loop), Sum, Equal, Where, Softmax and
+ * LogSoftmax. */
 #include <math.h>
 #include <string.h>
 
@@ -108,8 +109,8 @@ esp_status esp_op_unary_forward(const esp_op_context *context, esp_error *err)
                              esp_view_f32(context->inputs[0]), esp_view_f32(context->outputs[0]));
 }
 
-/* Every function's slope is read from its input or from its output, as the row's `needs` says; the other of the two
- * may be gone by now, so the one that is left stands for both. */
+/* Every function's slope is read from its input or from its output, as the row's `needs` says; the other of
+ * the two may be gone by now, so the one that is left stands for both. */
 esp_status esp_op_unary_backward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
@@ -316,7 +317,8 @@ static esp_status spread(const esp_compute *compute, const esp_view *x, const es
     int64_t x_strides[ESP_MAX_RANK], y_strides[ESP_MAX_RANK];
     esp_broadcast_strides(&x->shape, y->shape.rank, x_strides);
     esp_shape_strides(&y->shape, y_strides);
-    return esp_copy_strided(compute, &y->shape, esp_dtype_size(y->dtype), x->data, x_strides, y->data, y_strides);
+    return esp_copy_strided(compute, &y->shape, esp_dtype_size(y->dtype), x->data, x_strides, y->data,
+                            y_strides);
 }
 
 esp_status esp_op_sum_forward(const esp_op_context *context, esp_error *err)
@@ -405,7 +407,8 @@ esp_status esp_op_where_forward(const esp_op_context *context, esp_error *err)
     for (int64_t i = 0; i < count; i++, esp_index_next(&y->shape, index)) {
         int chosen = condition[esp_index_offset(index, strides[0], y->shape.rank)] != 0 ? 1 : 2;
         size_t at = (size_t)esp_index_offset(index, strides[chosen], y->shape.rank);
-        memcpy((char *)y->data + (size_t)i * size, (const char *)context->inputs[chosen]->data + at * size, size);
+        memcpy((char *)y->data + (size_t)i * size, (const char *)context->inputs[chosen]->data + at * size,
+               size);
     }
     return ESP_OK;
 }

@@ -1,5 +1,5 @@
-/* Gemm (ONNX -7, -9, -11, -13): y[M,N] = alpha * A' * B' + beta * C. MatMul (-1, -9, -13): NumPy's matmul, with batch
- * dims that broadcast. */
+/* Gemm (ONNX -7, -9, -11, -13): y[M,N] = alpha * A' * B' + beta * C. MatMul (-1, -9, -13): NumPy's matmul,
+ * with batch dims that broadcast. */
 #include <inttypes.h>
 
 #include "graph/ops.h"
@@ -24,12 +24,13 @@ esp_status esp_op_gemm_infer(esp_infer_context *context, esp_error *err)
     if (status != ESP_OK)
         return status;
     const esp_shape *a = &context->inputs[0]->shape, *b = &context->inputs[1]->shape;
-    int ta = esp_node_int(context->node, "transA", 0) != 0, tb = esp_node_int(context->node, "transB", 0) != 0;
+    int ta = esp_node_int(context->node, "transA", 0) != 0,
+        tb = esp_node_int(context->node, "transB", 0) != 0;
     char a_text[96], b_text[96];
     if (a->dims[1 - ta] != b->dims[tb])
-        return esp_fail(err, ESP_SHAPE, "%s%s times %s%s does not fit", esp_shape_format(a, a_text, sizeof a_text),
-                        ta ? " transposed" : "", esp_shape_format(b, b_text, sizeof b_text),
-                        tb ? " transposed" : "");
+        return esp_fail(err, ESP_SHAPE, "%s%s times %s%s does not fit",
+                        esp_shape_format(a, a_text, sizeof a_text), ta ? " transposed" : "",
+                        esp_shape_format(b, b_text, sizeof b_text), tb ? " transposed" : "");
     esp_shape y = {.rank = 2, .dims = {a->dims[ta], b->dims[1 - tb]}}, wide;
     const esp_view *c = esp_infer_input(context, 2);
     if (c != NULL) {
@@ -47,7 +48,8 @@ esp_status esp_op_gemm_infer(esp_infer_context *context, esp_error *err)
 void esp_op_gemm_prepare(const esp_op_context *context, void *plan)
 {
     const esp_shape *a = &context->inputs[0]->shape, *b = &context->inputs[1]->shape;
-    int ta = esp_node_int(context->node, "transA", 0) != 0, tb = esp_node_int(context->node, "transB", 0) != 0;
+    int ta = esp_node_int(context->node, "transA", 0) != 0,
+        tb = esp_node_int(context->node, "transB", 0) != 0;
     *(gemm_plan *)plan = (gemm_plan){.transpose_a = ta,
                                      .transpose_b = tb,
                                      .m = a->dims[ta],
@@ -73,8 +75,8 @@ esp_status esp_op_gemm_forward(const esp_op_context *context, esp_error *err)
         if (status != ESP_OK)
             return status;
     }
-    return esp_gemm(context->compute, plan->transpose_a, plan->transpose_b, plan->m, plan->n, plan->k, plan->alpha,
-                    esp_view_f32(a), a->shape.dims[1], esp_view_f32(b), b->shape.dims[1],
+    return esp_gemm(context->compute, plan->transpose_a, plan->transpose_b, plan->m, plan->n, plan->k,
+                    plan->alpha, esp_view_f32(a), a->shape.dims[1], esp_view_f32(b), b->shape.dims[1],
                     c == NULL ? 0.0f : plan->beta, esp_view_f32(y), plan->n);
 }
 
@@ -83,12 +85,13 @@ static esp_status gemm_bias_gradient(const esp_op_context *context, float beta, 
 {
     esp_status status = esp_op_reduce_to(context->compute, context->output_grads[0], dc);
     if (status == ESP_OK && (beta < 1.0f || beta > 1.0f))
-        status = esp_unary_forward(context->compute, ESP_UNARY_SCALE, beta, 0.0f, esp_shape_elements(&dc->shape),
-                                   esp_view_f32(dc), esp_view_f32(dc));
+        status = esp_unary_forward(context->compute, ESP_UNARY_SCALE, beta, 0.0f,
+                                   esp_shape_elements(&dc->shape), esp_view_f32(dc), esp_view_f32(dc));
     return status;
 }
 
-/* With Y = alpha * A' B': dA' = alpha * dY B'^T and dB' = alpha * A'^T dY; a stored transpose swaps the factors. */
+/* With Y = alpha * A' B': dA' = alpha * dY B'^T and dB' = alpha * A'^T dY; a stored transpose swaps the
+ * factors. */
 esp_status esp_op_gemm_backward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
@@ -101,17 +104,17 @@ esp_status esp_op_gemm_backward(const esp_op_context *context, esp_error *err)
     const esp_view *dc = esp_op_input_grad(context, 2);
     esp_status status = ESP_OK;
     if (da != NULL && p->transpose_a) /* dA[K,M] = B' dY^T */
-        status = esp_gemm(context->compute, p->transpose_b, true, p->k, p->m, p->n, p->alpha, b, ldb, dy, p->n, 0.0f,
-                          esp_view_f32(da), lda);
+        status = esp_gemm(context->compute, p->transpose_b, true, p->k, p->m, p->n, p->alpha, b, ldb, dy,
+                          p->n, 0.0f, esp_view_f32(da), lda);
     else if (da != NULL) /* dA[M,K] = dY B'^T */
-        status = esp_gemm(context->compute, false, !p->transpose_b, p->m, p->k, p->n, p->alpha, dy, p->n, b, ldb,
-                          0.0f, esp_view_f32(da), lda);
+        status = esp_gemm(context->compute, false, !p->transpose_b, p->m, p->k, p->n, p->alpha, dy, p->n, b,
+                          ldb, 0.0f, esp_view_f32(da), lda);
     if (status == ESP_OK && db != NULL && p->transpose_b) /* dB[N,K] = dY^T A' */
-        status = esp_gemm(context->compute, true, p->transpose_a, p->n, p->k, p->m, p->alpha, dy, p->n, a, lda, 0.0f,
-                          esp_view_f32(db), ldb);
+        status = esp_gemm(context->compute, true, p->transpose_a, p->n, p->k, p->m, p->alpha, dy, p->n, a,
+                          lda, 0.0f, esp_view_f32(db), ldb);
     else if (status == ESP_OK && db != NULL) /* dB[K,N] = A'^T dY */
-        status = esp_gemm(context->compute, !p->transpose_a, false, p->k, p->n, p->m, p->alpha, a, lda, dy, p->n,
-                          0.0f, esp_view_f32(db), ldb);
+        status = esp_gemm(context->compute, !p->transpose_a, false, p->k, p->n, p->m, p->alpha, a, lda, dy,
+                          p->n, 0.0f, esp_view_f32(db), ldb);
     if (status == ESP_OK && dc != NULL)
         status = gemm_bias_gradient(context, p->beta, dc);
     return status;
@@ -139,8 +142,8 @@ bool esp_op_gemm_layer(const esp_node *node, esp_layer_form *form)
 
 typedef struct matmul_plan {
     int64_t m, n, k;
-    int64_t batches;     /* products to make */
-    esp_shape batch;     /* broadcast batch dims */
+    int64_t batches;                                          /* products to make */
+    esp_shape batch;                                          /* broadcast batch dims */
     int64_t a_strides[ESP_MAX_RANK], b_strides[ESP_MAX_RANK]; /* in matrices, over `batch` */
 } matmul_plan;
 
@@ -169,7 +172,8 @@ esp_status esp_op_matmul_infer(esp_infer_context *context, esp_error *err)
     esp_shape a = as_matrix(a_shape, true), b = as_matrix(b_shape, false);
     char a_text[96], b_text[96];
     if (a.rank < 2 || b.rank < 2 || a.dims[a.rank - 1] != b.dims[b.rank - 2])
-        return esp_fail(err, ESP_SHAPE, "%s times %s does not fit", esp_shape_format(a_shape, a_text, sizeof a_text),
+        return esp_fail(err, ESP_SHAPE, "%s times %s does not fit",
+                        esp_shape_format(a_shape, a_text, sizeof a_text),
                         esp_shape_format(b_shape, b_text, sizeof b_text));
     esp_shape a_batch = batch_dims(&a), b_batch = batch_dims(&b), y;
     status = esp_shape_broadcast(&a_batch, &b_batch, &y, err);
@@ -187,7 +191,8 @@ esp_status esp_op_matmul_infer(esp_infer_context *context, esp_error *err)
 void esp_op_matmul_prepare(const esp_op_context *context, void *plan_memory)
 {
     matmul_plan *plan = plan_memory;
-    esp_shape a = as_matrix(&context->inputs[0]->shape, true), b = as_matrix(&context->inputs[1]->shape, false);
+    esp_shape a = as_matrix(&context->inputs[0]->shape, true),
+              b = as_matrix(&context->inputs[1]->shape, false);
     *plan = (matmul_plan){.m = a.dims[a.rank - 2], .k = a.dims[a.rank - 1], .n = b.dims[b.rank - 1]};
     esp_shape a_batch = batch_dims(&a), b_batch = batch_dims(&b);
     esp_shape_broadcast(&a_batch, &b_batch, &plan->batch, NULL); /* infer has accepted it */
@@ -214,8 +219,8 @@ esp_status esp_op_matmul_forward(const esp_op_context *context, esp_error *err)
     for (int64_t i = 0; status == ESP_OK && i < p->batches; i++, esp_index_next(&p->batch, index)) {
         const float *a_at = a + esp_index_offset(index, p->a_strides, p->batch.rank) * p->m * p->k;
         const float *b_at = b + esp_index_offset(index, p->b_strides, p->batch.rank) * p->k * p->n;
-        status = esp_gemm(context->compute, false, false, p->m, p->n, p->k, 1.0f, a_at, p->k, b_at, p->n, 0.0f,
-                          y + i * p->m * p->n, p->n);
+        status = esp_gemm(context->compute, false, false, p->m, p->n, p->k, 1.0f, a_at, p->k, b_at, p->n,
+                          0.0f, y + i * p->m * p->n, p->n);
     }
     return status;
 }
@@ -240,11 +245,11 @@ esp_status esp_op_matmul_backward(const esp_op_context *context, esp_error *err)
         int64_t b_at = esp_index_offset(index, p->b_strides, p->batch.rank) * p->k * p->n;
         const float *dy_at = dy + i * p->m * p->n;
         if (da != NULL)
-            status = esp_gemm(context->compute, false, true, p->m, p->k, p->n, 1.0f, dy_at, p->n, b + b_at, p->n,
-                              1.0f, esp_view_f32(da) + a_at, p->k);
+            status = esp_gemm(context->compute, false, true, p->m, p->k, p->n, 1.0f, dy_at, p->n, b + b_at,
+                              p->n, 1.0f, esp_view_f32(da) + a_at, p->k);
         if (status == ESP_OK && db != NULL)
-            status = esp_gemm(context->compute, true, false, p->k, p->n, p->m, 1.0f, a + a_at, p->k, dy_at, p->n,
-                              1.0f, esp_view_f32(db) + b_at, p->n);
+            status = esp_gemm(context->compute, true, false, p->k, p->n, p->m, 1.0f, a + a_at, p->k, dy_at,
+                              p->n, 1.0f, esp_view_f32(db) + b_at, p->n);
     }
     return status;
 }

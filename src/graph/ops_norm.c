@@ -1,5 +1,5 @@
-/* BatchNormalization (ONNX -7, -9, -14, -15) and Dropout (-7, -10, -12): the two that behave differently in training.
- * x [N,C,...]; scale, bias, mean, variance [C]. */
+/* BatchNormalization (ONNX -7, -9, -14, -15) and Dropout (-7, -10, -12): the two that behave differently in
+ * training. x [N,C,...]; scale, bias, mean, variance [C]. */
 #include <string.h>
 
 #include "graph/ops.h"
@@ -29,13 +29,16 @@ esp_status esp_op_batch_norm_infer(esp_infer_context *context, esp_error *err)
                             esp_shape_format(s, text, sizeof text), x_text, (long long)x->dims[1]);
     }
     if (esp_node_int(node, "spatial", 1) == 0)
-        return esp_fail(err, ESP_UNSUPPORTED, "attribute 'spatial' is 0, expected 1 (statistics per channel)");
-    if (esp_node_int(node, "training_mode", 0) != 0)
         return esp_fail(err, ESP_UNSUPPORTED,
-                        "attribute 'training_mode' is 1: the model was exported for training, expected evaluation");
+                        "attribute 'spatial' is 0, expected 1 (statistics per channel)");
+    if (esp_node_int(node, "training_mode", 0) != 0)
+        return esp_fail(
+            err, ESP_UNSUPPORTED,
+            "attribute 'training_mode' is 1: the model was exported for training, expected evaluation");
     for (int i = 1; i < node->output_count; i++) {
         if (node->outputs[i] >= 0)
-            return esp_fail(err, ESP_UNSUPPORTED, "output %d (statistics) is not supported, expected one output", i);
+            return esp_fail(err, ESP_UNSUPPORTED,
+                            "output %d (statistics) is not supported, expected one output", i);
     }
     context->outputs[0].dtype = ESP_F32;
     context->outputs[0].shape = *x;
@@ -70,10 +73,10 @@ esp_status esp_op_batch_norm_forward(const esp_op_context *context, esp_error *e
                                       esp_view_f32(in[0]), esp_view_f32(in[1]), esp_view_f32(in[2]),
                                       esp_view_f32(in[3]), esp_view_f32(in[4]), plan->epsilon, y);
     float *saved_mean = context->saved;
-    return esp_batch_norm_train(context->compute, plan->batch, plan->channels, plan->inner, esp_view_f32(in[0]),
-                                esp_view_f32(in[1]), esp_view_f32(in[2]), plan->epsilon, plan->momentum,
-                                esp_view_f32(in[3]), esp_view_f32(in[4]), saved_mean, saved_mean + plan->channels,
-                                y);
+    return esp_batch_norm_train(context->compute, plan->batch, plan->channels, plan->inner,
+                                esp_view_f32(in[0]), esp_view_f32(in[1]), esp_view_f32(in[2]), plan->epsilon,
+                                plan->momentum, esp_view_f32(in[3]), esp_view_f32(in[4]), saved_mean,
+                                saved_mean + plan->channels, y);
 }
 
 /* The kernels give all three gradients at once; those nobody wants go to scratch: dscale, dbias, then dx. */
@@ -100,9 +103,9 @@ esp_status esp_op_batch_norm_backward(const esp_op_context *context, esp_error *
     float *dx = grads[0] == NULL ? spare + 2 * plan->channels : esp_view_f32(grads[0]);
     const float *dy = esp_view_f32(context->output_grads[0]);
     if (!context->is_training)
-        return esp_batch_norm_backward_frozen(context->compute, plan->batch, plan->channels, plan->inner,
-                                              esp_view_f32(in[0]), dy, esp_view_f32(in[1]), esp_view_f32(in[3]),
-                                              esp_view_f32(in[4]), plan->epsilon, dx, dscale, dbias);
+        return esp_batch_norm_backward_frozen(
+            context->compute, plan->batch, plan->channels, plan->inner, esp_view_f32(in[0]), dy,
+            esp_view_f32(in[1]), esp_view_f32(in[3]), esp_view_f32(in[4]), plan->epsilon, dx, dscale, dbias);
     const float *saved_mean = context->saved;
     return esp_batch_norm_backward(context->compute, plan->batch, plan->channels, plan->inner,
                                    esp_view_f32(in[0]), dy, esp_view_f32(in[1]), saved_mean,
@@ -122,8 +125,10 @@ esp_status esp_op_dropout_infer(esp_infer_context *context, esp_error *err)
     if (x->dtype != ESP_F32)
         return esp_fail(err, ESP_SHAPE, "input 0 is %s, expected %s", esp_dtype_name(x->dtype),
                         esp_dtype_name(ESP_F32));
-    if (ratio != NULL && (ratio->dtype != ESP_F32 || esp_shape_elements(&ratio->shape) != 1 || ratio->data == NULL))
-        return esp_fail(err, ESP_UNSUPPORTED, "ratio (input 1) must be one constant %s", esp_dtype_name(ESP_F32));
+    if (ratio != NULL &&
+        (ratio->dtype != ESP_F32 || esp_shape_elements(&ratio->shape) != 1 || ratio->data == NULL))
+        return esp_fail(err, ESP_UNSUPPORTED, "ratio (input 1) must be one constant %s",
+                        esp_dtype_name(ESP_F32));
     float value = ratio != NULL ? esp_view_f32(ratio)[0] : esp_node_float(context->node, "ratio", 0.5f);
     if (!(value >= 0.0f && value < 1.0f))
         return esp_fail(err, ESP_INVALID, "ratio is %g, expected 0 to below 1", (double)value);

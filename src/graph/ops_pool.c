@@ -1,5 +1,5 @@
-/* MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool (ONNX, all versions to opset 21) and ReduceMean, which
- * exporters write for global average pooling. */
+/* MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool (ONNX, all versions to opset 21) and ReduceMean,
+ * which exporters write for global average pooling. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -68,16 +68,17 @@ esp_status esp_op_max_pool_forward(const esp_op_context *context, esp_error *err
 {
     (void)err;
     esp_pool2d_geometry local;
-    return esp_max_pool_forward(context->compute, esp_op_plan(context, &local), esp_view_f32(context->inputs[0]),
-                                esp_view_f32(context->outputs[0]));
+    return esp_max_pool_forward(context->compute, esp_op_plan(context, &local),
+                                esp_view_f32(context->inputs[0]), esp_view_f32(context->outputs[0]));
 }
 
 esp_status esp_op_max_pool_backward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
     esp_pool2d_geometry local;
-    return esp_max_pool_backward(context->compute, esp_op_plan(context, &local), esp_view_f32(context->inputs[0]),
-                                 esp_view_f32(context->output_grads[0]), esp_view_f32(context->input_grads[0]));
+    return esp_max_pool_backward(context->compute, esp_op_plan(context, &local),
+                                 esp_view_f32(context->inputs[0]), esp_view_f32(context->output_grads[0]),
+                                 esp_view_f32(context->input_grads[0]));
 }
 
 esp_status esp_op_average_pool_forward(const esp_op_context *context, esp_error *err)
@@ -138,8 +139,7 @@ static esp_pool2d_geometry plane_geometry(int64_t planes, int64_t inner)
 void esp_op_global_pool_prepare(const esp_op_context *context, void *plan)
 {
     const esp_shape *x = &context->inputs[0]->shape;
-    *(esp_pool2d_geometry *)plan =
-        plane_geometry(x->dims[0] * x->dims[1], esp_shape_product(x, 2, x->rank));
+    *(esp_pool2d_geometry *)plan = plane_geometry(x->dims[0] * x->dims[1], esp_shape_product(x, 2, x->rank));
 }
 
 /* ---- ReduceMean ---- */
@@ -151,8 +151,10 @@ typedef struct mean_plan {
     esp_pool2d_geometry planes;
 } mean_plan;
 
-/* Which axes go. Newer versions take the axes as input 1; none means all, or nothing with noop_with_empty_axes. */
-static esp_status read_mean_axes(const esp_infer_context *context, bool is_reduced[ESP_MAX_RANK], esp_error *err)
+/* Which axes go. Newer versions take the axes as input 1; none means all, or nothing with
+ * noop_with_empty_axes. */
+static esp_status read_mean_axes(const esp_infer_context *context, bool is_reduced[ESP_MAX_RANK],
+                                 esp_error *err)
 {
     int rank = context->inputs[0]->shape.rank;
     int64_t axes[ESP_MAX_RANK];
@@ -238,11 +240,11 @@ esp_status esp_op_reduce_mean_forward(const esp_op_context *context, esp_error *
     esp_shape_strides(&x->shape, x_strides);
     mean_strides(plan, &x->shape, y_strides);
     esp_fill_f32(esp_view_f32(y), count, 0.0f);
-    esp_status status = esp_add_strided(context->compute, &x->shape, esp_view_f32(x), x_strides, esp_view_f32(y),
-                                        y_strides);
+    esp_status status =
+        esp_add_strided(context->compute, &x->shape, esp_view_f32(x), x_strides, esp_view_f32(y), y_strides);
     if (status == ESP_OK)
-        status = esp_unary_forward(context->compute, ESP_UNARY_SCALE, 1.0f / (float)plan->reduced_count, 0.0f, count,
-                                   esp_view_f32(y), esp_view_f32(y));
+        status = esp_unary_forward(context->compute, ESP_UNARY_SCALE, 1.0f / (float)plan->reduced_count, 0.0f,
+                                   count, esp_view_f32(y), esp_view_f32(y));
     return status;
 }
 

@@ -1,5 +1,5 @@
-/* Operators that give the same elements another shape (Identity, Flatten, Reshape, Squeeze, Unsqueeze), or make
- * values from shapes and attributes (Shape, Constant, ConstantOfShape), and Cast. */
+/* Operators that give the same elements another shape (Identity, Flatten, Reshape, Squeeze, Unsqueeze), or
+ * make values from shapes and attributes (Shape, Constant, ConstantOfShape), and Cast. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -44,11 +44,13 @@ esp_status esp_op_flatten_infer(esp_infer_context *context, esp_error *err)
     int split = (int)(axis < 0 ? axis + rank : axis);
     context->outputs[0].dtype = x->dtype;
     context->outputs[0].shape = (esp_shape){
-        .rank = 2, .dims = {esp_shape_product(&x->shape, 0, split), esp_shape_product(&x->shape, split, rank)}};
+        .rank = 2,
+        .dims = {esp_shape_product(&x->shape, 0, split), esp_shape_product(&x->shape, split, rank)}};
     return ESP_OK;
 }
 
-/* ---- Reshape (ONNX -5, -13, -14, -19): 0 copies the input's dim (unless allowzero), one -1 takes the rest ---- */
+/* ---- Reshape (ONNX -5, -13, -14, -19): 0 copies the input's dim (unless allowzero), one -1 takes the rest
+ * ---- */
 
 static esp_status resolve_target(const esp_shape *x, bool allows_zero, esp_shape *y, esp_error *err)
 {
@@ -93,8 +95,8 @@ esp_status esp_op_reshape_infer(esp_infer_context *context, esp_error *err)
     return ESP_OK;
 }
 
-/* The target says the channel dim in numbers, unless it is copied or inferred. A batch of 1 that was folded into the
- * target becomes "copy", so that the result runs at any batch size. */
+/* The target says the channel dim in numbers, unless it is copied or inferred. A batch of 1 that was folded
+ * into the target becomes "copy", so that the result runs at any batch size. */
 esp_status esp_op_reshape_narrow(esp_narrow_context *context, esp_error *err)
 {
     const esp_view *x = context->inputs[0], *y = context->output;
@@ -107,8 +109,8 @@ esp_status esp_op_reshape_narrow(esp_narrow_context *context, esp_error *err)
     if (target[axis] == 0 && !allows_zero && axis == context->input_axis)
         return ESP_OK;
     target[axis] = context->output_kept_count;
-    if (axis != 0 && !allows_zero && target[0] > 0 && x->shape.rank > 0 && x->shape.dims[0] == y->shape.dims[0] &&
-        context->input_axis != 0)
+    if (axis != 0 && !allows_zero && target[0] > 0 && x->shape.rank > 0 &&
+        x->shape.dims[0] == y->shape.dims[0] && context->input_axis != 0)
         target[0] = 0;
     return esp_op_replace_ints(context->inputs[1], target, (int)count, &context->new_inputs[1], err);
 }
@@ -300,11 +302,11 @@ esp_status esp_op_constant_of_shape_forward(const esp_op_context *context, esp_e
     return ESP_OK;
 }
 
-/* ---- Cast (-6, -9, -13, -19) ---- */
+/* ---- Cast (-6, -9, -13, -19). A gradient passes only from float32 to float32, where it is a copy. ---- */
 
 /* TensorProto.DataType of each element type, in the order of esp_dtype. */
-static const int64_t onnx_types[] = {[ESP_F32] = 1, [ESP_F64] = 11, [ESP_I32] = 6,
-                                     [ESP_I64] = 7, [ESP_U8] = 2,   [ESP_BOOL] = 9};
+static const int64_t onnx_types[] = {
+    [ESP_F32] = 1, [ESP_F64] = 11, [ESP_I32] = 6, [ESP_I64] = 7, [ESP_U8] = 2, [ESP_BOOL] = 9};
 
 esp_status esp_op_cast_infer(esp_infer_context *context, esp_error *err)
 {
@@ -379,8 +381,8 @@ static void cast_element(const esp_view *x, const esp_view *y, int64_t at)
         ((uint8_t *)y->data)[at] = (uint8_t)read_i64(x->dtype, x->data, at);
         break;
     case ESP_BOOL:
-        ((uint8_t *)y->data)[at] =
-            is_float(x->dtype) ? number < 0 || number > 0 || number != number : read_i64(x->dtype, x->data, at) != 0;
+        ((uint8_t *)y->data)[at] = is_float(x->dtype) ? number < 0 || number > 0 || number != number
+                                                      : read_i64(x->dtype, x->data, at) != 0;
         break;
     }
 }

@@ -1,5 +1,6 @@
-/* Trainable tensors and running statistics in one list, in the order in which the network's nodes read them. Data and
- * gradients are separate blocks per tensor, so that pointers stay where they are for executors to hold. */
+/* Trainable tensors and running statistics in one list, in the order in which the network's nodes read them.
+ * Data and gradients are separate blocks per tensor, so that pointers stay where they are for executors to
+ * hold. */
 #include "graph/params.h"
 
 #include <string.h>
@@ -133,7 +134,8 @@ esp_status esp_params_new(const esp_graph *graph, esp_params **out, esp_error *e
 void esp_params_copy(esp_params *target, const esp_params *source)
 {
     for (int i = 0; i < target->count; i++)
-        memcpy(target->items[i].data, source->items[i].data, (size_t)target->items[i].elements * sizeof(float));
+        memcpy(target->items[i].data, source->items[i].data,
+               (size_t)target->items[i].elements * sizeof(float));
 }
 
 esp_status esp_params_to_graph(const esp_params *params, esp_graph **out, esp_error *err)

@@ -10,14 +10,14 @@
 typedef struct esp_params esp_params;
 
 typedef struct esp_param {
-    int value;         /* the constant it comes from */
+    int value; /* the constant it comes from */
     const char *name;
-    bool is_running;   /* running statistic: no gradient, no decay */
-    bool is_weight;    /* weight of a layer (Conv, Gemm, MatMul), as against bias or normalisation */
+    bool is_running; /* running statistic: no gradient, no decay */
+    bool is_weight;  /* weight of a layer (Conv, Gemm, MatMul), as against bias or normalisation */
     int64_t elements;
     const esp_shape *shape;
     float *data;
-    float *grad;       /* NULL for running statistics */
+    float *grad; /* NULL for running statistics */
 } esp_param;
 
 /* Every constant that some node takes as a trainable or running input (op table), once. */

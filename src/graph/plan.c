@@ -1,6 +1,6 @@
-/* Greedy by size: the largest buffer first, each at the lowest offset that is free among the placed buffers it shares
- * a moment with. Placing large buffers first leaves gaps only small ones need to fit into; on convolutional networks
- * this is within a few percent of the largest simultaneous need. */
+/* Greedy by size: the largest buffer first, each at the lowest offset that is free among the placed buffers
+ * it shares a moment with. Placing large buffers first leaves gaps only small ones need to fit into; on
+ * convolutional networks this is within a few percent of the largest simultaneous need. */
 #include "graph/plan.h"
 
 #include <stdint.h>

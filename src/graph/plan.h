@@ -12,8 +12,8 @@ typedef struct esp_plan_buffer {
     size_t offset;  /* result; a multiple of ESP_ALIGNMENT */
 } esp_plan_buffer;
 
-/* Gives every buffer an offset so that buffers in use at the same moment do not overlap; `*total` is the size of the
- * block, at most the sum of all (rounded up) sizes. */
+/* Gives every buffer an offset so that buffers in use at the same moment do not overlap; `*total` is the size
+ * of the block, at most the sum of all (rounded up) sizes. */
 esp_status esp_plan_offsets(esp_plan_buffer *buffers, int count, size_t *total, esp_error *err);
 
 /* The sum of all sizes, rounded up as the plan does: what the block would be without reuse. */

@@ -1,6 +1,7 @@
-/* Simplification: shapes are inferred at a batch of 1 and of 2. What comes from constants alone, and what is known and
- * equal at both, becomes a constant; then everything no output needs is left out and the rest is built anew. A model
- * that cannot run at a batch of 2 is fixed to its batch, and all that is known at 1 is constant. */
+/* Simplification: shapes are inferred at a batch of 1 and of 2. What comes from constants alone, and what is
+ * known and equal at both, becomes a constant; then everything no output needs is left out and the rest is
+ * built anew. A model that cannot run at a batch of 2 is fixed to its batch, and all that is known at 1 is
+ * constant. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -68,8 +69,8 @@ static esp_status add_values(simplify_state *state, esp_error *err)
     for (int i = 0; status == ESP_OK && i < esp_graph_input_count(graph); i++) {
         int v = esp_graph_input(graph, i);
         const esp_value *value = esp_graph_value(graph, v);
-        status = esp_builder_input(state->builder, value->name, value->dtype, &value->shape, value->batch_name,
-                                   &state->new_values[v], err);
+        status = esp_builder_input(state->builder, value->name, value->dtype, &value->shape,
+                                   value->batch_name, &state->new_values[v], err);
     }
     for (int v = 0; status == ESP_OK && v < esp_graph_value_count(graph); v++) {
         const esp_value *value = esp_graph_value(graph, v);
@@ -102,8 +103,8 @@ static esp_status add_node(simplify_state *state, const esp_node *node, int *val
         /* A settled output of a kept node is a constant already: the node makes it under no name. */
         if (v < 0 || state->new_values[v] >= 0)
             continue;
-        esp_status status =
-            esp_builder_value(state->builder, esp_graph_value(state->graph, v)->name, &state->new_values[v], err);
+        esp_status status = esp_builder_value(state->builder, esp_graph_value(state->graph, v)->name,
+                                              &state->new_values[v], err);
         if (status != ESP_OK)
             return status;
         outputs[i] = state->new_values[v];
@@ -167,8 +168,8 @@ static esp_status rebuild(simplify_state *state, esp_graph **out, esp_error *err
 {
     const esp_graph *graph = state->graph;
     mark_needed(state);
-    esp_status status = esp_builder_new(esp_graph_name(graph), esp_graph_opset(graph), esp_graph_ir_version(graph),
-                                        &state->builder, err);
+    esp_status status = esp_builder_new(esp_graph_name(graph), esp_graph_opset(graph),
+                                        esp_graph_ir_version(graph), &state->builder, err);
     if (status == ESP_OK)
         status = add_values(state, err);
     if (status == ESP_OK)

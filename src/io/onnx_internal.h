@@ -22,6 +22,11 @@
 /* From this IR version on constants need not be listed among the graph's inputs as well. */
 #define ESP_ONNX_IR_FREE_CONSTANTS 4
 
+/* What the batch dim is called when the file gives it no name, and what the open first dim of an output is
+ * called that is not the batch: without a name it would be taken for the batch. */
+#define ESP_ONNX_BATCH_NAME   "N"
+#define ESP_ONNX_UNKNOWN_NAME "unk__0"
+
 /* Where a TensorProto keeps elements when it has no raw_data. */
 typedef enum esp_onnx_field {
     ESP_ONNX_FIELD_FLOAT,

@@ -25,7 +25,7 @@ typedef struct reader {
     const Onnx__ModelProto *model;
     const Onnx__GraphProto *graph;
     const Onnx__TensorProto **by_name; /* the initializers, sorted by name */
-    const char *batch_symbol;          /* of the first input that has one */
+    const char *batch_symbol;          /* of the first input with an open batch, or NULL */
     esp_arena *arena;
     esp_builder *builder;
     esp_error *err;
@@ -238,17 +238,18 @@ static esp_status read_input(reader *in, const Onnx__ValueInfoProto *info)
     esp_status status = read_type(in, "input", info, &type);
     if (status != ESP_OK)
         return status;
-    if (type.shape.rank > 0 && type.shape.dims[0] == ESP_DIM_UNKNOWN)
+    if (type.shape.rank > 0 && type.shape.dims[0] == ESP_DIM_UNKNOWN) {
         type.shape.dims[0] = ESP_DIM_BATCH;
-    if (!in->batch_symbol)
-        in->batch_symbol = type.first;
+        type.first = type.first ? type.first : ESP_ONNX_BATCH_NAME;
+        in->batch_symbol = in->batch_symbol ? in->batch_symbol : type.first;
+    }
     return esp_builder_input(in->builder, info->name, type.dtype, &type.shape, type.first, &value, in->err);
 }
 
 /* An output's open first dim is the batch when it has the name of the inputs' batch, or no name. */
 static bool is_batch_symbol(const reader *in, const char *symbol)
 {
-    return !symbol || (in->batch_symbol && strcmp(symbol, in->batch_symbol) == 0);
+    return in->batch_symbol && (!symbol || strcmp(symbol, in->batch_symbol) == 0);
 }
 
 static esp_status read_output(const reader *in, const Onnx__ValueInfoProto *info)

@@ -83,10 +83,11 @@ static const char *batch_name(const esp_graph *graph)
         if (input->shape.rank > 0 && input->shape.dims[0] == ESP_DIM_BATCH && input->batch_name)
             return input->batch_name;
     }
-    return "N";
+    return ESP_ONNX_BATCH_NAME;
 }
 
-static Onnx__TensorShapeProto__Dimension *write_dim(writer *out, int64_t size, const char *batch)
+/* A dim of this size, or an open one with this name (NULL: none). */
+static Onnx__TensorShapeProto__Dimension *write_dim(writer *out, int64_t size, const char *symbol)
 {
     Onnx__TensorShapeProto__Dimension *dim =
         NEW_MESSAGE(out, Onnx__TensorShapeProto__Dimension, ONNX__TENSOR_SHAPE_PROTO__DIMENSION__INIT);
@@ -94,11 +95,18 @@ static Onnx__TensorShapeProto__Dimension *write_dim(writer *out, int64_t size, c
     if (dim && size >= 0) {
         dim->value_case = ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE;
         dim->dim_value = size;
-    } else if (dim && size == ESP_DIM_BATCH) {
+    } else if (dim && symbol) {
         dim->value_case = ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM;
-        dim->dim_param = borrow(batch);
+        dim->dim_param = borrow(symbol);
     }
     return dim;
+}
+
+static const char *dim_symbol(int64_t size, int index, const char *batch)
+{
+    if (size == ESP_DIM_BATCH)
+        return batch;
+    return index == 0 ? ESP_ONNX_UNKNOWN_NAME : NULL;
 }
 
 static Onnx__TensorShapeProto *write_shape(writer *out, const esp_shape *shape, const char *batch)
@@ -109,7 +117,7 @@ static Onnx__TensorShapeProto *write_shape(writer *out, const esp_shape *shape, 
         return NULL;
     proto->dim = take(out, (size_t)shape->rank, sizeof(void *));
     for (int i = 0; i < shape->rank && proto->dim; i++)
-        proto->dim[i] = write_dim(out, shape->dims[i], batch);
+        proto->dim[i] = write_dim(out, shape->dims[i], dim_symbol(shape->dims[i], i, batch));
     proto->n_dim = proto->dim ? (size_t)shape->rank : 0;
     return proto;
 }

@@ -63,7 +63,7 @@ static void count_paper(const esp_layers *layers, const esp_role *roles, const e
         double params, macs;
         layer.is_shortcut = roles[l] == ESP_ROLE_SHORTCUT;
         for (int64_t f = 0; f < layer.filters; f++)
-            live += esp_mask_filter_kept(&masks[l], f) > 0;
+            live += esp_mask_filter_is_live(&masks[l], f);
         esp_layer_paper(&layer, weights, live, layer.bias >= 0 ? live : 0, &params, &macs);
         counts->paper_params += params;
         counts->paper_macs += macs;

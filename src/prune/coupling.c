@@ -1,9 +1,10 @@
-/* Coupled sets, the walk: every channel of every activation gets a slot; nodes in topological order pass slots on by
- * their rule (coupling_rules.c, coupling_probe.c), tying slots that must go together. Tied slots form classes
- * (union-find); a class is what the rest of the program calls a slot. A pinned class carries the first reason found.
+/* Coupled sets, the walk: every channel of every activation gets a slot; nodes in topological order pass
+ * slots on by their rule (coupling_rules.c, coupling_probe.c), tying slots that must go together. Tied slots
+ * form classes (union-find); a class is what the rest of the program calls a slot. A pinned class carries the
+ * first reason found.
  *
- * Invariant: a class is read only by the layers that list it in `reads`; every other way of reading pins it. So whoever
- * removes a free slot at its writers, its followers and its readers has removed it everywhere. */
+ * Invariant: a class is read only by the layers that list it in `reads`; every other way of reading pins it.
+ * So whoever removes a free slot at its writers, its followers and its readers has removed it everywhere. */
 #include <stdio.h>
 
 #include "base/memory.h"
@@ -176,13 +177,14 @@ static esp_status walk_node(esp_coupling *coupling, int index, esp_error *err)
     const esp_node *node = esp_graph_node(coupling->graph, index);
     bool is_all_known = true;
     for (int i = 0; i < node->output_count; i++)
-        is_all_known = is_all_known && (node->outputs[i] < 0 || coupling_is_known(coupling, node->outputs[i]));
+        is_all_known =
+            is_all_known && (node->outputs[i] < 0 || coupling_is_known(coupling, node->outputs[i]));
     if (is_all_known)
         return ESP_OK;
     for (int i = 1; i < node->output_count; i++) {
         if (is_used(coupling->graph, node->outputs[i]))
-            return coupling_block(coupling, index,
-                                  coupling_reason(coupling, "node '%s' has several outputs", node->name), err);
+            return coupling_block(
+                coupling, index, coupling_reason(coupling, "node '%s' has several outputs", node->name), err);
     }
     coupling->is_followed[index] = true;
     return follow[node->op->rule](coupling, index, err);
@@ -200,7 +202,8 @@ static esp_status pin_shared_weights(esp_coupling *coupling, esp_error *err)
         if (reason == NULL)
             return esp_fail_memory(err, "channel slots", 0);
         coupling_pin(coupling, layer->filters, coupling->writes[i], reason);
-        const coupling_value *input = coupling_input(coupling, esp_graph_node(coupling->graph, layer->node), 0);
+        const coupling_value *input =
+            coupling_input(coupling, esp_graph_node(coupling->graph, layer->node), 0);
         if (input != NULL)
             coupling_pin(coupling, input->count, input->slots, reason);
     }
@@ -229,8 +232,8 @@ static esp_status walk(esp_coupling *coupling, esp_error *err)
     for (int i = 0; status == ESP_OK && i < esp_graph_input_count(graph); i++) {
         int value = esp_graph_input(graph, i);
         status = give_pinned_channels(
-            coupling, value, coupling_reason(coupling, "network input '%s'", esp_graph_value(graph, value)->name),
-            err);
+            coupling, value,
+            coupling_reason(coupling, "network input '%s'", esp_graph_value(graph, value)->name), err);
     }
     for (int i = 0; status == ESP_OK && i < esp_graph_node_count(graph); i++) {
         status = walk_node(coupling, i, err);
@@ -284,8 +287,9 @@ static esp_status allocate(esp_coupling *coupling, esp_error *err)
         coupling->writes = esp_arena_alloc(arena, layer_count + 1, sizeof *coupling->writes);
         coupling->reads = esp_arena_alloc(arena, layer_count + 1, sizeof *coupling->reads);
     }
-    if (arena == NULL || coupling->values == NULL || coupling->moves == NULL || coupling->is_followed == NULL ||
-        coupling->layer_of_node == NULL || coupling->writes == NULL || coupling->reads == NULL)
+    if (arena == NULL || coupling->values == NULL || coupling->moves == NULL ||
+        coupling->is_followed == NULL || coupling->layer_of_node == NULL || coupling->writes == NULL ||
+        coupling->reads == NULL)
         return esp_fail_memory(err, "coupled sets", value_count * sizeof *coupling->values);
     for (size_t i = 0; i < value_count; i++)
         coupling->values[i].axis = -1;

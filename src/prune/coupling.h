@@ -1,5 +1,5 @@
-/* Coupled sets: which channel slots of which tensors must be kept or cut together, and why (METHODS.md section 3).
- * Found by union-find over channel slots, from the channel rules of the op table, on any DAG. */
+/* Coupled sets: which channel slots of which tensors must be kept or cut together, and why (METHODS.md
+ * section 3). Found by union-find over channel slots, from the channel rules of the op table, on any DAG. */
 #ifndef ESP_PRUNE_COUPLING_H
 #define ESP_PRUNE_COUPLING_H
 
@@ -16,9 +16,9 @@ esp_status esp_coupling_new(const esp_graph *graph, const esp_inferred *inferred
                             esp_coupling **out, esp_error *err);
 void esp_coupling_free(esp_coupling *coupling);
 
-/* Channels of a value: axis (-1 when the value has no channel axis we follow: constants, rank below 2), their number, and
- * the slot (representative id, >= 1) of each. Id 0 is nobody's. Channels that padding inserts have slots of their own,
- * which no layer writes unless an addition ties them to a layer's. */
+/* Channels of a value: axis (-1 when the value has no channel axis we follow: constants, rank below 2), their
+ * number, and the slot (representative id, >= 1) of each. Id 0 is nobody's. Channels that padding inserts
+ * have slots of their own, which no layer writes unless an addition ties them to a layer's. */
 #define ESP_SLOT_ZERO 0
 typedef struct esp_value_slots {
     int axis;
@@ -27,8 +27,9 @@ typedef struct esp_value_slots {
 } esp_value_slots;
 esp_value_slots esp_coupling_value(const esp_coupling *coupling, int value);
 
-/* Coupled sets of slots that move alike (same writers, same readers): numbered. A set has `slot_count` slots; each slot
- * has its filters in each writer layer and its columns in each reader. No writers: network input or padding. */
+/* Coupled sets of slots that move alike (same writers, same readers): numbered. A set has `slot_count` slots;
+ * each slot has its filters in each writer layer and its columns in each reader. No writers: network input or
+ * padding. */
 typedef struct esp_coupled_set {
     int64_t slot_count;
     const int32_t *slots; /* ascending */
@@ -36,17 +37,17 @@ typedef struct esp_coupled_set {
     const int *writers; /* layer indices */
     int reader_count;
     const int *readers;
-    const char
-        *pinned_by; /* why nothing of it can be cut ("network output 'logits'", "reshaped by node 'X'"), or NULL */
+    const char *pinned_by; /* why nothing of it can be cut ("network output 'logits'", "reshaped by node
+                              'X'"), or NULL */
 } esp_coupled_set;
 int esp_coupling_set_count(const esp_coupling *coupling);
 const esp_coupled_set *esp_coupling_set(const esp_coupling *coupling, int index);
-int esp_coupling_slot_set(const esp_coupling *coupling, int32_t slot); /* -1 for ESP_SLOT_ZERO */
-int32_t esp_coupling_slot_limit(const esp_coupling *coupling);         /* ids are below this */
+int esp_coupling_slot_set(const esp_coupling *coupling, int32_t slot);          /* -1 for ESP_SLOT_ZERO */
+int32_t esp_coupling_slot_limit(const esp_coupling *coupling);                  /* ids are below this */
 const char *esp_coupling_pinned_by(const esp_coupling *coupling, int32_t slot); /* NULL: free */
 
-/* Slots a layer writes (per filter), and reads (per column of its weight; NULL for group > 1). A depthwise layer writes
- * the slots it reads and is neither writer nor reader of their set: its filters follow. */
+/* Slots a layer writes (per filter), and reads (per column of its weight; NULL for group > 1). A depthwise
+ * layer writes the slots it reads and is neither writer nor reader of their set: its filters follow. */
 const int32_t *esp_coupling_writes(const esp_coupling *coupling, int layer);
 const int32_t *esp_coupling_reads(const esp_coupling *coupling, int layer);
 
@@ -56,17 +57,19 @@ bool esp_coupling_follows(const esp_coupling *coupling, int node);
 /* A movement node (rule MOVE) that was followed: where the channels of its output come from. */
 typedef struct esp_channel_moves {
     int64_t count;         /* channels of output 0; 0 when the node is no followed movement */
-    const int32_t *source; /* [count]: position among the channels of the followed inputs laid end to end; -1 = inserted */
+    const int32_t *source; /* [count]: position among the channels of the followed inputs laid end to end; -1
+                              = inserted */
     int followed_inputs;   /* inputs with channels */
-    bool keeps_order;      /* every input channel appears, in order, as one run of equal length: another order of the
-                              inputs' channels gives the same order of runs */
+    bool keeps_order; /* every input channel appears, in order, as one run of equal length: another order of
+                         the inputs' channels gives the same order of runs */
 } esp_channel_moves;
 const esp_channel_moves *esp_coupling_moves(const esp_coupling *coupling, int node);
 
 /* Index in the layer list of the layer at a node, or -1. */
 int esp_coupling_layer_at(const esp_coupling *coupling, int node);
 
-/* The printable list: every set with its tensors, writers, readers, the nodes that tie them, and what is pinned why. */
+/* The printable list: every set with its tensors, writers, readers, the nodes that tie them, and what is
+ * pinned why. */
 esp_status esp_coupling_print(const esp_coupling *coupling, esp_text *out, esp_error *err);
 
 #endif

@@ -25,9 +25,9 @@ struct esp_coupling {
     const esp_layers *layers;
     esp_arena *arena;
     coupling_value *values;
-    esp_channel_moves *moves; /* per node */
-    bool *is_followed;        /* per node */
-    int *layer_of_node;       /* -1: none */
+    esp_channel_moves *moves;  /* per node */
+    bool *is_followed;         /* per node */
+    int *layer_of_node;        /* -1: none */
     int32_t **writes, **reads; /* per layer */
 
     /* union-find over raw ids; ids 1..raw_count-1 */
@@ -64,7 +64,7 @@ esp_status coupling_block(esp_coupling *coupling, int node, const char *reason, 
 /* ---- rules ---- */
 esp_status coupling_follow_move(esp_coupling *coupling, int node, esp_error *err); /* coupling_probe.c */
 esp_status coupling_keeps_channels(esp_coupling *coupling, int node, int axis, bool *out, esp_error *err);
-esp_status coupling_follow_cut(esp_coupling *coupling, int node, esp_error *err);  /* coupling_rules.c */
+esp_status coupling_follow_cut(esp_coupling *coupling, int node, esp_error *err); /* coupling_rules.c */
 esp_status coupling_follow_copy(esp_coupling *coupling, int node, esp_error *err);
 esp_status coupling_follow_tie(esp_coupling *coupling, int node, esp_error *err);
 esp_status coupling_follow_block(esp_coupling *coupling, int node, esp_error *err);

@@ -1,5 +1,5 @@
-/* Coupled sets as text: per set its size and why it stays, who writes and reads it, the nodes that tie it, and which
- * channels of which tensors it holds. */
+/* Coupled sets as text: per set its size and why it stays, who writes and reads it, the nodes that tie it,
+ * and which channels of which tensors it holds. */
 #include "prune/coupling_internal.h"
 
 static void print_layers(const esp_coupling *coupling, const char *title, int count, const int *layers,

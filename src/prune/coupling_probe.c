@@ -1,8 +1,9 @@
-/* Coupled sets, the rule MOVE: data movement is followed by moving numbers. The node's own forward kernel runs on inputs
- * whose elements carry the number of their channel, 1, 2, ... laid end to end over the inputs, and a second time with
- * the numbers negated: what changes its sign was moved, what does not was inserted (padding). The output's channel axis is
- * the one along which all moved elements of a slice come from the same channel. So concat, slice, pad, flatten, reshape,
- * transpose, gather and whatever joins them need no code here.
+/* Coupled sets, the rule MOVE: data movement is followed by moving numbers. The node's own forward kernel
+ * runs on inputs whose elements carry the number of their channel, 1, 2, ... laid end to end over the inputs,
+ * and a second time with the numbers negated: what changes its sign was moved, what does not was inserted
+ * (padding). The output's channel axis is the one along which all moved elements of a slice come from the
+ * same channel. So concat, slice, pad, flatten, reshape, transpose, gather and whatever joins them need no
+ * code here.
  *
  * Numbers are float32, exact below 2^24. */
 #include <math.h>
@@ -49,7 +50,8 @@ static void lay_out_numbers(float *x, const esp_shape *shape, int axis, int64_t 
     }
 }
 
-/* Why a node cannot be probed, or NULL: every float input has channels or is known, everything else is known. */
+/* Why a node cannot be probed, or NULL: every float input has channels or is known, everything else is known.
+ */
 static const char *why_not_probed(esp_coupling *coupling, const esp_node *node)
 {
     int64_t channels = 0;
@@ -63,7 +65,8 @@ static const char *why_not_probed(esp_coupling *coupling, const esp_node *node)
         channels += input->count;
     }
     int output = node->outputs[0];
-    if (channels == 0 || channels >= LARGEST_NUMBER || esp_inferred_dtype(coupling->inferred, output) != ESP_F32)
+    if (channels == 0 || channels >= LARGEST_NUMBER ||
+        esp_inferred_dtype(coupling->inferred, output) != ESP_F32)
         return coupling_reason(coupling, "reshaped by node '%s'", node->name);
     return NULL;
 }
@@ -80,7 +83,8 @@ static esp_status probe_prepare(esp_coupling *coupling, int index, probe *self, 
         esp_free(outputs);
         return esp_fail_memory(err, "a probe", count * sizeof *self->inputs);
     }
-    esp_inferred_views(coupling->inferred, coupling->graph, index, self->inputs, self->input_pointers, outputs);
+    esp_inferred_views(coupling->inferred, coupling->graph, index, self->inputs, self->input_pointers,
+                       outputs);
     self->output = outputs[0];
     esp_free(outputs);
 
@@ -125,8 +129,8 @@ static esp_status probe_run(esp_coupling *coupling, probe *self, float sign, flo
     return esp_op_run_once(&context, err);
 }
 
-/* Sources along one axis: source[j] = the only channel number among the moved elements of slice j, 0 when all are inserted.
- * False when a slice mixes channels. */
+/* Sources along one axis: source[j] = the only channel number among the moved elements of slice j, 0 when all
+ * are inserted. False when a slice mixes channels. */
 static bool read_axis(const probe *self, int axis, int32_t *source)
 {
     const esp_shape *shape = &self->output.shape;
@@ -152,7 +156,8 @@ static bool read_axis(const probe *self, int axis, int32_t *source)
     return true;
 }
 
-/* The output's channel axis, or -1. The input's own axis is tried first: with a single channel every axis would do. */
+/* The output's channel axis, or -1. The input's own axis is tried first: with a single channel every axis
+ * would do. */
 static int find_axis(const probe *self, int input_axis, int32_t *source)
 {
     int rank = self->output.shape.rank;
@@ -178,8 +183,8 @@ static bool is_run_by_run(const int32_t *source, int64_t count, int64_t channels
     return true;
 }
 
-/* Slots of the output: the source's, or fresh ones for inserted channels. Inserted scalars (padding) are free; channels of
- * a whole constant tensor stay, since nothing rewrites that tensor. */
+/* Slots of the output: the source's, or fresh ones for inserted channels. Inserted scalars (padding) are
+ * free; channels of a whole constant tensor stay, since nothing rewrites that tensor. */
 static esp_status take_slots(esp_coupling *coupling, int index, int axis, int64_t count, int32_t *source,
                              esp_error *err)
 {
@@ -192,7 +197,8 @@ static esp_status take_slots(esp_coupling *coupling, int index, int axis, int64_
         if (input != NULL) {
             followed++;
             channels += input->count;
-        } else if (node->inputs[i] >= 0 && esp_inferred_dtype(coupling->inferred, node->inputs[i]) == ESP_F32 &&
+        } else if (node->inputs[i] >= 0 &&
+                   esp_inferred_dtype(coupling->inferred, node->inputs[i]) == ESP_F32 &&
                    esp_inferred_shape(coupling->inferred, node->inputs[i])->rank > 1) {
             reason = coupling_reason(coupling, "constant channels of node '%s'", node->name);
             if (reason == NULL)
@@ -223,7 +229,8 @@ static esp_status take_slots(esp_coupling *coupling, int index, int axis, int64_
         slots[i] = input->slots[number - 1];
     }
     coupling->values[node->outputs[0]] = (coupling_value){axis, count, slots};
-    coupling->moves[index] = (esp_channel_moves){count, source, followed, is_run_by_run(source, count, channels)};
+    coupling->moves[index] =
+        (esp_channel_moves){count, source, followed, is_run_by_run(source, count, channels)};
     return ESP_OK;
 }
 
@@ -286,8 +293,8 @@ esp_status coupling_follow_move(esp_coupling *coupling, int index, esp_error *er
     if (status != ESP_OK)
         goto done;
     int axis = find_axis(&self, first_input_axis(coupling, node), source);
-    status = axis < 0 ? coupling_block(coupling, index, coupling_reason(coupling, "reshaped by node '%s'", node->name),
-                                       err)
+    status = axis < 0 ? coupling_block(coupling, index,
+                                       coupling_reason(coupling, "reshaped by node '%s'", node->name), err)
                       : take_slots(coupling, index, axis, shape->dims[axis], source, err);
 done:
     probe_release(&self);

@@ -1,4 +1,5 @@
-/* Coupled sets, the rules COPY, TIE, CUT and BLOCK: how one node passes slots from its inputs to its output. */
+/* Coupled sets, the rules COPY, TIE, CUT and BLOCK: how one node passes slots from its inputs to its output.
+ */
 #include "prune/coupling_internal.h"
 
 static void set_output(esp_coupling *coupling, const esp_node *node, int axis, int64_t count, int32_t *slots)
@@ -9,13 +10,13 @@ static void set_output(esp_coupling *coupling, const esp_node *node, int axis, i
 esp_status coupling_follow_block(esp_coupling *coupling, int index, esp_error *err)
 {
     const esp_node *node = esp_graph_node(coupling->graph, index);
-    return coupling_block(coupling, index,
-                          coupling_reason(coupling, "node '%s' (%s) needs all channels", node->name, node->op->name),
-                          err);
+    return coupling_block(
+        coupling, index,
+        coupling_reason(coupling, "node '%s' (%s) needs all channels", node->name, node->op->name), err);
 }
 
-/* Why a COPY node is a wall for its input's channels, or NULL. Operators see channels at axis 1; along another axis only
- * element-wise ones without parameters still act on each channel alone. */
+/* Why a COPY node is a wall for its input's channels, or NULL. Operators see channels at axis 1; along
+ * another axis only element-wise ones without parameters still act on each channel alone. */
 static const char *why_not_copied(esp_coupling *coupling, const esp_node *node, const coupling_value *input)
 {
     const esp_shape *shape = esp_inferred_shape(coupling->inferred, node->outputs[0]);
@@ -30,7 +31,8 @@ static const char *why_not_copied(esp_coupling *coupling, const esp_node *node, 
     if (input->axis >= shape->rank || shape->dims[input->axis] != input->count)
         return coupling_reason(coupling, "reshaped by node '%s'", node->name);
     if (input->axis != 1 && (has_parameters || (node->op->flags & ESP_OP_POINTWISE) == 0))
-        return coupling_reason(coupling, "node '%s' takes other channels than axis %d", node->name, input->axis);
+        return coupling_reason(coupling, "node '%s' takes other channels than axis %d", node->name,
+                               input->axis);
     return NULL;
 }
 
@@ -49,13 +51,15 @@ esp_status coupling_follow_copy(esp_coupling *coupling, int index, esp_error *er
     }
     bool is_same = true;
     if (esp_inferred_shape(coupling->inferred, node->outputs[0])->rank !=
-        esp_inferred_shape(coupling->inferred, node->inputs[0])->rank) { /* which axes went, the shapes do not say */
+        esp_inferred_shape(coupling->inferred, node->inputs[0])
+            ->rank) { /* which axes went, the shapes do not say */
         esp_status status = coupling_keeps_channels(coupling, index, input->axis, &is_same, err);
         if (status != ESP_OK)
             return status;
     }
     if (!is_same)
-        return coupling_block(coupling, index, coupling_reason(coupling, "reshaped by node '%s'", node->name), err);
+        return coupling_block(coupling, index, coupling_reason(coupling, "reshaped by node '%s'", node->name),
+                              err);
     set_output(coupling, node, input->axis, input->count, input->slots);
     return ESP_OK;
 }
@@ -162,22 +166,24 @@ esp_status coupling_follow_cut(esp_coupling *coupling, int index, esp_error *err
     int layer_index = coupling->layer_of_node[index];
     esp_layer_form form;
     if (layer_index < 0 || !node->op->layer(node, &form))
-        return coupling_block(coupling, index, coupling_reason(coupling, "node '%s' has computed weights", node->name),
-                              err);
+        return coupling_block(coupling, index,
+                              coupling_reason(coupling, "node '%s' has computed weights", node->name), err);
     const esp_layer *layer = &coupling->layers->items[layer_index];
     const coupling_value *input = coupling_input(coupling, node, 0);
     int rank = esp_inferred_shape(coupling->inferred, node->outputs[0])->rank;
     int channel_axis = layer->is_conv ? 1 : rank - 1;
     bool is_read_whole = input != NULL && input->axis == channel_axis &&
-                         input->count == layer->channels * layer->group && !has_computed_bias(coupling, node, &form);
+                         input->count == layer->channels * layer->group &&
+                         !has_computed_bias(coupling, node, &form);
     if (is_read_whole && layer->group > 1 && layer->channels == 1 && layer->filters % layer->group == 0)
         return follow_depthwise(coupling, node, layer_index, input, err);
 
     const char *reason = NULL;
     bool is_wall = !is_read_whole || layer->group > 1;
     if (is_wall) {
-        reason = layer->group > 1 ? coupling_reason(coupling, "grouped convolution '%s'", node->name)
-                                  : coupling_reason(coupling, "node '%s' reads along another axis", node->name);
+        reason = layer->group > 1
+                     ? coupling_reason(coupling, "grouped convolution '%s'", node->name)
+                     : coupling_reason(coupling, "node '%s' reads along another axis", node->name);
         esp_status blocked = coupling_block(coupling, index, reason, err);
         if (blocked != ESP_OK)
             return blocked;

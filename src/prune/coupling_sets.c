@@ -1,5 +1,6 @@
-/* Coupled sets, the result: slots with the same writers, readers and reason form a set. Found by partition refinement: all
- * slots start in one part per reason; every layer, as writer and as reader, splits the parts it touches. */
+/* Coupled sets, the result: slots with the same writers, readers and reason form a set. Found by partition
+ * refinement: all slots start in one part per reason; every layer, as writer and as reader, splits the parts
+ * it touches. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -21,8 +22,9 @@ static void refinement_release(refinement *self)
     esp_free(self->touched_at);
 }
 
-/* A part splits at most once per slot in it, so there are never more parts than slots, plus one per round's leftovers:
- * parts that become empty keep their number, hence the limit of two per touch is bounded by `limit`. */
+/* A part splits at most once per slot in it, so there are never more parts than slots, plus one per round's
+ * leftovers: parts that become empty keep their number, hence the limit of two per touch is bounded by
+ * `limit`. */
 static esp_status refinement_prepare(refinement *self, int32_t slot_limit, int64_t touches, esp_error *err)
 {
     size_t slots = (size_t)slot_limit, parts = slots + (size_t)touches + 2;
@@ -126,9 +128,10 @@ done:
     return status;
 }
 
-/* Appends `layer` to the lists of the sets that hold its slots: to count them first (lists NULL), then to fill. */
-static void note_layer(esp_coupling *coupling, int layer, int64_t count, const int32_t *slots, bool is_writing,
-                       int *noted)
+/* Appends `layer` to the lists of the sets that hold its slots: to count them first (lists NULL), then to
+ * fill. */
+static void note_layer(esp_coupling *coupling, int layer, int64_t count, const int32_t *slots,
+                       bool is_writing, int *noted)
 {
     for (int64_t i = 0; slots != NULL && i < count; i++) {
         int index = coupling->slot_set[slots[i]];
@@ -212,22 +215,52 @@ esp_value_slots esp_coupling_value(const esp_coupling *coupling, int value)
     return (esp_value_slots){item->axis, item->count, item->slots};
 }
 
-int esp_coupling_set_count(const esp_coupling *coupling) { return coupling->set_count; }
+int esp_coupling_set_count(const esp_coupling *coupling)
+{
+    return coupling->set_count;
+}
 
-const esp_coupled_set *esp_coupling_set(const esp_coupling *coupling, int index) { return &coupling->sets[index]; }
+const esp_coupled_set *esp_coupling_set(const esp_coupling *coupling, int index)
+{
+    return &coupling->sets[index];
+}
 
-int esp_coupling_slot_set(const esp_coupling *coupling, int32_t slot) { return coupling->slot_set[slot]; }
+int esp_coupling_slot_set(const esp_coupling *coupling, int32_t slot)
+{
+    return coupling->slot_set[slot];
+}
 
-int32_t esp_coupling_slot_limit(const esp_coupling *coupling) { return coupling->slot_limit; }
+int32_t esp_coupling_slot_limit(const esp_coupling *coupling)
+{
+    return coupling->slot_limit;
+}
 
-const char *esp_coupling_pinned_by(const esp_coupling *coupling, int32_t slot) { return coupling->slot_reason[slot]; }
+const char *esp_coupling_pinned_by(const esp_coupling *coupling, int32_t slot)
+{
+    return coupling->slot_reason[slot];
+}
 
-const int32_t *esp_coupling_writes(const esp_coupling *coupling, int layer) { return coupling->writes[layer]; }
+const int32_t *esp_coupling_writes(const esp_coupling *coupling, int layer)
+{
+    return coupling->writes[layer];
+}
 
-const int32_t *esp_coupling_reads(const esp_coupling *coupling, int layer) { return coupling->reads[layer]; }
+const int32_t *esp_coupling_reads(const esp_coupling *coupling, int layer)
+{
+    return coupling->reads[layer];
+}
 
-bool esp_coupling_follows(const esp_coupling *coupling, int node) { return coupling->is_followed[node]; }
+bool esp_coupling_follows(const esp_coupling *coupling, int node)
+{
+    return coupling->is_followed[node];
+}
 
-const esp_channel_moves *esp_coupling_moves(const esp_coupling *coupling, int node) { return &coupling->moves[node]; }
+const esp_channel_moves *esp_coupling_moves(const esp_coupling *coupling, int node)
+{
+    return &coupling->moves[node];
+}
 
-int esp_coupling_layer_at(const esp_coupling *coupling, int node) { return coupling->layer_of_node[node]; }
+int esp_coupling_layer_at(const esp_coupling *coupling, int node)
+{
+    return coupling->layer_of_node[node];
+}

@@ -4,6 +4,7 @@
 #include "prune/criteria.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -81,17 +82,17 @@ static esp_status score_bn_scale(const esp_criterion_context *context, double *s
     return ESP_UNSUPPORTED;
 }
 
-/* rows [count, length] with the mean row taken off: distances stay, and the products below cancel less. */
-static void centre_rows(const float *rows, int64_t count, int64_t length, float *centred)
+/* rows [count, length] with the mean row taken off: distances stay, and the products below cancel less.
+ * `mean` is [length] of working memory. */
+static void centre_rows(const float *rows, int64_t count, int64_t length, double *mean, float *centred)
 {
-    for (int64_t i = 0; i < length; i++) {
-        double mean = 0;
-        for (int64_t f = 0; f < count; f++)
-            mean += (double)rows[f * length + i];
-        mean /= (double)count;
-        for (int64_t f = 0; f < count; f++)
-            centred[f * length + i] = (float)((double)rows[f * length + i] - mean);
-    }
+    memset(mean, 0, (size_t)length * sizeof *mean);
+    for (int64_t f = 0; f < count; f++)
+        for (int64_t i = 0; i < length; i++)
+            mean[i] += (double)rows[f * length + i];
+    for (int64_t f = 0; f < count; f++)
+        for (int64_t i = 0; i < length; i++)
+            centred[f * length + i] = (float)((double)rows[f * length + i] - mean[i] / (double)count);
 }
 
 #define FPGM_BLOCK 64
@@ -104,13 +105,14 @@ static esp_status score_fpgm(const esp_criterion_context *context, double *score
     float *rows = esp_alloc((size_t)(count * length), sizeof *rows);
     float *products = esp_alloc((size_t)(FPGM_BLOCK * count), sizeof *products);
     double *squares = esp_alloc((size_t)count, sizeof *squares);
+    double *mean = esp_alloc((size_t)length, sizeof *mean);
     esp_status status = ESP_OK;
 
-    if (!rows || !products || !squares) {
+    if (!rows || !products || !squares || !mean) {
         status = esp_fail_memory(err, "distances between filters", (size_t)(count * length) * sizeof *rows);
         goto done;
     }
-    centre_rows(context->weight, count, length, rows);
+    centre_rows(context->weight, count, length, mean, rows);
     for (int64_t f = 0; f < count; f++)
         squares[f] = sum_of_squares(rows + f * length, length);
     for (int64_t first = 0; first < count; first += FPGM_BLOCK) {
@@ -130,6 +132,7 @@ done:
     esp_free(rows);
     esp_free(products);
     esp_free(squares);
+    esp_free(mean);
     return status;
 }
 
@@ -238,23 +241,64 @@ static void select_rank(double *values, int64_t count, int64_t rank)
     }
 }
 
-double esp_percentile(double *values, int64_t count, double p)
+/* Where percentile p of `count` sorted values lies: behind which of them, and how far on the way to the next.
+ */
+static double find_position(int64_t count, double p, int64_t *below)
 {
     double position = (double)(count - 1) * (p / 100);
-    int64_t below = (int64_t)floor(position);
-    double share = position - (double)below, low, high;
 
-    if (below < 0)
-        below = 0;
-    if (below > count - 1)
-        below = count - 1;
+    *below = (int64_t)floor(position);
+    *below = *below < 0 ? 0 : *below > count - 1 ? count - 1 : *below;
+    return position - (double)*below;
+}
+
+/* NumPy's interpolation to the last bit: it counts from the nearer neighbour. */
+static double interpolate(double low, double high, double share)
+{
+    return share >= 0.5 ? high - (high - low) * (1 - share) : low + (high - low) * share;
+}
+
+double esp_percentile(double *values, int64_t count, double p)
+{
+    int64_t below;
+    double share = find_position(count, p, &below), high;
+
     select_rank(values, count, below);
-    low = values[below];
     if (below == count - 1)
-        return low;
+        return values[below];
     high = values[below + 1];
     for (int64_t i = below + 2; i < count; i++)
         high = values[i] < high ? values[i] : high;
-    /* NumPy's interpolation to the last bit: it counts from the nearer neighbour. */
-    return share >= 0.5 ? high - (high - low) * (1 - share) : low + (high - low) * share;
+    return interpolate(values[below], high, share);
+}
+
+static int compare_values(const void *a, const void *b)
+{
+    double first = ((const esp_repeated *)a)->value, second = ((const esp_repeated *)b)->value;
+
+    return (first > second) - (first < second);
+}
+
+/* The value at a rank of the expanded list; `items` are sorted. */
+static double value_at(const esp_repeated *items, int64_t count, int64_t rank)
+{
+    int64_t i = 0;
+
+    for (; i < count - 1 && rank >= items[i].times; i++)
+        rank -= items[i].times;
+    return items[i].value;
+}
+
+double esp_percentile_repeated(esp_repeated *items, int64_t count, double p)
+{
+    int64_t total = 0, below;
+    double share;
+
+    for (int64_t i = 0; i < count; i++)
+        total += items[i].times;
+    qsort(items, (size_t)count, sizeof *items, compare_values);
+    share = find_position(total, p, &below);
+    if (below == total - 1)
+        return value_at(items, count, below);
+    return interpolate(value_at(items, count, below), value_at(items, count, below + 1), share);
 }

@@ -63,22 +63,21 @@ static esp_status check_job(const esp_kmeans_job *job, esp_error *err)
     return ESP_OK;
 }
 
-static double mean_variance(const esp_kmeans_job *job)
+/* Mean over the columns of their variances; `sums` is [columns] of working memory. */
+static double mean_variance(const esp_kmeans_job *job, double *sums)
 {
-    double variance = 0;
+    double square = 0;
 
-    for (int64_t i = 0; i < job->columns; i++) {
-        double mean = 0, square = 0;
-        for (int64_t row = 0; row < job->count; row++)
-            mean += (double)job->rows[row * job->columns + i];
-        mean /= (double)job->count;
-        for (int64_t row = 0; row < job->count; row++) {
-            double difference = (double)job->rows[row * job->columns + i] - mean;
+    memset(sums, 0, (size_t)job->columns * sizeof *sums);
+    for (int64_t row = 0; row < job->count; row++)
+        for (int64_t i = 0; i < job->columns; i++)
+            sums[i] += (double)job->rows[row * job->columns + i];
+    for (int64_t row = 0; row < job->count; row++)
+        for (int64_t i = 0; i < job->columns; i++) {
+            double difference = (double)job->rows[row * job->columns + i] - sums[i] / (double)job->count;
             square += difference * difference;
         }
-        variance += square / (double)job->count;
-    }
-    return variance / (double)job->columns;
+    return square / (double)(job->count * job->columns);
 }
 
 static void state_free(kmeans_state *state)
@@ -92,6 +91,7 @@ static void state_free(kmeans_state *state)
 static esp_status state_new(const esp_kmeans_job *job, kmeans_state *state, esp_error *err)
 {
     size_t count = (size_t)job->count, restarts;
+    double *sums;
     esp_status status = check_job(job, err);
 
     *state = (kmeans_state){.job = job};
@@ -99,13 +99,17 @@ static esp_status state_new(const esp_kmeans_job *job, kmeans_state *state, esp_
         return status;
     restarts = (size_t)job->options.restarts;
     state->k = job->options.k < job->count ? job->options.k : job->count;
-    state->tolerance = job->options.tolerance * mean_variance(job);
     state->row_squares = esp_alloc(count, sizeof *state->row_squares);
     state->labels = esp_alloc(restarts * count, sizeof *state->labels);
     state->inertias = esp_alloc_zero(restarts, sizeof *state->inertias);
     state->iterations = esp_alloc_zero(restarts, sizeof *state->iterations);
-    if (!state->row_squares || !state->labels || !state->inertias || !state->iterations)
+    sums = esp_alloc((size_t)job->columns, sizeof *sums);
+    if (!state->row_squares || !state->labels || !state->inertias || !state->iterations || !sums) {
+        esp_free(sums);
         return esp_fail_memory(err, "k-means", restarts * count * sizeof *state->labels);
+    }
+    state->tolerance = job->options.tolerance * mean_variance(job, sums);
+    esp_free(sums);
     for (int64_t row = 0; row < job->count; row++) {
         state->row_squares[row] = 0;
         for (int64_t i = 0; i < job->columns; i++) {

@@ -19,12 +19,13 @@ typedef enum esp_kmeans_init {
 #undef ESP_KMEANS_INIT_ENUM
 } esp_kmeans_init;
 
+/* Tolerance: Lloyd ends when the centroids' squared movement is below it times the data's mean variance (as
+ * scikit-learn); exchanges end when a pass takes a smaller share off the inertia. */
 typedef struct esp_kmeans_options {
     int64_t k;          /* >= 1; more than there are rows means one cluster per row */
     int restarts;       /* 10 as published */
     int max_iterations; /* 300 as published */
-    double tolerance;   /* stop when centroids move by less, relative to the data's mean variance; 1e-4
-                           (scikit-learn) */
+    double tolerance;   /* 1e-4 (scikit-learn's default) */
     esp_kmeans_init init;
     uint64_t seed;
 } esp_kmeans_options;

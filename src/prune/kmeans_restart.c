@@ -5,7 +5,8 @@
  *
  * Initialisation, stopping rule and the treatment of empty clusters follow scikit-learn's KMeans (algorithm
  * "lloyd"). Lloyd stops at once where clusters have one to three rows each, as a layer's filters in 16 groups
- * do; the exchanges go on from there to partitions that no single move improves. */
+ * do; the exchanges go on from there to partitions that hardly
+ * any single move improves. */
 #include "prune/kmeans_internal.h"
 
 #include <math.h>
@@ -208,39 +209,57 @@ static double joining_cost(double square, int64_t members)
     return square * (double)members / (double)(members + 1);
 }
 
+/* What a row takes off the inertia of its cluster when it leaves: n/(n-1) of its squared distance to the
+ * mean. */
+static double leaving_gain(double square, int64_t members)
+{
+    return square * (double)members / (double)(members - 1);
+}
+
+/* The cluster that by the products would take a row at the least cost, or -1 when none comes near what
+ * leaving gains. `slack` covers the products' rounding: what they let through is decided in double. */
+static int32_t find_offer(const lloyd *work, int64_t row)
+{
+    const double slack = 1e-5 * work->row_squares[row];
+    const float *products = work->products + row * work->k;
+    int32_t own = work->labels[row], best = -1;
+    double cheapest = INFINITY;
+
+    for (int32_t g = 0; g < work->k; g++) {
+        double cost = joining_cost(work->row_squares[row] + (double)products[g], work->members[g]);
+        if (g != own && work->members[g] && cost < cheapest) {
+            cheapest = cost;
+            best = g;
+        }
+    }
+    double gain = leaving_gain(work->row_squares[row] + (double)products[own], work->members[own]);
+    return cheapest < gain + slack ? best : -1;
+}
+
 /* One pass of Hartigan's rule: a row changes its cluster where that lowers the inertia once both means have
  * followed. The product of the whole matrix proposes, from the means at the start of the pass; the present
- * means decide. Returns how many rows moved. */
-static int64_t exchange_rows(lloyd *work)
+ * means decide. Returns the share of the inertia that the pass took off. */
+static double exchange_rows(lloyd *work)
 {
     const double least_gain = 1e-6; /* relative: rounding must not move rows to and fro */
-    int64_t moved = 0;
+    double inertia = 0, saved = 0;
 
     compare_rows(work);
     for (int64_t row = 0; row < work->count; row++) {
-        const float *products = work->products + row * work->k;
-        int32_t own = work->labels[row], best = -1;
-        double cheapest = INFINITY, gain;
-        if (work->members[own] < 2)
-            continue;
-        for (int32_t g = 0; g < work->k; g++) {
-            double cost = joining_cost(work->row_squares[row] + (double)products[g], work->members[g]);
-            if (g != own && work->members[g] && cost < cheapest) {
-                cheapest = cost;
-                best = g;
-            }
-        }
+        int32_t own = work->labels[row], best;
+        inertia += work->row_squares[row] + (double)work->products[row * work->k + own];
+        best = work->members[own] > 1 ? find_offer(work, row) : -1;
         if (best < 0)
             continue;
-        gain =
-            distance_to_mean(work, row, own) * (double)work->members[own] / (double)(work->members[own] - 1);
-        if (joining_cost(distance_to_mean(work, row, best), work->members[best]) < gain * (1 - least_gain)) {
+        double cost = joining_cost(distance_to_mean(work, row, best), work->members[best]);
+        double gain = leaving_gain(distance_to_mean(work, row, own), work->members[own]);
+        if (cost < gain * (1 - least_gain)) {
             move_row(work, row, best);
-            moved++;
+            saved += gain - cost;
         }
     }
     update_centroids(work);
-    return moved;
+    return inertia > 0 ? saved / inertia : 0;
 }
 
 /* sum |x|^2 - sum over clusters |S|^2 / n: the inertia to the exact means. */
@@ -291,7 +310,7 @@ static esp_status lloyd_new(const kmeans_state *state, int restart, lloyd *work)
     return ESP_NO_MEMORY;
 }
 
-/* Lloyd until the centroids rest, then exchanges until no row wants to move. */
+/* Lloyd until the centroids rest, then exchanges until a pass hardly lowers the inertia. */
 static esp_status settle(const esp_compute *compute, lloyd *work, const kmeans_state *state, int *iterations)
 {
     int limit = state->job->options.max_iterations, done = 0;
@@ -307,7 +326,7 @@ static esp_status settle(const esp_compute *compute, lloyd *work, const kmeans_s
     for (bool is_moving = true; is_moving && done < limit; done++) {
         if (esp_compute_is_cancelled(compute))
             return ESP_CANCELLED;
-        is_moving = exchange_rows(work) > 0;
+        is_moving = exchange_rows(work) > state->job->options.tolerance;
     }
     *iterations = done;
     return ESP_OK;

@@ -95,6 +95,29 @@ int64_t esp_mask_filter_kept(const esp_mask *mask, int64_t filter)
     return kept;
 }
 
+bool esp_mask_filter_is_live(const esp_mask *mask, int64_t filter)
+{
+    const uint64_t *row = row_of(mask, filter);
+
+    for (int64_t w = 0; w < mask->row_words; w++)
+        if (row[w])
+            return true;
+    return false;
+}
+
+int64_t esp_mask_channels_read(const esp_mask *mask)
+{
+    int64_t read = 0;
+
+    for (int64_t w = 0; w < mask->row_words; w++) {
+        uint64_t any = 0;
+        for (int64_t f = 0; f < mask->filters; f++)
+            any |= row_of(mask, f)[w];
+        read += __builtin_popcountll(any);
+    }
+    return read;
+}
+
 int64_t esp_mask_kept(const esp_mask *mask)
 {
     int64_t kept = 0;
@@ -129,10 +152,15 @@ int64_t esp_mask_executed_groups(const esp_mask *mask, int32_t *groups)
     int32_t count = 0;
 
     for (int64_t f = 0; f < mask->filters; f++) {
-        int64_t same = 0;
-        while (same < f && !esp_mask_rows_equal(mask, same, f))
-            same++;
-        groups[f] = same < f ? groups[same] : count++;
+        int32_t seen = 0; /* groups whose first row was passed: only those need comparing */
+        groups[f] = count;
+        for (int64_t first = 0; groups[f] == count && seen < count; first++)
+            if (groups[first] == seen) {
+                seen++;
+                if (esp_mask_rows_equal(mask, first, f))
+                    groups[f] = groups[first];
+            }
+        count += groups[f] == count;
     }
     return count;
 }

@@ -26,12 +26,15 @@ void esp_mask_clear_filter(esp_mask *mask, int64_t filter);
 void esp_mask_clear_channel(esp_mask *mask, int64_t channel);
 int64_t esp_mask_kept(const esp_mask *mask);
 int64_t esp_mask_filter_kept(const esp_mask *mask, int64_t filter);
+bool esp_mask_filter_is_live(const esp_mask *mask, int64_t filter);   /* has a connection */
+int64_t esp_mask_channels_read(const esp_mask *mask);                 /* how many, by any filter */
 bool esp_mask_channel_is_read(const esp_mask *mask, int64_t channel); /* by any filter */
 bool esp_mask_rows_equal(const esp_mask *mask, int64_t a, int64_t b);
 bool esp_mask_equal(const esp_mask *a, const esp_mask *b);
 
-/* Sets of filters with equal mask rows, numbered by first appearance: `groups[filters]` receives each filter's number.
- * Returns how many there are ("executed groups"; filters that read nothing form one of them). */
+/* Sets of filters with equal mask rows, numbered by first appearance: `groups[filters]` receives each
+ * filter's number. Returns how many there are ("executed groups"; filters that read nothing form one of
+ * them). */
 int64_t esp_mask_executed_groups(const esp_mask *mask, int32_t *groups);
 
 /* One 0/1 string of `channels` letters for a filter; `buffer` of channels + 1. Returns it. */
@@ -39,18 +42,21 @@ char *esp_mask_row_text(const esp_mask *mask, int64_t filter, char *buffer);
 
 /* ---- masks and weights ---- */
 
-/* A copy of a layer's weight tensor with masked (filter, channel) slices at zero, in the stored axis order. */
+/* A copy of a layer's weight tensor with masked (filter, channel) slices at zero, in the stored axis order.
+ */
 esp_status esp_mask_apply(const esp_mask *mask, const esp_layer *layer, const esp_tensor *weight,
                           esp_tensor **out, esp_error *err);
 
-/* Names of layers (weight initializers) whose zero slices are masks, as a JSON array in the model's metadata: so a
- * masked model keeps its masks in any ONNX file. */
+/* Names of layers (weight initializers) whose zero slices are masks, as a JSON array in the model's metadata:
+ * so a masked model keeps its masks in any ONNX file. */
 #define ESP_MASKS_KEY "espalier.masks"
 
-/* The mask a model carries for a layer: its all-zero slices when the metadata lists the layer, else all ones. */
+/* The mask a model carries for a layer: its all-zero slices when the metadata lists the layer, else all ones.
+ */
 esp_status esp_mask_of_layer(const esp_graph *graph, const esp_layer *layer, esp_mask *out, esp_error *err);
 
-/* Everything training must hold at zero for a model: one entry per listed layer. Free with esp_held_masks_free. */
+/* Everything training must hold at zero for a model: one entry per listed layer. Free with
+ * esp_held_masks_free. */
 typedef struct esp_held_masks {
     int count;
     esp_weight_mask *items;

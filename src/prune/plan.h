@@ -19,8 +19,8 @@ typedef enum esp_method {
 #undef ESP_METHOD_ENUM
 } esp_method;
 
-/* METHODS.md: `faithful` reproduces the published masks bit for bit; `sound` is what an engineer wants. One list of modes.
- * Columns: NAME, word. */
+/* METHODS.md: `faithful` reproduces the published masks bit for bit; `sound` is what an engineer wants. One
+ * list of modes. Columns: NAME, word. */
 #define ESP_MODE_LIST(X)                                                                                     \
     X(FAITHFUL, "faithful")                                                                                  \
     X(SOUND, "sound")
@@ -31,8 +31,8 @@ typedef enum esp_mode {
 #undef ESP_MODE_ENUM
 } esp_mode;
 
-/* What differs for layers whose node or weight name matches `pattern` (wildcards * and ?). Later rules win: the last that
- * matches says whether a layer is ignored, the last that sets a number says the number. */
+/* What differs for layers whose node or weight name matches `pattern` (wildcards * and ?). Later rules win:
+ * the last that matches says whether a layer is ignored, the last that sets a number says the number. */
 typedef struct esp_plan_rule {
     char *pattern;
     double ratio; /* negative: not set */
@@ -75,11 +75,11 @@ esp_layer_settings esp_plan_resolve(const esp_plan *plan, const char *node_name,
 esp_status esp_plan_check(const esp_plan *plan, esp_error *err);
 
 /* Versioned JSON, byte-stable:
- * {"version": 1, "method": "sg", "mode": "faithful", "ratio": {"conv": 0.5, "fc": 0.5, "border": 0.5}, "groups": 16,
- *  "init": "random", "restarts": 10, "max_iterations": 300, "seed": 0,
- *  "rules": [{"layer": "layer3.*", "ratio": 0.3, "groups": 8}, {"layer": "conv1", "ignore": true}]}
- * Read: "version" and "method" must be there, what else is missing has its default (ratio 0, mode sound); "ratio" may be one
- * number for all kinds. Unknown keys are errors that name the nearest. */
+ * {"version": 1, "method": "sg", "mode": "faithful", "ratio": {"conv": 0.5, "fc": 0.5, "border": 0.5},
+ * "groups": 16, "init": "random", "restarts": 10, "max_iterations": 300, "seed": 0, "rules": [{"layer":
+ * "layer3.*", "ratio": 0.3, "groups": 8}, {"layer": "conv1", "ignore": true}]} Read: "version" and "method"
+ * must be there, what else is missing has its default (ratio 0, mode sound); "ratio" may be one number for
+ * all kinds. Unknown keys are errors that name the nearest. */
 esp_status esp_plan_to_json(const esp_plan *plan, json_t **out, esp_error *err);
 esp_status esp_plan_from_json(const json_t *json, esp_plan *out, esp_error *err);
 esp_status esp_plan_load(const char *path, esp_plan *out, esp_error *err);

@@ -121,7 +121,7 @@ static double share_cut_filters(const esp_mask *mask)
     int64_t cut = 0;
 
     for (int64_t f = 0; f < mask->filters; f++)
-        cut += esp_mask_filter_kept(mask, f) == 0;
+        cut += !esp_mask_filter_is_live(mask, f);
     return (double)cut / (double)mask->filters;
 }
 
@@ -139,9 +139,8 @@ static void measure_layer(esp_preview *preview, int l)
     item->pruned = 1 - (double)esp_mask_kept(&item->mask) / (double)slices;
     item->got = preview->plan.method == ESP_METHOD_SG ? item->pruned : share_cut_filters(&item->mask);
     for (int64_t f = 0; f < layer->filters; f++)
-        item->filters_kept += esp_mask_filter_kept(&item->mask, f) > 0;
-    for (int64_t c = 0; c < layer->channels; c++)
-        item->channels_kept += esp_mask_channel_is_read(&item->mask, c);
+        item->filters_kept += esp_mask_filter_is_live(&item->mask, f);
+    item->channels_kept = esp_mask_channels_read(&item->mask);
 }
 
 static esp_status count(const esp_preview *preview, const esp_coupling *coupling, const esp_mask *masks,

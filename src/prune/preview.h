@@ -23,10 +23,10 @@ typedef struct esp_grouping {
 typedef struct esp_preview_layer {
     esp_role role;
     bool takes_part;
-    char note[128];     /* why it takes no part, or why got differs from asked; "" when nothing is to say */
-    double asked;       /* ratio asked for this layer; 0 when it takes no part */
-    double got;         /* WSP: share of its filters that is cut; SG: share of its connections */
-    double pruned;      /* share of its weight elements that is gone */
+    char note[128]; /* why it takes no part, or why got differs from asked; "" when nothing is to say */
+    double asked;   /* ratio asked for this layer; 0 when it takes no part */
+    double got;     /* WSP: share of its filters that is cut; SG: share of its connections */
+    double pruned;  /* share of its weight elements that is gone */
     int64_t params_before, params_after; /* elements of the weight */
     int64_t macs_before, macs_after;
     int64_t filters_kept, channels_kept; /* with at least one connection */
@@ -45,28 +45,31 @@ typedef struct esp_preview {
     struct preview_subject *subject; /* what previews of one model share; owns graph, inferred and layers */
 } esp_preview;
 
-/* What was already computed for a model (shapes, coupled sets, norms, importance, clusterings), so that a new ratio costs
- * neither a look at the weights nor k-means. Keep one per model and pass it to every preview of that model; given another
- * model it starts afresh. One thread at a time; previews made with it are independent of it. */
+/* What was already computed for a model (shapes, coupled sets, norms, importance, clusterings), so that a new
+ * ratio costs neither a look at the weights nor k-means. Keep one per model and pass it to every preview of
+ * that model; given another model it starts afresh. One thread at a time; previews made with it are
+ * independent of it. */
 typedef struct esp_grouping_cache esp_grouping_cache;
 esp_status esp_grouping_cache_new(esp_grouping_cache **out, esp_error *err);
 void esp_grouping_cache_free(esp_grouping_cache *cache);
 
-/* Input sizes the file leaves open, as in esp_infer. `cache` may be NULL. Layers are clustered in parallel over the pool.
- * A rule of the plan that matches no layer is ESP_INVALID naming the nearest layer.
+/* Input sizes the file leaves open, as in esp_infer. `cache` may be NULL. Layers are clustered in parallel
+ * over the pool. A rule of the plan that matches no layer is ESP_INVALID naming the nearest layer.
  *
- * `after` counts what surgery leaves: weights that survive the masks, and biases and normalisation of channels that remain.
- * A channel is gone when nothing pins its slot, all its writers' filters are masked and no reader reads it. */
+ * `after` counts what surgery leaves: weights that survive the masks, and biases and normalisation of
+ * channels that remain. A channel is gone when nothing pins its slot, all its writers' filters are masked and
+ * no reader reads it. */
 esp_status esp_preview_new(const esp_compute *compute, const esp_graph *graph, const esp_plan *plan,
-                           const esp_input_shape *input_shapes, int input_shape_count, esp_grouping_cache *cache,
-                           esp_preview **out, esp_error *err);
+                           const esp_input_shape *input_shapes, int input_shape_count,
+                           esp_grouping_cache *cache, esp_preview **out, esp_error *err);
 void esp_preview_free(esp_preview *preview);
 
-/* The importance matrix of a layer, masks the model carries applied: [filters, channels]. Caller frees (esp_free). */
+/* The importance matrix of a layer, masks the model carries applied: [filters, channels]. Caller frees
+ * (esp_free). */
 esp_status esp_preview_importance(const esp_preview *preview, int layer, float **out, esp_error *err);
 
-/* {"layers":[{name, weight, asked, got, pruned, params_before, params_after, macs_..., mask:[...], groups...}],
- *  "before":{...}, "after":{...}, "plan":{...}, "pairs":[...]}. */
+/* {"layers":[{name, weight, asked, got, pruned, params_before, params_after, macs_..., mask:[...],
+ * groups...}], "before":{...}, "after":{...}, "plan":{...}, "pairs":[...]}. */
 esp_status esp_preview_to_json(const esp_preview *preview, bool with_masks, json_t **out, esp_error *err);
 
 /* The masked model: same shapes, masked slices zero, metadata lists the masked layers. */

@@ -50,22 +50,46 @@ static void join_members(const int32_t *labels, esp_mode mode, const esp_mask *m
     }
 }
 
-/* The percentile over every filter's entries; in sound mode a filter counts with its cluster's channels. */
+/* times[g, c]: in how many members an entry counts as the centroid; elsewhere it counts as zero. All members,
+ * less those that have lost the channel: masks are mostly ones, so it is the zeros that are looked for. */
+static void count_entries(const int32_t *labels, esp_mode mode, const esp_mask *mask, const esp_mask *has,
+                          esp_repeated *times)
+{
+    int64_t channels = mask->channels;
+
+    for (int64_t f = 0; f < mask->filters; f++) {
+        /* in sound mode a filter counts with its cluster's channels */
+        const uint64_t *row = mode == ESP_MODE_SOUND ? has->words + labels[f] * has->row_words
+                                                     : mask->words + f * mask->row_words;
+        esp_repeated *entries = times + labels[f] * channels;
+        for (int64_t c = 0; c < channels; c++)
+            entries[c].times++;
+        for (int64_t w = 0; w < mask->row_words; w++)
+            for (uint64_t lost = ~row[w]; lost; lost &= lost - 1) {
+                int64_t c = w * 64 + __builtin_ctzll(lost);
+                if (c < channels)
+                    entries[c].times--;
+            }
+    }
+}
+
+/* The percentile over every filter's entries. Members of a cluster share its centroid, so an entry is a value
+ * and how often it counts: k rows to sort, not one for each filter. */
 static esp_status find_threshold(const int32_t *labels, const double *centroids, double ratio, esp_mode mode,
                                  const esp_mask *mask, const esp_mask *has, double *threshold, esp_error *err)
 {
-    int64_t channels = mask->channels, count = mask->filters * channels;
-    double *entries = esp_alloc((size_t)count, sizeof *entries);
+    int64_t count = has->filters * mask->channels, zeros = mask->filters * mask->channels;
+    esp_repeated *entries = esp_alloc_zero((size_t)count + 1, sizeof *entries);
 
     if (!entries)
         return esp_fail_memory(err, "self-grouping", (size_t)count * sizeof *entries);
-    for (int64_t f = 0; f < mask->filters; f++)
-        for (int64_t c = 0; c < channels; c++) {
-            bool is_kept =
-                mode == ESP_MODE_SOUND ? esp_mask_get(has, labels[f], c) : esp_mask_get(mask, f, c);
-            entries[f * channels + c] = is_kept ? centroids[labels[f] * channels + c] : 0;
-        }
-    *threshold = esp_percentile(entries, count, 100 * ratio);
+    count_entries(labels, mode, mask, has, entries);
+    for (int64_t i = 0; i < count; i++) {
+        entries[i].value = centroids[i];
+        zeros -= entries[i].times;
+    }
+    entries[count].times = zeros;
+    *threshold = esp_percentile_repeated(entries, count + 1, 100 * ratio);
     esp_free(entries);
     return ESP_OK;
 }

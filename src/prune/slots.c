@@ -53,7 +53,7 @@ esp_status esp_slots_removable(const esp_coupling *coupling, const esp_layers *l
         const int32_t *writes = esp_coupling_writes(coupling, l);
         for (int64_t f = 0; writes && is_user(coupling, layers, l) && f < masks[l].filters; f++) {
             is_written[writes[f]] = true;
-            if (esp_mask_filter_kept(&masks[l], f))
+            if (esp_mask_filter_is_live(&masks[l], f))
                 is_alive[writes[f]] = true;
         }
     }
@@ -90,7 +90,7 @@ static bool clear_writers(const esp_coupling *coupling, const esp_layers *layers
     for (int l = 0; l < layers->count; l++) {
         const int32_t *writes = esp_coupling_writes(coupling, l);
         for (int64_t f = 0; writes && is_user(coupling, layers, l) && f < masks[l].filters; f++) {
-            if (!is_free[writes[f]] || is_read[writes[f]] || !esp_mask_filter_kept(&masks[l], f))
+            if (!is_free[writes[f]] || is_read[writes[f]] || !esp_mask_filter_is_live(&masks[l], f))
                 continue;
             esp_mask_clear_filter(&masks[l], f);
             is_changed = true;

@@ -1,8 +1,9 @@
-/* Surgery: a masked model becomes a smaller one that computes the same. The steps are in surgery_*.c; here they are put
- * together, and the result is proved against the masked model.
+/* Surgery: a masked model becomes a smaller one that computes the same. The steps are in surgery_*.c; here
+ * they are put together, and the result is proved against the masked model.
  *
- * The masked model is the truth: its weights are written, not the original's, so that a zero slice which nobody can cut
- * out (its channel lives on in a shortcut) stays zero, and its mask is listed in the metadata. */
+ * The masked model is the truth: its weights are written, not the original's, so that a zero slice which
+ * nobody can cut out (its channel lives on in a shortcut) stays zero, and its mask is listed in the metadata.
+ */
 #include "prune/surgery.h"
 
 #include "base/memory.h"
@@ -15,7 +16,10 @@ esp_surgery_options esp_surgery_defaults(void)
     return (esp_surgery_options){.group_form = ESP_GROUP_FORM_GROUPED, .seed = 1, .tolerance = 1e-4};
 }
 
-bool surgery_has_open_sizes(const surgery *self) { return self->input_shape_count > 0; }
+bool surgery_has_open_sizes(const surgery *self)
+{
+    return self->input_shape_count > 0;
+}
 
 const esp_tensor *surgery_weight(const surgery *self, const esp_layer *layer)
 {
@@ -23,16 +27,27 @@ const esp_tensor *surgery_weight(const surgery *self, const esp_layer *layer)
     return constant != NULL ? constant : esp_inferred_constant(self->inferred, layer->weight);
 }
 
-const esp_tensor *surgery_bias(const surgery *self, const esp_node *node)
+int surgery_bias_input(const esp_node *node)
 {
     esp_layer_form form;
-    if (!node->op->layer(node, &form) || form.bias_input < 0 || form.bias_input >= node->input_count ||
-        node->inputs[form.bias_input] < 0)
-        return NULL;
-    return esp_inferred_constant(self->inferred, node->inputs[form.bias_input]);
+    if (!node->op->layer(node, &form))
+        return -1;
+    if (form.bias_input >= 0)
+        return form.bias_input;
+    int next = form.weight_input + 1; /* absent: the trainable input behind the weight */
+    return next < node->op->input_max && (node->op->trainable >> next & 1U) != 0 ? next : -1;
 }
 
-/* Sizes the preview was made with, for the inputs whose file leaves some open; the batch stays what the file says. */
+const esp_tensor *surgery_bias(const surgery *self, const esp_node *node)
+{
+    int input = surgery_bias_input(node);
+    if (input < 0 || input >= node->input_count || node->inputs[input] < 0)
+        return NULL;
+    return esp_inferred_constant(self->inferred, node->inputs[input]);
+}
+
+/* Sizes the preview was made with, for the inputs whose file leaves some open; the batch stays what the file
+ * says. */
 static esp_status note_open_sizes(surgery *self, esp_error *err)
 {
     int count = esp_graph_input_count(self->graph);
@@ -69,12 +84,14 @@ static esp_status allocate_lists(surgery *self, esp_error *err)
             return esp_fail_memory(err, "surgery", (size_t)count * sizeof(int64_t));
     }
     self->sort_buffer = esp_arena_alloc(self->arena, (size_t)longest, sizeof *self->sort_buffer);
-    return self->sort_buffer == NULL ? esp_fail_memory(err, "surgery", (size_t)longest * sizeof(int64_t)) : ESP_OK;
+    return self->sort_buffer == NULL ? esp_fail_memory(err, "surgery", (size_t)longest * sizeof(int64_t))
+                                     : ESP_OK;
 }
 
 static esp_status allocate(surgery *self, esp_error *err)
 {
-    size_t values = (size_t)esp_graph_value_count(self->graph), nodes = (size_t)esp_graph_node_count(self->graph);
+    size_t values = (size_t)esp_graph_value_count(self->graph),
+           nodes = (size_t)esp_graph_node_count(self->graph);
     size_t slots = (size_t)esp_coupling_slot_limit(self->coupling), layers = (size_t)self->layers->count;
     self->is_constant = esp_arena_alloc(self->arena, values + 1, sizeof(bool *));
     self->kept = esp_arena_alloc(self->arena, values + 1, sizeof *self->kept);
@@ -83,8 +100,8 @@ static esp_status allocate(surgery *self, esp_error *err)
     self->rank = esp_arena_alloc(self->arena, slots, sizeof *self->rank);
     self->layer_cuts = esp_arena_alloc(self->arena, layers + 1, sizeof *self->layer_cuts);
     self->edits = esp_arena_alloc(self->arena, nodes + 1, sizeof *self->edits);
-    if (self->is_constant == NULL || self->kept == NULL || self->is_candidate == NULL || self->is_removed == NULL ||
-        self->rank == NULL || self->layer_cuts == NULL || self->edits == NULL)
+    if (self->is_constant == NULL || self->kept == NULL || self->is_candidate == NULL ||
+        self->is_removed == NULL || self->rank == NULL || self->layer_cuts == NULL || self->edits == NULL)
         return esp_fail_memory(err, "surgery", (values + nodes + slots) * sizeof(void *));
     for (size_t i = 0; i < slots; i++)
         self->rank[i] = -1;
@@ -125,7 +142,8 @@ static esp_status surgery_open(surgery *self, const esp_compute *compute, const 
     return status == ESP_OK ? allocate(self, err) : status;
 }
 
-/* Which channels go: as many as can, until no step objects. Every round makes candidates fewer, so this ends. */
+/* Which channels go: as many as can, until no step objects. Every round makes candidates fewer, so this ends.
+ */
 static esp_status decide(surgery *self, esp_error *err)
 {
     esp_status status = surgery_find_constants(self, err);
@@ -165,20 +183,48 @@ static esp_status check(surgery *self, const esp_graph *cut, esp_error *err)
                                             self->input_shape_count, 2, self->options->seed,
                                             &report->largest_absolute, &report->largest_relative, &at_two);
     if (status == ESP_SHAPE || status == ESP_UNSUPPORTED) /* a model that was exported for one image */
-        status = esp_compare_outputs(self->compute, self->graph, cut, self->input_shapes, self->input_shape_count, 1,
-                                     self->options->seed, &report->largest_absolute, &report->largest_relative, err);
+        status = esp_compare_outputs(self->compute, self->graph, cut, self->input_shapes,
+                                     self->input_shape_count, 1, self->options->seed,
+                                     &report->largest_absolute, &report->largest_relative, err);
     else if (status != ESP_OK && err != NULL)
         *err = at_two;
     if (status != ESP_OK)
         return status;
     if (report->largest_relative <= self->options->tolerance)
         return ESP_OK;
-    return esp_fail(err, ESP_MISMATCH,
-                    "surgery: cut and masked model differ by %.3g relative to the largest output, expected at most %.3g",
-                    report->largest_relative, self->options->tolerance);
+    return esp_fail(
+        err, ESP_MISMATCH,
+        "surgery: cut and masked model differ by %.3g relative to the largest output, expected at most %.3g",
+        report->largest_relative, self->options->tolerance);
 }
 
-/* Counts of the cut model with the masks it still carries: zeros that remain are not counted. */
+/* The mask of a layer of the cut model: what is left of the preview's for a dense layer, and nothing at all
+ * for a group that reads nothing. Zeros that the weights have by themselves are not masked. */
+static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, const esp_layer *layer,
+                                    esp_mask *out, esp_error *err)
+{
+    int index = esp_layers_find(self->layers, layer->weight_name);
+    if (index < 0)
+        return esp_mask_of_layer(cut, layer, out, err);
+    esp_status status = esp_mask_new(layer->filters, layer->channels, out, err);
+    if (status != ESP_OK || !self->layer_cuts[index].has_masks)
+        return status;
+    const esp_layer *old = &self->layers->items[index];
+    const esp_node *node = esp_graph_node(self->graph, old->node);
+    const channel_list *filters = surgery_kept(self, node->outputs[0]);
+    const channel_list *channels = surgery_kept(self, node->inputs[0]);
+    bool is_narrowed = old->group == 1 && esp_coupling_follows(self->coupling, old->node);
+    for (int64_t f = 0; f < layer->filters; f++) {
+        for (int64_t c = 0; c < layer->channels; c++) {
+            if (!esp_mask_get(&self->preview->items[index].mask, filters->indices[f],
+                              is_narrowed ? channels->indices[c] : c))
+                esp_mask_clear(out, f, c);
+        }
+    }
+    return ESP_OK;
+}
+
+/* Counts of the cut model; zeros that remain as masks are not counted. */
 static esp_status count_cut(surgery *self, const esp_graph *cut, esp_counts *out, esp_error *err)
 {
     esp_inferred *inferred = NULL;
@@ -203,7 +249,7 @@ static esp_status count_cut(surgery *self, const esp_graph *cut, esp_counts *out
     if (masks == NULL || roles == NULL || is_removable == NULL)
         status = esp_fail_memory(err, "counts", (size_t)layers.count * sizeof *masks);
     for (int i = 0; status == ESP_OK && i < layers.count; i++)
-        status = esp_mask_of_layer(cut, &layers.items[i], &masks[i], err);
+        status = mask_of_cut_layer(self, cut, &layers.items[i], &masks[i], err);
     if (status == ESP_OK)
         status = esp_roles_find(cut, &layers, roles, err);
     if (status == ESP_OK)
@@ -235,8 +281,9 @@ static esp_status fill_report(surgery *self, const esp_graph *cut, esp_error *er
     return count_cut(self, cut, &report->counts, err);
 }
 
-esp_status esp_surgery(const esp_compute *compute, const esp_preview *preview, const esp_surgery_options *options,
-                       esp_graph **out, esp_surgery_report *report, esp_error *err)
+esp_status esp_surgery(const esp_compute *compute, const esp_preview *preview,
+                       const esp_surgery_options *options, esp_graph **out, esp_surgery_report *report,
+                       esp_error *err)
 {
     surgery self;
     esp_graph *cut = NULL;

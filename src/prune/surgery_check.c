@@ -1,15 +1,13 @@
-/* Surgery, the proof: two models run on the same random inputs, and how far their outputs lie apart. Probabilities hide
- * differences, so outputs behind a softmax are compared as logits. */
-#include "prune/surgery.h"
+/* Surgery, the proof: two models run on the same random inputs, and how far their outputs lie apart.
+ * Probabilities hide differences, so outputs behind a softmax are compared as logits. */
+#include "prune/surgery_internal.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/rng.h"
-#include "graph/exec.h"
 
-static void fill_input(const esp_view *view, esp_rng *rng)
+void surgery_fill_input(const esp_view *view, esp_rng *rng)
 {
     int64_t count = esp_shape_elements(&view->shape);
     if (view->dtype != ESP_F32) {
@@ -38,8 +36,9 @@ static double element(const esp_view *view, int64_t index)
     return (double)((const uint8_t *)view->data)[index];
 }
 
-static esp_status open_model(const esp_compute *compute, const esp_graph *graph, const esp_input_shape *input_shapes,
-                             int input_shape_count, int64_t batch, esp_exec **out, esp_error *err)
+static esp_status open_model(const esp_compute *compute, const esp_graph *graph,
+                             const esp_input_shape *input_shapes, int input_shape_count, int64_t batch,
+                             esp_exec **out, esp_error *err)
 {
     esp_exec_options options = {.batch = batch,
                                 .input_shapes = input_shapes,
@@ -50,7 +49,8 @@ static esp_status open_model(const esp_compute *compute, const esp_graph *graph,
 }
 
 /* Inputs agree in type and shape, and get the same numbers. */
-static esp_status share_inputs(const esp_graph *graph, esp_exec *a, esp_exec *b, uint64_t seed, esp_error *err)
+static esp_status share_inputs(const esp_graph *graph, esp_exec *a, esp_exec *b, uint64_t seed,
+                               esp_error *err)
 {
     for (int i = 0; i < esp_graph_input_count(graph); i++) {
         const esp_view *first = esp_exec_input(a, i), *second = esp_exec_input(b, i);
@@ -62,7 +62,7 @@ static esp_status share_inputs(const esp_graph *graph, esp_exec *a, esp_exec *b,
                             esp_shape_format(&second->shape, second_text, sizeof second_text));
         esp_rng rng;
         esp_rng_seed_stream(&rng, seed, (uint64_t)i);
-        fill_input(first, &rng);
+        surgery_fill_input(first, &rng);
         memcpy(second->data, first->data,
                (size_t)esp_shape_elements(&first->shape) * esp_dtype_size(first->dtype));
     }
@@ -99,11 +99,13 @@ static esp_status compare_output(const esp_graph *graph, int index, const esp_vi
 
 esp_status esp_compare_outputs(const esp_compute *compute, const esp_graph *a, const esp_graph *b,
                                const esp_input_shape *input_shapes, int input_shape_count, int64_t batch,
-                               uint64_t seed, double *largest_absolute, double *largest_relative, esp_error *err)
+                               uint64_t seed, double *largest_absolute, double *largest_relative,
+                               esp_error *err)
 {
     esp_exec *first = NULL, *second = NULL;
     double absolute = 0, relative = 0;
-    if (esp_graph_input_count(a) != esp_graph_input_count(b) || esp_graph_output_count(a) != esp_graph_output_count(b))
+    if (esp_graph_input_count(a) != esp_graph_input_count(b) ||
+        esp_graph_output_count(a) != esp_graph_output_count(b))
         return esp_fail(err, ESP_MISMATCH, "one model has %d inputs and %d outputs, the other %d and %d",
                         esp_graph_input_count(a), esp_graph_output_count(a), esp_graph_input_count(b),
                         esp_graph_output_count(b));
@@ -117,7 +119,8 @@ esp_status esp_compare_outputs(const esp_compute *compute, const esp_graph *a, c
     if (status == ESP_OK)
         status = esp_exec_forward(second, compute, err);
     for (int i = 0; status == ESP_OK && i < esp_graph_output_count(a); i++)
-        status = compare_output(a, i, esp_exec_output(first, i), esp_exec_output(second, i), &absolute, &relative, err);
+        status = compare_output(a, i, esp_exec_output(first, i), esp_exec_output(second, i), &absolute,
+                                &relative, err);
     esp_exec_free(first);
     esp_exec_free(second);
     if (status != ESP_OK)

@@ -1,8 +1,8 @@
-/* Surgery, what may be cut. A channel is constant when it does not depend on the network's input: the output of a filter
- * whose row is masked (its bias), or that reads constant channels only, and whatever is computed from such channels
- * alone. A slot may be cut when it is not pinned, all its filters are constant, and it is constant wherever a layer reads
- * it: its readers then get the constant as bias (surgery_fold.c). Channels that are masked at both ends are the case where
- * nobody needs the constant. */
+/* Surgery, what may be cut. A channel is constant when it does not depend on the network's input: the output
+ * of a filter whose row is masked (its bias), or that reads constant channels only, and whatever is computed
+ * from such channels alone. A slot may be cut when it is not pinned, all its filters are constant, and it is
+ * constant wherever a layer reads it: its readers then get the constant as bias (surgery_fold.c). Channels
+ * that are masked at both ends are the case where nobody needs the constant. */
 #include "prune/surgery_internal.h"
 
 #include "base/memory.h"

@@ -1,16 +1,16 @@
-/* Surgery, constants behind cut filters. A filter that is cut, or masked, still leaves its bias behind batch-norm and
- * activation: beta - gamma*mean/sqrt(var+eps), through the activation. The value is taken from runs of the masked model
- * (two, on different random inputs: a constant must be the same in both), and what a reader makes of it by the reader's
- * own kernel, with all other channels at zero. When that contribution is the same at every place of the output (no
- * padding, or the constant is 0) it goes into the bias; otherwise it becomes a constant that is added as a map. Where
- * neither can be written, the slot stays. */
+/* Surgery, constants behind cut filters. A filter that is cut, or masked, still leaves its bias behind
+ * batch-norm and activation: beta - gamma*mean/sqrt(var+eps), through the activation. The value is taken from
+ * runs of the masked model (two, on different random inputs: a constant must be the same in both), and what a
+ * reader makes of it by the reader's own kernel, with all other channels at zero. When that contribution is
+ * the same at every place of the output (no padding, or the constant is 0) it goes into the bias; otherwise
+ * it becomes a constant that is added as a map. Where neither can be written, or the map would be larger than
+ * all that the cut saves, the slot stays: its filters are zeros. */
 #include "prune/surgery_internal.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/rng.h"
 
 /* Rounding of float32 sums, relative to the largest term. */
 #define SAME_TOLERANCE 1e-5
@@ -21,21 +21,10 @@ typedef struct reader {
     const esp_node *node;
     esp_layer_form form;
     int index;
-    bool *is_needed; /* per channel of the input value */
+    bool *is_needed, *is_zero, *is_flat; /* per channel of the input value */
     esp_value_slots input;
     esp_shape input_shape, output_shape;
 } reader;
-
-static void fill_random(const esp_view *view, esp_rng *rng)
-{
-    int64_t count = esp_shape_elements(&view->shape);
-    if (view->dtype != ESP_F32) {
-        memset(view->data, 0, (size_t)count * esp_dtype_size(view->dtype));
-        return;
-    }
-    for (int64_t i = 0; i < count; i++)
-        esp_view_f32(view)[i] = (float)esp_rng_normal(rng);
-}
 
 static esp_status run_masked_model(surgery *self, int run, esp_error *err)
 {
@@ -52,7 +41,7 @@ static esp_status run_masked_model(surgery *self, int run, esp_error *err)
     esp_rng rng;
     esp_rng_seed_stream(&rng, self->options->seed, (uint64_t)run + 1);
     for (int i = 0; i < esp_graph_input_count(self->graph); i++)
-        fill_random(esp_exec_input(self->runs[run], i), &rng);
+        surgery_fill_input(esp_exec_input(self->runs[run], i), &rng);
     return esp_exec_forward(self->runs[run], self->compute, err);
 }
 
@@ -98,29 +87,34 @@ static bool reader_prepare(surgery *self, int index, reader *out)
     return is_any_needed;
 }
 
-/* The constants as an input for the reader; channels that differ between the runs lose their candidacy. */
-static void lay_out_constants(surgery *self, const reader *item, float *x, bool *has_vetoed, bool *is_zero)
+/* The constants as an input for the reader: is_zero[c] and is_flat[c] say what they look like. Channels that
+ * differ between the runs lose their candidacy, and the result is false. */
+static bool lay_out_constants(surgery *self, reader *item, float *x)
 {
     const float *first = esp_view_f32(esp_exec_value(self->runs[0], item->node->inputs[0]));
     const float *second = esp_view_f32(esp_exec_value(self->runs[1], item->node->inputs[0]));
     channel_span span = span_of(&item->input_shape, item->input.axis);
-    *is_zero = true;
+    bool is_constant = true;
     for (int64_t c = 0; c < item->input.count; c++) {
-        double worst = 0, largest = 0;
+        double worst = 0, lowest = INFINITY, highest = -INFINITY;
         for (int64_t o = 0; o < span.outer && item->is_needed[c]; o++) {
             for (int64_t i = 0; i < span.inner; i++) {
                 int64_t at = o * span.stride + c * span.inner + i;
                 x[at] = first[at];
                 worst = fmax(worst, fabs((double)first[at] - (double)second[at]));
-                largest = fmax(largest, fabs((double)first[at]));
+                lowest = fmin(lowest, (double)first[at]);
+                highest = fmax(highest, (double)first[at]);
             }
         }
-        *is_zero = *is_zero && largest == 0;
+        double largest = item->is_needed[c] ? fmax(fabs(lowest), fabs(highest)) : 0;
+        item->is_zero[c] = largest == 0;
+        item->is_flat[c] = item->is_zero[c] || highest - lowest <= SAME_TOLERANCE * largest;
         if (worst <= SAME_TOLERANCE * largest)
             continue;
         self->is_candidate[item->input.slots[c]] = false;
-        *has_vetoed = true;
+        is_constant = false;
     }
+    return is_constant;
 }
 
 static esp_status run_reader(surgery *self, const reader *item, float *x, float *y, esp_error *err)
@@ -147,18 +141,19 @@ static esp_status run_reader(surgery *self, const reader *item, float *x, float 
     return status;
 }
 
-/* The factor in front of the bias (Gemm's beta; 1 elsewhere): what is added to the bias is divided by it. 0: the operator
- * has no bias, or one that is no number per filter. */
+/* The factor in front of the bias (Gemm's beta; 1 elsewhere): what is added to the bias is divided by it. 0:
+ * the operator has no bias, or one that is no number per filter. */
 static double bias_factor(const surgery *self, const reader *item)
 {
     const esp_tensor *bias = surgery_bias(self, item->node);
     int64_t elements = bias == NULL ? 1 : esp_tensor_elements(bias);
-    if (item->form.bias_input < 0 || (elements != 1 && elements != item->layer->filters))
+    if (surgery_bias_input(item->node) < 0 || (elements != 1 && elements != item->layer->filters))
         return 0.0;
     return (double)esp_node_float(item->node, "beta", 1.0F);
 }
 
-/* One number per filter, or false when a filter's map differs from place to place. Cut filters do not matter. */
+/* One number per filter, or false when a filter's map differs from place to place. Cut filters do not matter.
+ */
 static bool flatten_map(surgery *self, const reader *item, const float *y, float *added)
 {
     esp_value_slots output = esp_coupling_value(self->coupling, item->node->outputs[0]);
@@ -186,38 +181,67 @@ static bool flatten_map(surgery *self, const reader *item, const float *y, float
     return is_flat;
 }
 
-/* Distinct slots among the needed channels: how many constants find a place here. */
-static int count_constants(const surgery *self, const reader *item, const float *x)
+/* Distinct slots among the needed channels that are not zero: how many constants find a place here. Columns
+ * of one slot lie side by side, so the last one is enough to tell. */
+static int count_constants(const reader *item)
 {
-    channel_span span = span_of(&item->input_shape, item->input.axis);
     int count = 0;
-    int32_t last = 0;
+    int32_t last = ESP_SLOT_ZERO;
     for (int64_t c = 0; c < item->input.count; c++) {
-        bool is_zero = true;
-        for (int64_t o = 0; o < span.outer && item->is_needed[c]; o++) {
-            for (int64_t i = 0; i < span.inner; i++)
-                is_zero = is_zero && x[o * span.stride + c * span.inner + i] == 0;
-        }
-        if (is_zero || item->input.slots[c] == last)
+        if (!item->is_needed[c] || item->is_zero[c] || item->input.slots[c] == last)
             continue;
         last = item->input.slots[c];
-        count += self->is_removed[last];
+        count++;
     }
     return count;
 }
 
-static void veto_needed(surgery *self, const reader *item, bool *has_vetoed)
+/* Elements of the filters that write a slot. */
+static int64_t written_elements(const surgery *self, int32_t slot)
 {
-    for (int64_t c = 0; c < item->input.count; c++) {
-        if (item->is_needed[c])
-            self->is_candidate[item->input.slots[c]] = false;
+    int64_t elements = 0;
+    for (int i = 0; i < self->layers->count; i++) {
+        const esp_layer *layer = &self->layers->items[i];
+        const int32_t *writes = esp_coupling_writes(self->coupling, i);
+        for (int64_t f = 0; f < layer->filters; f++)
+            elements += writes[f] == slot ? layer->channels * layer->kernel_h * layer->kernel_w : 0;
     }
-    *has_vetoed = true;
+    return elements;
 }
 
-/* Places the contribution `y` [output shape] of the constants `x`. */
-static esp_status place(surgery *self, const reader *item, const float *x, const float *y, bool *has_vetoed,
-                        esp_error *err)
+/* Whether cutting the needed channels saves more numbers than a map over the output adds. */
+static bool is_map_worth_it(const surgery *self, const reader *item)
+{
+    const esp_layer *layer = item->layer;
+    int64_t filters = surgery_kept(self, item->node->outputs[0])->count;
+    int64_t added = filters * (esp_shape_elements(&item->output_shape) / layer->filters), saved = 0;
+    int32_t last = ESP_SLOT_ZERO;
+    for (int64_t c = 0; c < item->input.count; c++) {
+        if (!item->is_needed[c] || item->is_zero[c])
+            continue;
+        saved += filters * layer->kernel_h * layer->kernel_w;
+        if (item->input.slots[c] != last)
+            saved += written_elements(self, item->input.slots[c]);
+        last = item->input.slots[c];
+    }
+    return saved > added;
+}
+
+/* The channels that make the contribution differ from place to place stay: those that do so themselves when
+ * there are such, else (padding) all that are not zero. */
+static void keep_needed(surgery *self, const reader *item)
+{
+    bool is_any_uneven = false;
+    for (int64_t c = 0; c < item->input.count; c++)
+        is_any_uneven = is_any_uneven || (item->is_needed[c] && !item->is_flat[c]);
+    for (int64_t c = 0; c < item->input.count; c++) {
+        if (item->is_needed[c] && !item->is_zero[c] && !(is_any_uneven && item->is_flat[c]))
+            self->is_candidate[item->input.slots[c]] = false;
+    }
+}
+
+/* Places the contribution `y` [output shape] of the constants. */
+static esp_status place(surgery *self, const reader *item, const float *y, bool *has_vetoed, esp_error *err)
 {
     layer_cut *cut = &self->layer_cuts[item->index];
     float *added = esp_arena_alloc(self->arena, (size_t)item->layer->filters, sizeof *added);
@@ -225,36 +249,37 @@ static esp_status place(surgery *self, const reader *item, const float *x, const
         return esp_fail_memory(err, "surgery", (size_t)item->layer->filters * sizeof *added);
     if (flatten_map(self, item, y, added)) {
         cut->added_bias = added;
-        self->report.constants_to_bias += count_constants(self, item, x);
+        self->report.constants_to_bias += count_constants(item);
         return ESP_OK;
     }
-    if (surgery_has_open_sizes(self)) {
-        veto_needed(self, item, has_vetoed);
+    if (surgery_has_open_sizes(self) || !is_map_worth_it(self, item)) {
+        keep_needed(self, item);
+        *has_vetoed = true;
         return ESP_OK;
     }
-    self->report.constants_explicit += count_constants(self, item, x);
+    self->report.constants_explicit += count_constants(item);
     return esp_tensor_from(ESP_F32, &item->output_shape, y, &cut->added_map, err);
 }
 
-static esp_status fold_into(surgery *self, const reader *item, bool *has_vetoed, esp_error *err)
+static esp_status fold_into(surgery *self, reader *item, bool *has_vetoed, esp_error *err)
 {
     size_t input_elements = (size_t)esp_shape_elements(&item->input_shape);
     size_t output_elements = (size_t)esp_shape_elements(&item->output_shape);
     float *x = esp_alloc_zero(input_elements, sizeof *x);
     float *y = esp_alloc_zero(output_elements, sizeof *y);
-    bool is_zero = true;
     esp_status status = x != NULL && y != NULL ? run_masked_model(self, 0, err)
                                                : esp_fail_memory(err, "surgery", output_elements * sizeof *y);
     if (status == ESP_OK)
         status = run_masked_model(self, 1, err);
     if (status != ESP_OK)
         goto done;
-    lay_out_constants(self, item, x, has_vetoed, &is_zero);
-    if (is_zero || *has_vetoed)
-        goto done;
-    status = run_reader(self, item, x, y, err);
-    if (status == ESP_OK)
-        status = place(self, item, x, y, has_vetoed, err);
+    if (!lay_out_constants(self, item, x))
+        *has_vetoed = true;
+    else if (count_constants(item) > 0) {
+        status = run_reader(self, item, x, y, err);
+        if (status == ESP_OK)
+            status = place(self, item, y, has_vetoed, err);
+    }
 done:
     esp_free(x);
     esp_free(y);
@@ -263,11 +288,16 @@ done:
 
 esp_status surgery_fold_constants(surgery *self, bool *has_vetoed, esp_error *err)
 {
-    int64_t longest = 1;
-    for (int i = 0; i < self->layers->count; i++)
-        longest = self->layers->items[i].channels > longest ? self->layers->items[i].channels : longest;
-    reader item = {.is_needed = esp_alloc_zero((size_t)longest, sizeof(bool))};
-    esp_status status = item.is_needed != NULL ? ESP_OK : esp_fail_memory(err, "surgery", (size_t)longest);
+    size_t longest = 1;
+    for (int i = 0; i < self->layers->count; i++) {
+        size_t channels = (size_t)self->layers->items[i].channels;
+        longest = channels > longest ? channels : longest;
+    }
+    bool *facts = esp_alloc_zero(3 * longest, sizeof *facts);
+    if (facts == NULL)
+        return esp_fail_memory(err, "surgery", 3 * longest);
+    reader item = {.is_needed = facts, .is_zero = facts + longest, .is_flat = facts + 2 * longest};
+    esp_status status = ESP_OK;
     *has_vetoed = false;
     self->report.constants_to_bias = self->report.constants_explicit = 0;
     for (int i = 0; status == ESP_OK && i < self->layers->count; i++) {
@@ -278,6 +308,6 @@ esp_status surgery_fold_constants(surgery *self, bool *has_vetoed, esp_error *er
         if (reader_prepare(self, i, &item))
             status = fold_into(self, &item, has_vetoed, err);
     }
-    esp_free(item.is_needed);
+    esp_free(facts);
     return status;
 }

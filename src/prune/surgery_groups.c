@@ -1,19 +1,19 @@
-/* Surgery, executed groups. The remaining filters of a layer fall into groups with equal mask rows over the remaining
- * channels (METHODS.md section 2). The grouped form writes filters group by group; so that nobody has to restore the old
- * order, the slots get ranks in that order and every writer of the coupled set follows. A claim that does not fit (pinned
- * channels, slices, another grouped layer came first) is taken back: that layer then restores the order itself.
+/* Surgery, executed groups. The remaining filters of a layer fall into groups with equal mask rows over the
+ * remaining channels (METHODS.md section 2). The grouped form writes filters group by group; so that nobody
+ * has to restore the old order, the slots get ranks in that order and every writer of the coupled set
+ * follows. A claim that does not fit (pinned channels, slices, another grouped layer came first) is taken
+ * back: that layer then restores the order itself.
  *
- * Groups of a convolution that are equally large and read equally many channels, none of them twice, are an ordinary
- * Conv(group=g): there the input channels are ranked, too. */
+ * Groups of a convolution that are equally large and read equally many channels, none of them twice, are an
+ * ordinary Conv(group=g): there the input channels are ranked, too. */
 #include "prune/surgery_internal.h"
 
 #include <string.h>
 
 #include "base/memory.h"
 
-static bool rows_agree(const surgery *self, const esp_mask *mask, const channel_list *channels, int64_t a, int64_t b)
+static bool rows_agree(const esp_mask *mask, const channel_list *channels, int64_t a, int64_t b)
 {
-    (void)self;
     if (esp_mask_rows_equal(mask, a, b))
         return true;
     for (int64_t i = 0; i < channels->count; i++) {
@@ -31,8 +31,8 @@ static int64_t channels_read(const esp_mask *mask, const channel_list *channels,
     return count;
 }
 
-static void assign_groups(const surgery *self, const esp_mask *mask, const channel_list *filters,
-                          const channel_list *channels, layer_cut *cut)
+static void assign_groups(const esp_mask *mask, const channel_list *filters, const channel_list *channels,
+                          layer_cut *cut)
 {
     for (int64_t f = 0; f < mask->filters; f++)
         cut->group_of[f] = -1;
@@ -40,7 +40,7 @@ static void assign_groups(const surgery *self, const esp_mask *mask, const chann
     for (int64_t i = 0; i < filters->count; i++) {
         int64_t f = filters->indices[i];
         int group = 0;
-        while (group < cut->group_count && !rows_agree(self, mask, channels, cut->first_filter[group], f))
+        while (group < cut->group_count && !rows_agree(mask, channels, cut->first_filter[group], f))
             group++;
         if (group == cut->group_count)
             cut->first_filter[cut->group_count++] = f;
@@ -49,8 +49,8 @@ static void assign_groups(const surgery *self, const esp_mask *mask, const chann
 }
 
 /* Equal numbers of filters, equal numbers of channels, no channel in two groups. */
-static bool groups_are_regular(const esp_mask *mask, const channel_list *filters, const channel_list *channels,
-                               const layer_cut *cut)
+static bool groups_are_regular(const esp_mask *mask, const channel_list *filters,
+                               const channel_list *channels, const layer_cut *cut)
 {
     int64_t wanted = channels_read(mask, channels, cut->first_filter[0]);
     if (cut->group_count < 2 || wanted == 0 || filters->count % cut->group_count != 0)
@@ -73,11 +73,13 @@ static bool groups_are_regular(const esp_mask *mask, const channel_list *filters
     return true;
 }
 
-/* Only self-grouping asks for groups; a layer whose weight others use as well, or that was not followed, stays dense. */
+/* Only self-grouping asks for groups; a layer whose weight others use as well, or that was not followed,
+ * stays dense. */
 static bool may_be_grouped(const surgery *self, const esp_layer *layer)
 {
-    return self->preview->plan.method == ESP_METHOD_SG && self->options->group_form == ESP_GROUP_FORM_GROUPED &&
-           layer->group == 1 && esp_coupling_follows(self->coupling, layer->node) &&
+    return self->preview->plan.method == ESP_METHOD_SG &&
+           self->options->group_form == ESP_GROUP_FORM_GROUPED && layer->group == 1 &&
+           esp_coupling_follows(self->coupling, layer->node) &&
            esp_graph_consumer_count(self->graph, layer->weight) == 1;
 }
 
@@ -88,28 +90,29 @@ static esp_status find_in_layer(surgery *self, int index, esp_error *err)
     const esp_mask *mask = &self->preview->items[index].mask;
     const channel_list *filters = surgery_kept(self, node->outputs[0]);
     layer_cut *cut = &self->layer_cuts[index];
-    channel_list all = {0};
     const channel_list *channels = surgery_kept(self, node->inputs[0]);
     if (layer->group > 1 || !esp_coupling_follows(self->coupling, layer->node)) {
-        for (int64_t f = 0; f < layer->filters; f++)
-            cut->has_masks = cut->has_masks || esp_mask_filter_kept(mask, f) < layer->channels;
-        return ESP_OK; /* depthwise rows and unfollowed layers keep their zeros */
+        for (int64_t i = 0; i < filters->count; i++)
+            cut->has_masks =
+                cut->has_masks || esp_mask_filter_kept(mask, filters->indices[i]) < layer->channels;
+        return ESP_OK; /* depthwise rows and layers that were not followed keep their zeros */
     }
-    (void)all;
     for (int64_t i = 0; i < filters->count; i++)
-        cut->has_masks = cut->has_masks || channels_read(mask, channels, filters->indices[i]) < channels->count;
+        cut->has_masks =
+            cut->has_masks || channels_read(mask, channels, filters->indices[i]) < channels->count;
     if (!cut->has_masks || !may_be_grouped(self, layer))
         return ESP_OK;
     cut->group_of = esp_arena_alloc(self->arena, (size_t)layer->filters, sizeof *cut->group_of);
     cut->first_filter = esp_arena_alloc(self->arena, (size_t)layer->filters, sizeof *cut->first_filter);
     if (cut->group_of == NULL || cut->first_filter == NULL)
         return esp_fail_memory(err, "surgery", (size_t)layer->filters * sizeof *cut->first_filter);
-    assign_groups(self, mask, filters, channels, cut);
+    assign_groups(mask, filters, channels, cut);
     if (cut->group_count == 1 && channels_read(mask, channels, cut->first_filter[0]) == 0)
         cut->group_count = 0; /* nothing is read at all: a dense layer of zeros says the same */
     else
         cut->has_masks = false;
-    cut->is_regular = cut->group_count > 0 && layer->is_conv && groups_are_regular(mask, filters, channels, cut);
+    cut->is_regular =
+        cut->group_count > 0 && layer->is_conv && groups_are_regular(mask, filters, channels, cut);
     return ESP_OK;
 }
 

@@ -1,12 +1,14 @@
 /* What the files of surgery share: one operation in progress.
  *
- * Order of work: constants (what does not depend on the input, and so may be cut) -> layout (which channels remain, in
- * which order) -> edits (constants and numbers of the nodes in between) -> folding (constants behind cut filters) ->
- * groups -> rewrite. Any step may veto slots: their channels then stay, with zeros, and the steps before are repeated. */
+ * Order of work: constants (what does not depend on the input, and so may be cut) -> layout (which channels
+ * remain, in which order) -> edits (constants and numbers of the nodes in between) -> folding (constants
+ * behind cut filters) -> groups -> rewrite. Any step may veto slots: their channels then stay, with zeros,
+ * and the steps before are repeated. */
 #ifndef ESP_PRUNE_SURGERY_INTERNAL_H
 #define ESP_PRUNE_SURGERY_INTERNAL_H
 
 #include "base/arena.h"
+#include "base/rng.h"
 #include "graph/exec.h"
 #include "graph/op.h"
 #include "prune/coupling.h"
@@ -27,7 +29,8 @@ typedef struct layer_cut {
     bool is_regular;         /* equal, disjoint groups of a convolution: Conv(group=g) */
     bool has_masks;          /* dense, and zeros remain */
     const float *added_bias; /* per old filter: what cut channels still contribute; NULL: nothing */
-    esp_tensor *added_map;   /* the same as a map over the whole output at batch 1, when it differs from place to place */
+    esp_tensor *added_map;   /* the same as a map over the whole output at batch 1, when it differs from place
+                                to place */
 } layer_cut;
 
 /* What changes in a node that is no layer. */
@@ -56,14 +59,15 @@ typedef struct surgery {
     channel_list *kept;   /* per value with channels */
     int64_t *sort_buffer; /* as long as the longest channel list */
     layer_cut *layer_cuts;
-    node_edit *edits; /* per node */
+    node_edit *edits;           /* per node */
     esp_inferred *inferred_two; /* batch 2, made when asked for; NULL when the model has one batch size */
     bool has_tried_two;
     esp_exec *runs[2]; /* the masked model on two random inputs, values kept; made when asked for */
     esp_surgery_report report;
 } surgery;
 
-/* True when the model has been inferred with sizes for its open dims: maps of a fixed size cannot be written into it. */
+/* True when the model has been inferred with sizes for its open dims: maps of a fixed size cannot be written
+ * into it. */
 bool surgery_has_open_sizes(const surgery *self);
 
 /* The value's list of remaining channels; a list without channels for values that have none. */
@@ -85,8 +89,14 @@ esp_status surgery_find_constants(surgery *self, esp_error *err);
 
 /* ---- surgery_fold.c ---- */
 
-/* What cut channels contribute to their readers, into layer_cuts; vetoes slots whose constants cannot be placed. */
+/* What cut channels contribute to their readers, into layer_cuts; vetoes slots whose constants cannot be
+ * placed. */
 esp_status surgery_fold_constants(surgery *self, bool *has_vetoed, esp_error *err);
+
+/* ---- surgery_check.c ---- */
+
+/* Noise of a normal distribution; zeros where the input is not float32. */
+void surgery_fill_input(const esp_view *view, esp_rng *rng);
 
 /* ---- surgery_layout.c ---- */
 
@@ -109,7 +119,8 @@ esp_status surgery_find_groups(surgery *self, esp_error *err);
 
 esp_status surgery_rewrite(surgery *self, esp_graph **out, esp_error *err);
 
-/* A list of old indices applied to one axis of a tensor; the same tensor when nothing changes. New reference. */
+/* A list of old indices applied to one axis of a tensor; the same tensor when nothing changes. New reference.
+ */
 esp_status surgery_select(const esp_tensor *tensor, int axis, const channel_list *list, esp_tensor **out,
                           esp_error *err);
 
@@ -119,16 +130,19 @@ typedef struct graph_writer graph_writer;
 /* A layer's weight as the masked model has it. Borrowed. */
 const esp_tensor *surgery_weight(const surgery *self, const esp_layer *layer);
 
+/* Which input of a layer's node is the bias, or would be if it had one; -1 when the operator takes none. */
+int surgery_bias_input(const esp_node *node);
+
 /* The bias of a layer's node, of any shape that broadcasts; NULL when it has none. Borrowed. */
 const esp_tensor *surgery_bias(const surgery *self, const esp_node *node);
 
 /* A name that is free in the old graph and in the new one. NULL: no memory. */
 const char *writer_name(graph_writer *writer, const char *format, ...) ESP_PRINTF(2, 3);
 
-/* A constant in the place of an old one (-1: of none): the old one itself when the tensor is the same, else under the
- * old one's name when nobody else needs that, else called like `name`. */
-esp_status writer_constant(graph_writer *writer, int old_value, const char *name, const esp_tensor *tensor, int *out,
-                           esp_error *err);
+/* A constant in the place of an old one (-1: of none): the old one itself when the tensor is the same, else
+ * under the old one's name when nobody else needs that, else called like `name`. */
+esp_status writer_constant(graph_writer *writer, int old_value, const char *name, const esp_tensor *tensor,
+                           int *out, esp_error *err);
 
 /* An old value. */
 esp_status writer_value(graph_writer *writer, int old_value, int *out, esp_error *err);
@@ -137,8 +151,8 @@ esp_status writer_value(graph_writer *writer, int old_value, int *out, esp_error
 esp_status writer_new_value(graph_writer *writer, const char *name, int *out, esp_error *err);
 
 /* A new node of an operator that ONNX has had since opset 7 or before. */
-esp_status writer_node(graph_writer *writer, const char *op, const char *name, const int *inputs, int input_count,
-                       int output, const esp_attr *attrs, int attr_count, esp_error *err);
+esp_status writer_node(graph_writer *writer, const char *op, const char *name, const int *inputs,
+                       int input_count, int output, const esp_attr *attrs, int attr_count, esp_error *err);
 
 /* An old node with other inputs and outputs; `attrs` replace or join its own. NULL name: its own name. */
 esp_status writer_old_node(graph_writer *writer, const esp_node *node, const char *name, const int *inputs,

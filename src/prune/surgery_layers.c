@@ -1,5 +1,5 @@
-/* Surgery, layers in the new graph. A layer is written in parts, each an ordinary Conv, Gemm or MatMul with some of its
- * filters and channels:
+/* Surgery, layers in the new graph. A layer is written in parts, each an ordinary Conv, Gemm or MatMul with
+ * some of its filters and channels:
  *
  *   dense      data -> layer -> output
  *   regular    data -> [Gather] -> Conv(group=g) -> [Gather] -> output
@@ -7,8 +7,8 @@
  *                   -> [Gather] -> layer/group1 ---> Concat -> [Gather] -> output
  *   with map   ... -> Add(map) -> output
  *
- * Gathers appear only where the order or the choice of channels asks for them. A group that reads nothing reads one
- * channel with zero weights: its filters are their bias. */
+ * Gathers appear only where the order or the choice of channels asks for them. A group that reads nothing
+ * reads one channel with zero weights: its filters are their bias. */
 #include "prune/surgery_internal.h"
 
 #include <stdio.h>
@@ -63,7 +63,8 @@ static esp_status list_group_channels(const layer_writing *at, int group, channe
     return status;
 }
 
-/* Where the wanted old indices lie among those that are there; `is_identity` says that nothing has to move. */
+/* Where the wanted old indices lie among those that are there; `is_identity` says that nothing has to move.
+ */
 static esp_status list_places(const layer_writing *at, const channel_list *there, const channel_list *wanted,
                               channel_list **out, esp_error *err)
 {
@@ -89,8 +90,8 @@ static esp_status list_places(const layer_writing *at, const channel_list *there
 
 /* ---- tensors ---- */
 
-static esp_status select_weight(const layer_writing *at, const channel_list *filters, const channel_list *channels,
-                                esp_tensor **out, esp_error *err)
+static esp_status select_weight(const layer_writing *at, const channel_list *filters,
+                                const channel_list *channels, esp_tensor **out, esp_error *err)
 {
     esp_tensor *rows = NULL;
     esp_status status =
@@ -135,9 +136,10 @@ static esp_status join_group_weights(const layer_writing *at, const channel_list
     return status;
 }
 
-/* The bias of some filters with what cut channels add to it; NULL when there is none. A bias that is the same number for
- * all filters stays that number unless something is added. */
-static esp_status select_bias(const layer_writing *at, const channel_list *filters, esp_tensor **out, esp_error *err)
+/* The bias of some filters with what cut channels add to it; NULL when there is none. A bias that is the same
+ * number for all filters stays that number unless something is added. */
+static esp_status select_bias(const layer_writing *at, const channel_list *filters, esp_tensor **out,
+                              esp_error *err)
 {
     const esp_tensor *bias = surgery_bias(at->self, at->node);
     const float *added = at->cut->added_bias;
@@ -170,8 +172,8 @@ static esp_status select_bias(const layer_writing *at, const channel_list *filte
 
 /* ---- nodes ---- */
 
-static esp_status write_gather(const layer_writing *at, int data, const channel_list *places, const char *name,
-                               int output, esp_error *err)
+static esp_status write_gather(const layer_writing *at, int data, const channel_list *places,
+                               const char *name, int output, esp_error *err)
 {
     esp_tensor *indices = NULL;
     int inputs[2] = {data, -1};
@@ -199,11 +201,12 @@ static esp_status write_choice(const layer_writing *at, int data, const channel_
     return status == ESP_OK ? write_gather(at, data, places, name, *out, err) : status;
 }
 
-/* Puts the bias of some filters among a node's inputs: the old value when it is computed while the model runs. */
-static esp_status write_bias(const layer_writing *at, const char *suffix, const channel_list *filters, int *inputs,
-                             int *input_count, esp_error *err)
+/* Puts the bias of some filters among a node's inputs: the old value when it is computed while the model
+ * runs. */
+static esp_status write_bias(const layer_writing *at, const char *suffix, const channel_list *filters,
+                             int *inputs, int *input_count, esp_error *err)
 {
-    int place = at->form.bias_input;
+    int place = surgery_bias_input(at->node);
     int old_value = place >= 0 && place < at->node->input_count ? at->node->inputs[place] : -1;
     esp_tensor *bias = NULL;
     esp_text name = {0};
@@ -229,7 +232,8 @@ static esp_status write_bias(const layer_writing *at, const char *suffix, const 
 
 /* One node of the layer. `suffix` "" keeps the layer's names. `group` 0 leaves the attribute alone. */
 static esp_status write_part(const layer_writing *at, const char *suffix, int data, const esp_tensor *weight,
-                             const channel_list *filters, int64_t group, bool has_masks, int output, esp_error *err)
+                             const channel_list *filters, int64_t group, bool has_masks, int output,
+                             esp_error *err)
 {
     int inputs[8] = {data, -1, -1};
     int input_count = at->node->input_count < 3 ? at->node->input_count : 3;
@@ -241,15 +245,17 @@ static esp_status write_part(const layer_writing *at, const char *suffix, int da
         return esp_fail_memory(err, "surgery", 0);
 
     esp_text_printf(&text, "%s%s", at->layer->weight_name, suffix);
-    esp_status status = text.is_broken ? esp_fail_memory(err, "surgery", 0)
-                                       : writer_constant(at->writer, is_whole ? at->layer->weight : -1, text.data,
-                                                         weight, &inputs[at->form.weight_input], err);
+    esp_status status = text.is_broken
+                            ? esp_fail_memory(err, "surgery", 0)
+                            : writer_constant(at->writer, is_whole ? at->layer->weight : -1, text.data,
+                                              weight, &inputs[at->form.weight_input], err);
     if (status == ESP_OK && has_masks)
         status = writer_note_mask(at->writer, err);
     if (status == ESP_OK)
         status = write_bias(at, suffix, filters, inputs, &input_count, err);
     if (status == ESP_OK)
-        status = writer_old_node(at->writer, at->node, name, inputs, input_count, &output, 1, &attr, group > 0, err);
+        status = writer_old_node(at->writer, at->node, name, inputs, input_count, &output, 1, &attr,
+                                 group > 0, err);
     esp_text_free(&text);
     return status;
 }
@@ -331,7 +337,8 @@ static esp_status write_diverse(const layer_writing *at, int data, int output, e
     esp_status status = ESP_OK;
     for (int g = 0; status == ESP_OK && g < count; g++) {
         const char *name = writer_name(at->writer, "%s/group%d", output_name, g);
-        status = name == NULL ? esp_fail_memory(err, "surgery", 0) : writer_new_value(at->writer, name, &parts[g], err);
+        status = name == NULL ? esp_fail_memory(err, "surgery", 0)
+                              : writer_new_value(at->writer, name, &parts[g], err);
         if (status == ESP_OK)
             status = write_group(at, g, data, parts[g], err);
     }
@@ -349,7 +356,8 @@ static esp_status write_regular(const layer_writing *at, int data, const channel
     esp_tensor *weight = NULL;
     int chosen = -1;
     const char *name = writer_name(at->writer, "%s/channels", at->node->name);
-    esp_status status = name == NULL ? esp_fail_memory(err, "surgery", 0) : list_regular_channels(at, &channels, err);
+    esp_status status =
+        name == NULL ? esp_fail_memory(err, "surgery", 0) : list_regular_channels(at, &channels, err);
     if (status == ESP_OK)
         status = write_choice(at, data, at->channels, channels, name, &chosen, err);
     if (status == ESP_OK)
@@ -365,7 +373,8 @@ static esp_status write_grouped(const layer_writing *at, int data, int output, e
     channel_list *natural = NULL, *places = NULL;
     int written = output;
     const char *name = writer_name(at->writer, "%s/order", at->node->name);
-    esp_status status = name == NULL ? esp_fail_memory(err, "surgery", 0) : list_natural_order(at, &natural, err);
+    esp_status status =
+        name == NULL ? esp_fail_memory(err, "surgery", 0) : list_natural_order(at, &natural, err);
     if (status == ESP_OK)
         status = list_places(at, natural, at->filters, &places, err);
     if (status == ESP_OK && !places->is_identity)
@@ -423,12 +432,15 @@ esp_status surgery_write_layer(surgery *self, graph_writer *writer, int index, e
         status = writer_value(writer, node->outputs[0], &output, err);
     target = output;
     if (status == ESP_OK && at.cut->added_map != NULL) {
-        const char *name = writer_name(writer, "%s/cut", esp_graph_value(self->graph, node->outputs[0])->name);
-        status = name == NULL ? esp_fail_memory(err, "surgery", 0) : writer_new_value(writer, name, &target, err);
+        const char *name =
+            writer_name(writer, "%s/cut", esp_graph_value(self->graph, node->outputs[0])->name);
+        status =
+            name == NULL ? esp_fail_memory(err, "surgery", 0) : writer_new_value(writer, name, &target, err);
     }
     if (status != ESP_OK)
         return status;
-    status = at.cut->group_count > 0 ? write_grouped(&at, data, target, err) : write_dense(&at, data, target, err);
+    status =
+        at.cut->group_count > 0 ? write_grouped(&at, data, target, err) : write_dense(&at, data, target, err);
     if (status == ESP_OK && at.cut->added_map != NULL)
         status = write_map(&at, target, output, err);
     return status;

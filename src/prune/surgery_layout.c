@@ -1,10 +1,11 @@
-/* Surgery, which channels remain and in which order. Every writer lists its remaining filters in their old order, or by
- * rank where a grouped layer has claimed one (surgery_groups.c); lists then run through the graph by the same rules as
- * slots did. An order that some node cannot carry (pinned channels, slices, operands of an addition that disagree) makes
- * the whole layout invalid: the caller takes the claim back. Without ranks every layout is valid.
+/* Surgery, which channels remain and in which order. Every writer lists its remaining filters in their old
+ * order, or by rank where a grouped layer has claimed one (surgery_groups.c); lists then run through the
+ * graph by the same rules as slots did. An order that some node cannot carry (pinned channels, slices,
+ * operands of an addition that disagree) makes the whole layout invalid: the caller takes the claim back.
+ * Without ranks every layout is valid.
  *
- * Then every node in between gets its edit: per-channel constants follow the list, numbers of movement nodes are rewritten
- * by the op row's narrow callback. */
+ * Then every node in between gets its edit: per-channel constants follow the list, numbers of movement nodes
+ * are rewritten by the op row's narrow callback. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,10 @@ bool surgery_has_channels(const surgery *self, int value)
     return esp_coupling_value(self->coupling, value).axis >= 0;
 }
 
-const channel_list *surgery_kept(const surgery *self, int value) { return &self->kept[value]; }
+const channel_list *surgery_kept(const surgery *self, int value)
+{
+    return &self->kept[value];
+}
 
 bool surgery_is_narrowed(const surgery *self, int value)
 {
@@ -164,9 +168,11 @@ static bool lay_out_move(surgery *self, const esp_node *node, const esp_channel_
     return true;
 }
 
-/* A node that was not followed needs its inputs as they were. */
+/* A node that was not followed needs its inputs as they were, unless it looks at their shapes only. */
 static bool lay_out_wall(surgery *self, const esp_node *node)
 {
+    if ((node->op->flags & ESP_OP_SHAPE_ONLY) != 0)
+        return true;
     for (int i = 0; i < node->input_count; i++) {
         int value = node->inputs[i];
         if (value >= 0 && surgery_has_channels(self, value) && !self->kept[value].is_identity)
@@ -265,8 +271,9 @@ static esp_status edit_inputs(surgery *self, int index, esp_error *err)
     return edit->inputs == NULL ? esp_fail_memory(err, "surgery", count * sizeof(esp_tensor *)) : ESP_OK;
 }
 
-/* The axis of a constant operand that runs along the output's channels, or -1 when it is the same for all of them.
- * Parameters of rank 1 (batch-norm) are per channel; other operands align with the output from the right. */
+/* The axis of a constant operand that runs along the output's channels, or -1 when it is the same for all of
+ * them. Parameters of rank 1 (batch-norm) are per channel; other operands align with the output from the
+ * right. */
 static int axis_along_channels(const surgery *self, const esp_node *node, int input)
 {
     esp_value_slots output = esp_coupling_value(self->coupling, node->outputs[0]);
@@ -298,21 +305,48 @@ static esp_status edit_constants(surgery *self, int index, esp_error *err)
     return status;
 }
 
-/* A value that is computed while the model runs, from the batch size: no constant can take its place. */
-static bool follows_batch(surgery *self, int value)
+/* The model inferred for two images; NULL when it was exported for one. */
+static const esp_inferred *inferred_at_two(surgery *self)
 {
-    if (esp_graph_value(self->graph, value)->constant != NULL)
-        return false;
     if (!self->has_tried_two) {
-        self->has_tried_two = true;
         esp_error ignored = {0};
-        if (esp_infer(self->graph, 2, self->input_shapes, self->input_shape_count, &self->inferred_two, &ignored) !=
-            ESP_OK)
+        self->has_tried_two = true;
+        if (esp_infer(self->graph, 2, self->input_shapes, self->input_shape_count, &self->inferred_two,
+                      &ignored) != ESP_OK)
             self->inferred_two = NULL;
     }
-    const esp_tensor *one = esp_inferred_constant(self->inferred, value);
-    const esp_tensor *two = self->inferred_two == NULL ? NULL : esp_inferred_constant(self->inferred_two, value);
-    return one == NULL || two == NULL || !esp_tensor_equal(one, two);
+    return self->inferred_two;
+}
+
+/* A number that was computed from the batch size while the model ran may have been replaced by what it is for
+ * one image: whether the node still makes the right shape of two. */
+static bool fits_any_batch(surgery *self, int index, const esp_narrow_context *context)
+{
+    const esp_node *node = esp_graph_node(self->graph, index);
+    const esp_inferred *two = inferred_at_two(self);
+    size_t inputs = (size_t)node->input_count, outputs = (size_t)node->output_count;
+    if (two == NULL)
+        return true;
+    esp_view *views = esp_arena_alloc(self->arena, inputs + outputs, sizeof *views);
+    const esp_view **pointers = esp_arena_alloc(self->arena, inputs, sizeof *pointers);
+    if (views == NULL || pointers == NULL)
+        return false;
+    esp_inferred_views(two, self->graph, index, views, pointers, views + inputs);
+    esp_shape expected = views[inputs].shape;
+    views[0].shape.dims[context->input_axis] = context->input_kept_count;
+    expected.dims[context->output_axis] = context->output_kept_count;
+    for (size_t i = 0; i < inputs && i < sizeof context->new_inputs / sizeof *context->new_inputs; i++) {
+        if (context->new_inputs[i] != NULL)
+            views[i] = esp_tensor_view(context->new_inputs[i]);
+    }
+    esp_infer_context infer = {.node = node,
+                               .opset = esp_graph_opset(self->graph),
+                               .input_count = node->input_count,
+                               .inputs = pointers,
+                               .output_count = node->output_count,
+                               .outputs = views + inputs};
+    esp_error ignored = {0};
+    return node->op->infer(&infer, &ignored) == ESP_OK && esp_shape_equal(&views[inputs].shape, &expected);
 }
 
 /* Source positions as the narrow callback wants them: channels of input 0. */
@@ -333,18 +367,18 @@ static esp_status take_narrowed(surgery *self, int index, esp_narrow_context *co
     const esp_node *node = esp_graph_node(self->graph, index);
     esp_status status = edit_inputs(self, index, err);
     int limit = (int)(sizeof context->new_inputs / sizeof *context->new_inputs);
+    bool is_computed = false;
+    for (int i = 0; i < limit && i < node->input_count; i++)
+        is_computed = is_computed || (context->new_inputs[i] != NULL &&
+                                      esp_graph_value(self->graph, node->inputs[i])->constant == NULL);
+    *is_possible = !is_computed || fits_any_batch(self, index, context);
     for (int i = 0; i < limit; i++) {
-        bool is_input = i < node->input_count && node->inputs[i] >= 0;
-        if (status == ESP_OK && context->new_inputs[i] != NULL && is_input &&
-            !follows_batch(self, node->inputs[i])) {
+        if (status == ESP_OK && *is_possible && i < node->input_count)
             self->edits[index].inputs[i] = context->new_inputs[i];
-            continue;
-        }
-        if (context->new_inputs[i] != NULL)
-            *is_possible = false;
-        esp_tensor_unref(context->new_inputs[i]);
+        else
+            esp_tensor_unref(context->new_inputs[i]);
     }
-    if (status != ESP_OK || context->new_attr_count == 0)
+    if (status != ESP_OK || !*is_possible || context->new_attr_count == 0)
         return status;
     size_t count = (size_t)context->new_attr_count;
     esp_attr *attrs = esp_arena_copy(self->arena, context->new_attrs, count * sizeof *attrs);

@@ -1,6 +1,6 @@
-/* Surgery, the new graph. Only what the outputs need is written, back to front decided: a constant chain whose end was
- * replaced (an exporter's Reshape target) disappears. Names of everything that lives on are kept; names of new things
- * are free in both graphs. */
+/* Surgery, the new graph. Only what the outputs need is written, back to front decided: a constant chain
+ * whose end was replaced (an exporter's Reshape target) disappears. Names of everything that lives on are
+ * kept; names of new things are free in both graphs. */
 #include "prune/surgery_internal.h"
 
 #include <stdarg.h>
@@ -23,10 +23,10 @@ typedef struct variant {
 struct graph_writer {
     surgery *self;
     esp_builder *builder;
-    int *index_of;      /* per old value: builder index, or -1 */
-    bool *is_needed;    /* per old value: in its old form */
-    bool *has_new_name; /* per old value: its name was given to a variant */
-    variant **variants; /* per old value */
+    int *index_of;             /* per old value: builder index, or -1 */
+    bool *is_needed;           /* per old value: in its old form */
+    bool *has_new_name;        /* per old value: its name was given to a variant */
+    variant **variants;        /* per old value */
     const char *last_constant; /* name of the constant that writer_constant gave last */
     json_t *masks;
 };
@@ -134,13 +134,14 @@ static esp_status add_variant(graph_writer *writer, int old_value, const esp_ten
     return ESP_OK;
 }
 
-esp_status writer_constant(graph_writer *writer, int old_value, const char *name, const esp_tensor *tensor, int *out,
-                           esp_error *err)
+esp_status writer_constant(graph_writer *writer, int old_value, const char *name, const esp_tensor *tensor,
+                           int *out, esp_error *err)
 {
     if (old_value < 0)
         return put_constant(writer, writer_name(writer, "%s", name), tensor, out, err);
     const esp_value *value = esp_graph_value(writer->self->graph, old_value);
-    if (writer->is_needed[old_value] && value->constant != NULL && esp_tensor_equal(value->constant, tensor)) {
+    if (writer->is_needed[old_value] && value->constant != NULL &&
+        esp_tensor_equal(value->constant, tensor)) {
         writer->last_constant = value->name;
         return writer_value(writer, old_value, out, err);
     }
@@ -172,10 +173,11 @@ esp_status writer_note_mask(graph_writer *writer, esp_error *err)
 
 /* ---- nodes ---- */
 
-esp_status writer_node(graph_writer *writer, const char *op, const char *name, const int *inputs, int input_count,
-                       int output, const esp_attr *attrs, int attr_count, esp_error *err)
+esp_status writer_node(graph_writer *writer, const char *op, const char *name, const int *inputs,
+                       int input_count, int output, const esp_attr *attrs, int attr_count, esp_error *err)
 {
-    return esp_builder_node(writer->builder, op, name, inputs, input_count, &output, 1, attrs, attr_count, err);
+    return esp_builder_node(writer->builder, op, name, inputs, input_count, &output, 1, attrs, attr_count,
+                            err);
 }
 
 esp_status writer_old_node(graph_writer *writer, const esp_node *node, const char *name, const int *inputs,
@@ -196,8 +198,8 @@ esp_status writer_old_node(graph_writer *writer, const esp_node *node, const cha
     }
     for (int k = 0; k < attr_count; k++)
         merged[count++] = attrs[k];
-    return esp_builder_node(writer->builder, node->op->name, name == NULL ? node->name : name, inputs, input_count,
-                            outputs, output_count, merged, count, err);
+    return esp_builder_node(writer->builder, node->op->name, name == NULL ? node->name : name, inputs,
+                            input_count, outputs, output_count, merged, count, err);
 }
 
 static esp_status write_node(graph_writer *writer, int index, esp_error *err)
@@ -217,8 +219,8 @@ static esp_status write_node(graph_writer *writer, int index, esp_error *err)
         if (value < 0)
             continue;
         if (edit->inputs != NULL && edit->inputs[i] != NULL)
-            status = writer_constant(writer, value, esp_graph_value(self->graph, value)->name, edit->inputs[i],
-                                     &inputs[i], err);
+            status = writer_constant(writer, value, esp_graph_value(self->graph, value)->name,
+                                     edit->inputs[i], &inputs[i], err);
         else
             status = writer_value(writer, value, &inputs[i], err);
     }
@@ -241,8 +243,8 @@ static esp_status write_ends(graph_writer *writer, esp_error *err)
     for (int i = 0; status == ESP_OK && i < esp_graph_input_count(graph); i++) {
         int index = esp_graph_input(graph, i);
         const esp_value *value = esp_graph_value(graph, index);
-        status = esp_builder_input(writer->builder, value->name, value->dtype, &value->shape, value->batch_name,
-                                   &writer->index_of[index], err);
+        status = esp_builder_input(writer->builder, value->name, value->dtype, &value->shape,
+                                   value->batch_name, &writer->index_of[index], err);
     }
     for (int i = 0; status == ESP_OK && i < esp_graph_output_count(graph); i++) {
         int index = -1;

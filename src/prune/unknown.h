@@ -6,8 +6,8 @@
 
 #include "base/status.h"
 
-/* Fills `err` with ESP_INVALID and returns it. `what` is what kind of name it is ("criterion"). The hint lists the
- * candidates as far as they fit. */
+/* Fills `err` with ESP_INVALID and returns it. `what` is what kind of name it is ("criterion"). The hint
+ * lists the candidates as far as they fit. */
 esp_status esp_fail_unknown(esp_error *err, const char *what, const char *word, const char *const *candidates,
                             size_t count);
 

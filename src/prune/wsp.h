@@ -26,7 +26,7 @@ typedef struct esp_wsp_pair {
     bool is_sound; /* the pair lies inside one data-flow path (no residual add or concat between) */
 } esp_wsp_pair;
 
-/* A pair or set that takes no part, and why ("of 'conv1': ... "): of one layer's filters. */
+/* Filters of a layer that no pair or set selects from, and why. */
 typedef struct esp_wsp_left_out {
     int writer, reader; /* reader -1 when there is none */
     char why[96];

@@ -60,6 +60,8 @@ static void free_desks(esp_session *session)
     for (int i = 0; i < session->desk_count; i++) {
         esp_plan_free(&session->desks[i].plan);
         esp_grouping_cache_free(session->desks[i].cache);
+        esp_coupling_free(session->desks[i].coupling);
+        esp_shared_unref(session->desks[i].coupled);
     }
     esp_free(session->desks);
 }
@@ -97,6 +99,8 @@ bool esp_session_next_event(esp_session *session, esp_event *out)
 }
 
 size_t esp_session_busy(esp_session *session) { return esp_worker_busy(session->worker); }
+
+size_t esp_session_demanded(esp_session *session) { return esp_worker_demanded(session->worker); }
 
 const esp_snapshot *esp_session_snapshot(esp_session *session)
 {

@@ -27,6 +27,8 @@ int esp_session_fd(const esp_session *session);
 bool esp_session_next_event(esp_session *session, esp_event *out);
 size_t esp_session_busy(esp_session *session); /* 0: idle, see study/worker.h */
 
+size_t esp_session_demanded(esp_session *session); /* jobs a user asked for that are not over */
+
 /* A new reference to the latest snapshot (esp_shared_unref); never NULL. */
 const esp_snapshot *esp_session_snapshot(esp_session *session);
 

@@ -42,10 +42,12 @@ static esp_status evaluate_version(esp_session *session, const esp_compute *comp
     esp_study_version changed;
     esp_status status;
 
-    if (!version || !version->graph || version->metrics.eval_is_full ||
-        (!is_full && version->metrics.eval_images > 0))
+    if (!version || version->metrics.eval_is_full || (!is_full && version->metrics.eval_images > 0))
         return ESP_OK;
-    graph = esp_graph_ref(version->graph);
+    status = esp_session_load_graph(session, id, err);
+    if (status != ESP_OK)
+        return status;
+    graph = esp_graph_ref(esp_versions_find(session->now.versions, id)->graph);
     status = evaluate_on(session, compute, graph, is_full, &result, err);
     esp_graph_unref(graph);
     if (status != ESP_OK)
@@ -103,7 +105,7 @@ esp_status esp_session_run_estimate(void *user, esp_job *job, const esp_compute 
 
 static bool lacks_eval(const esp_study_version *version)
 {
-    return version && version->graph && version->metrics.eval_images == 0;
+    return version && version->metrics.eval_images == 0;
 }
 
 void esp_session_want_estimate(esp_session *session)
@@ -144,16 +146,15 @@ esp_status esp_session_run_evaluate(void *user, esp_job *job, const esp_compute 
 
 static esp_status measure_version(esp_session *session, const esp_compute *compute, int id, esp_error *err)
 {
-    const esp_study_version *version = esp_versions_find(session->now.versions, id);
     esp_latency_options options = {.batch = 1};
     esp_latency_result result = {0};
     esp_graph *graph;
     esp_study_version changed;
-    esp_status status;
+    esp_status status = esp_session_load_graph(session, id, err);
 
-    if (!version || !version->graph)
-        return ESP_OK;
-    graph = esp_graph_ref(version->graph);
+    if (status != ESP_OK)
+        return status;
+    graph = esp_graph_ref(esp_versions_find(session->now.versions, id)->graph);
     status = esp_measure_latency(compute, graph, &options, false, &result, err);
     esp_graph_unref(graph);
     if (status != ESP_OK)
@@ -167,12 +168,13 @@ esp_status esp_session_run_measure(void *user, esp_job *job, const esp_compute *
 {
     esp_session *session = user;
     int current = session->now.current;
-    const esp_study_version *root = esp_snapshot_baseline(&session->now);
+    int root = root_id(session);
     esp_status status = esp_session_need_model(session, err);
 
     (void)job;
-    if (status == ESP_OK && root->id != current && root->metrics.latency_ms < 0)
-        status = measure_version(session, compute, root->id, err);
+    if (status == ESP_OK && root != current &&
+        esp_versions_find(session->now.versions, root)->metrics.latency_ms < 0)
+        status = measure_version(session, compute, root, err);
     if (status == ESP_OK)
         status = measure_version(session, compute, current, err);
     if (status != ESP_OK)
@@ -258,6 +260,33 @@ static esp_status add_point(esp_session *session, const esp_training_point *poin
     esp_shared_unref(session->now.training);
     session->now.training = log;
     return esp_session_post(session, err);
+}
+
+/* Progress passes through here on its way to the reader, and leaves a point on the curve a few dozen times per epoch. */
+typedef struct training_watch {
+    esp_session *session;
+    const esp_compute *outer;
+    double epochs, last_epoch;
+} training_watch;
+
+#define POINTS_PER_EPOCH 40.0
+
+static void on_training_progress(void *user, const esp_progress *progress)
+{
+    training_watch *watch = user;
+    double epoch = progress->total > 0 ? progress->done / progress->total * watch->epochs : 0.0;
+    esp_error ignored = {0};
+
+    if (progress->loss > 0 && epoch - watch->last_epoch >= 1.0 / POINTS_PER_EPOCH) {
+        const esp_training_point point = {.epoch = epoch,
+                                          .loss = progress->loss,
+                                          .top1 = NAN,
+                                          .train_top1 = 100.0 * progress->share_right,
+                                          .images_per_s = progress->rate};
+        watch->last_epoch = epoch;
+        (void)add_point(watch->session, &point, &ignored); /* a curve with a point less is still a curve */
+    }
+    esp_compute_report(watch->outer, progress);
 }
 
 static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
@@ -351,6 +380,8 @@ static esp_status train(esp_session *session, const esp_compute *compute, const 
     esp_held_masks masks = {0};
     esp_train_result result = {0};
     esp_train_options options;
+    training_watch watch = {.session = session, .outer = compute, .epochs = wanted->epochs};
+    esp_compute watched = *compute;
     int parent = from->id;
     esp_status status = esp_held_masks_of(start, &masks, err);
 
@@ -359,7 +390,9 @@ static esp_status train(esp_session *session, const esp_compute *compute, const 
         const esp_compute afterwards = {.pool = compute->pool};
         options = training_options(session, wanted, &masks);
         options.epoch_user = session;
-        status = esp_train(compute, start, session->training_set, session->test_set, &options, &best, &result, err);
+        watched.on_progress = on_training_progress;
+        watched.progress_user = &watch;
+        status = esp_train(&watched, start, session->training_set, session->test_set, &options, &best, &result, err);
         if (status == ESP_OK || status == ESP_CANCELLED)
             status = finish_training(session, &afterwards, status, parent, &options, best, &result, err);
     }

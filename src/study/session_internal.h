@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "prune/coupling.h"
 #include "study/session.h"
 #include "study/store.h"
 
@@ -14,6 +15,8 @@ typedef struct esp_desk {
     int version;
     esp_plan plan;
     esp_grouping_cache *cache;
+    esp_coupling *coupling;          /* NULL until a layer was looked at; borrows from `coupled` */
+    const esp_preview_box *coupled;
 } esp_desk;
 
 struct esp_session {
@@ -65,6 +68,9 @@ esp_status esp_session_need_model(const esp_session *session, esp_error *err);
 /* The current version, with its graph (read from the study when it was not yet). */
 esp_status esp_session_current_graph(esp_session *session, const esp_study_version **out, esp_error *err);
 
+/* Reads a version's graph from the study when that was not done yet. Lists made before do not see it. */
+esp_status esp_session_load_graph(esp_session *session, int id, esp_error *err);
+
 /* Replaces (same id) or adds a version, here and in the study. */
 esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new, esp_error *err);
 
@@ -81,6 +87,9 @@ esp_status esp_session_refresh(esp_session *session, const esp_compute *compute,
 
 /* Submits the background estimate when there is something to estimate. */
 void esp_session_want_estimate(esp_session *session);
+
+/* The selected layer of the current version, looked at closely. */
+esp_status esp_session_look(esp_session *session, esp_layer_detail **out, esp_error *err);
 
 esp_desk *esp_session_desk(esp_session *session); /* of the current version; NULL when there is none */
 

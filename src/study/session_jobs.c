@@ -198,8 +198,7 @@ esp_status esp_session_run_select(void *user, esp_job *job, const esp_compute *c
     session->selected_criterion = select->other_number;
     if (esp_worker_waiting(session->worker, esp_session_run_select) > 0)
         return ESP_OK; /* the cursor has moved on */
-    status = esp_layer_detail_new(session->now.box->preview, session->now.current, select->number,
-                                  select->other_number, &detail, err);
+    status = esp_session_look(session, &detail, err);
     if (status != ESP_OK)
         return status;
     esp_shared_unref(session->now.detail);

@@ -78,7 +78,7 @@ static esp_status open_desk(esp_session *session, int version, esp_error *err)
 
 /* ---- the current version ---- */
 
-static esp_status load_graph(esp_session *session, int id, esp_error *err)
+esp_status esp_session_load_graph(esp_session *session, int id, esp_error *err)
 {
     const esp_study_version *version = esp_versions_find(session->now.versions, id);
     esp_versions *next = NULL;
@@ -107,7 +107,7 @@ esp_status esp_session_current_graph(esp_session *session, const esp_study_versi
 
     *out = NULL;
     if (status == ESP_OK)
-        status = load_graph(session, session->now.current, err);
+        status = esp_session_load_graph(session, session->now.current, err);
     if (status == ESP_OK)
         *out = esp_snapshot_current(&session->now);
     return status;
@@ -146,16 +146,47 @@ esp_status esp_session_refresh(esp_session *session, const esp_compute *compute,
     return status;
 }
 
+/* Coupled sets do not depend on the plan: found once per version, when a layer is looked at. */
+static esp_status find_coupling(esp_session *session, esp_desk *desk, esp_error *err)
+{
+    const esp_preview_box *box = session->now.box;
+    esp_status status;
+
+    if (desk->coupling)
+        return ESP_OK;
+    status = esp_coupling_new(box->preview->graph, box->preview->inferred, &box->preview->layers, &desk->coupling, err);
+    if (status == ESP_OK)
+        desk->coupled = esp_shared_ref(box);
+    return status;
+}
+
+esp_status esp_session_look(esp_session *session, esp_layer_detail **out, esp_error *err)
+{
+    const esp_preview *preview = session->now.box->preview;
+    esp_desk *desk = esp_session_desk(session);
+    const int32_t *slots;
+    esp_status status = find_coupling(session, desk, err);
+
+    *out = NULL;
+    if (status == ESP_OK)
+        status = esp_layer_detail_new(preview, session->now.current, session->selected_layer,
+                                      session->selected_criterion, out, err);
+    if (status != ESP_OK)
+        return status;
+    slots = esp_coupling_writes(desk->coupling, session->selected_layer);
+    if (slots)
+        (*out)->set = esp_coupling_slot_set(desk->coupling, slots[0]);
+    return ESP_OK;
+}
+
 /* The layer looked at, again for the version that is current now; it may have fewer layers. */
 static void refresh_detail(esp_session *session)
 {
-    const esp_preview *preview = session->now.box->preview;
     esp_layer_detail *detail = NULL;
     esp_error ignored = {0};
 
-    if (session->now.detail && session->selected_layer < preview->layers.count)
-        (void)esp_layer_detail_new(preview, session->now.current, session->selected_layer, session->selected_criterion,
-                                   &detail, &ignored);
+    if (session->now.detail && session->selected_layer < session->now.box->preview->layers.count)
+        (void)esp_session_look(session, &detail, &ignored);
     esp_shared_unref(session->now.detail);
     session->now.detail = detail;
 }
@@ -163,7 +194,7 @@ static void refresh_detail(esp_session *session)
 esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, int version, esp_error *err)
 {
     esp_preview_box *box = NULL;
-    esp_status status = load_graph(session, version, err);
+    esp_status status = esp_session_load_graph(session, version, err);
 
     if (status == ESP_OK)
         status = open_desk(session, version, err);

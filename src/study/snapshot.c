@@ -85,6 +85,7 @@ esp_status esp_layer_detail_new(const esp_preview *preview, int version, int lay
     detail->version = version;
     detail->layer = layer_index;
     detail->criterion = criterion;
+    detail->set = -1;
     detail->filters = layer->filters;
     detail->channels = layer->channels;
     detail->scores = esp_alloc((size_t)layer->filters, sizeof *detail->scores);

@@ -19,6 +19,7 @@ esp_status esp_preview_box_new(esp_preview *take_preview, esp_preview_box **out,
 typedef struct esp_layer_detail {
     esp_shared shared;
     int version, layer, criterion;
+    int set; /* coupled set of its filters, as in esp_wsp_pair; -1 when nothing moves with them */
     int64_t filters, channels;
     double *scores;    /* [filters] by the criterion */
     int32_t *order;    /* [filters] by ascending score; ties by index */

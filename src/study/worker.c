@@ -29,7 +29,7 @@ struct esp_worker {
     esp_job *waiting;
     esp_job *running, *nested;
     esp_event *finishes; /* ring of `capacity` */
-    size_t finish_first, finish_count, in_flight;
+    size_t finish_first, finish_count, in_flight, demanded;
     int64_t last_id;
     bool is_stopping, is_signalled, has_notice, has_progress;
     esp_event progress;
@@ -67,6 +67,7 @@ static void push_finish(esp_worker *worker, const esp_job *job, esp_status statu
     event->kind = ESP_EVENT_FINISHED;
     event->job = job->id;
     event->title = job->title;
+    event->flags = job->flags;
     event->status = status;
     if (error && status != ESP_OK && status != ESP_CANCELLED)
         event->error = *error;
@@ -102,6 +103,8 @@ static void store_progress(esp_worker *worker, const esp_job *job, const esp_pro
     signal_reader(worker);
 }
 
+static size_t is_demanded(unsigned flags) { return flags & (ESP_JOB_URGENT | ESP_JOB_BACKGROUND) ? 0 : 1; }
+
 bool esp_worker_next_event(esp_worker *worker, esp_event *out)
 {
     bool found = true;
@@ -120,6 +123,7 @@ bool esp_worker_next_event(esp_worker *worker, esp_event *out)
         worker->finish_first = (worker->finish_first + 1) % worker->capacity;
         worker->finish_count--;
         worker->in_flight--;
+        worker->demanded -= is_demanded(out->flags);
     } else {
         found = false;
         clear_signal(worker);
@@ -146,6 +150,16 @@ size_t esp_worker_busy(esp_worker *worker)
     busy = worker->in_flight + (worker->has_notice || worker->has_progress ? 1 : 0);
     pthread_mutex_unlock(&worker->mutex);
     return busy;
+}
+
+size_t esp_worker_demanded(esp_worker *worker)
+{
+    size_t demanded;
+
+    pthread_mutex_lock(&worker->mutex);
+    demanded = worker->demanded;
+    pthread_mutex_unlock(&worker->mutex);
+    return demanded;
 }
 
 int esp_worker_thread_count(const esp_worker *worker) { return esp_pool_thread_count(worker->pool); }
@@ -224,6 +238,7 @@ esp_status esp_worker_submit(esp_worker *worker, esp_job *take_job, int64_t *out
             esp_cancel_request(&worker->running->cancel);
         insert(worker, take_job);
         worker->in_flight++;
+        worker->demanded += is_demanded(take_job->flags);
         pthread_cond_signal(&worker->has_work);
     }
     pthread_mutex_unlock(&worker->mutex);

@@ -53,6 +53,7 @@ typedef struct esp_event {
     esp_event_kind kind;
     int64_t job;       /* 0 for notices */
     const char *title; /* the job's; "" for notices */
+    unsigned flags;    /* the job's */
     esp_status status;
     esp_error error;
     esp_progress_copy progress;
@@ -87,6 +88,9 @@ int esp_worker_fd(const esp_worker *worker);
 
 /* Jobs submitted whose finish was not read; plus one when a notice or progress is unread. 0 means idle. */
 size_t esp_worker_busy(esp_worker *worker);
+
+/* Of those, the jobs that are neither urgent nor in the background: what a user would call a running job. */
+size_t esp_worker_demanded(esp_worker *worker);
 
 int esp_worker_thread_count(const esp_worker *worker);
 

@@ -1,5 +1,5 @@
-/* Data movement. The index space is simplified first, so that a transposed, sliced or padded copy is a few loops
- * around runs that both sides walk one element at a time (one memcpy) or with fixed strides. */
+/* Data movement. The index space is simplified first, so that a transposed, sliced or padded copy is a few
+ * loops around runs that both sides walk one element at a time (one memcpy) or with fixed strides. */
 #include "tensor/arrange.h"
 
 #include <stdlib.h>
@@ -24,8 +24,8 @@ typedef struct move_job {
     for (int64_t i = 0; i < count; i++)                                                                      \
     ((type *)(void *)target)[i * target_stride] = ((const type *)(const void *)source)[i * source_stride]
 
-static void move_run(size_t element_size, int64_t count, const char *source, int64_t source_stride, char *target,
-                     int64_t target_stride)
+static void move_run(size_t element_size, int64_t count, const char *source, int64_t source_stride,
+                     char *target, int64_t target_stride)
 {
     if (source_stride == 1 && target_stride == 1) {
         memcpy(target, source, (size_t)count * element_size);
@@ -59,7 +59,8 @@ static void move_task(void *context, int64_t task, int slot)
     for (int64_t row = first; row < last; row++) {
         esp_walk_locate(walk, inner, row, offsets);
         move_run(job->element_size, count, job->source + (offsets[SOURCE] + start * source_stride) * size,
-                 source_stride, job->target + (offsets[TARGET] + start * target_stride) * size, target_stride);
+                 source_stride, job->target + (offsets[TARGET] + start * target_stride) * size,
+                 target_stride);
     }
 }
 
@@ -81,14 +82,17 @@ esp_status esp_copy_strided(const esp_compute *compute, const esp_shape *shape, 
 {
     if (esp_shape_elements(shape) <= 0)
         return ESP_OK;
-    move_job job = {.walk = walk_of(shape, source_strides, target_strides), .element_size = element_size,
-                    .source = source, .target = target};
+    move_job job = {.walk = walk_of(shape, source_strides, target_strides),
+                    .element_size = element_size,
+                    .source = source,
+                    .target = target};
     job.length = job.walk.dims[job.walk.rank - 1];
     job.piece = ESP_FLAT_TILE;
     job.pieces = esp_tile_count(job.length, job.piece);
     job.rows = esp_walk_positions(&job.walk, job.walk.rank - 1);
     job.rows_per_task = esp_tile_rows(job.length);
-    return esp_compute_run(compute, esp_tile_count(job.rows, job.rows_per_task) * job.pieces, move_task, &job);
+    return esp_compute_run(compute, esp_tile_count(job.rows, job.rows_per_task) * job.pieces, move_task,
+                           &job);
 }
 
 typedef struct add_job {
@@ -130,7 +134,8 @@ esp_status esp_add_strided(const esp_compute *compute, const esp_shape *shape, c
 {
     if (esp_shape_elements(shape) <= 0)
         return ESP_OK;
-    add_job job = {.walk = walk_of(shape, source_strides, target_strides), .source = source, .target = target};
+    add_job job = {
+        .walk = walk_of(shape, source_strides, target_strides), .source = source, .target = target};
     int64_t tasks = 1;
     for (int d = 0; d < job.walk.rank - 1; d++)
         if (slices_are_apart(&job.walk, d)) {
@@ -167,10 +172,17 @@ static void gather_task(void *context, int64_t task, int slot)
 }
 
 esp_status esp_gather_forward(const esp_compute *compute, int64_t outer, int64_t axis, int64_t inner,
-                              const int64_t *indices, int64_t count, size_t element_size, const void *x, void *y)
+                              const int64_t *indices, int64_t count, size_t element_size, const void *x,
+                              void *y)
 {
-    gather_job job = {.outer = outer, .axis = axis, .count = count, .per_task = esp_tile_rows(inner),
-                      .run = (size_t)inner * element_size, .indices = indices, .x = x, .y = y};
+    gather_job job = {.outer = outer,
+                      .axis = axis,
+                      .count = count,
+                      .per_task = esp_tile_rows(inner),
+                      .run = (size_t)inner * element_size,
+                      .indices = indices,
+                      .x = x,
+                      .y = y};
     if (outer * count * inner == 0)
         return ESP_OK;
     return esp_compute_run(compute, esp_tile_count(outer * count, job.per_task), gather_task, &job);
@@ -191,8 +203,8 @@ static void gather_backward_task(void *context, int64_t o, int slot)
 esp_status esp_gather_backward(const esp_compute *compute, int64_t outer, int64_t axis, int64_t inner,
                                const int64_t *indices, int64_t count, const float *dy, float *dx)
 {
-    gather_job job = {.outer = outer, .axis = axis, .count = count, .inner = inner, .indices = indices, .dy = dy,
-                      .dx = dx};
+    gather_job job = {
+        .outer = outer, .axis = axis, .count = count, .inner = inner, .indices = indices, .dy = dy, .dx = dx};
     return esp_compute_run(compute, outer, gather_backward_task, &job);
 }
 

@@ -8,11 +8,20 @@
 #include <pthread.h>
 
 #if defined(OPENBLAS_VERSION)
-static void limit_threads(void) { openblas_set_num_threads(1); }
-const char *esp_blas_core(void) { return openblas_get_corename(); }
+static void limit_threads(void)
+{
+    openblas_set_num_threads(1);
+}
+const char *esp_blas_core(void)
+{
+    return openblas_get_corename();
+}
 #else
 static void limit_threads(void) {}
-const char *esp_blas_core(void) { return "reference"; }
+const char *esp_blas_core(void)
+{
+    return "reference";
+}
 #endif
 
 void esp_blas_start(void)
@@ -22,11 +31,30 @@ void esp_blas_start(void)
 }
 
 void esp_blas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-                   const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+                   const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                   int64_t ldc)
 {
     if (m == 0 || n == 0)
         return;
+    if (k == 0) {
+        for (int64_t i = 0; i < m * n; i++)
+            c[i / n * ldc + i % n] = beta == 0.0f ? 0.0f : c[i / n * ldc + i % n] * beta;
+        return;
+    }
     esp_blas_start();
+    /* sgemm would pack a matrix that is used once. */
+    if (n == 1) {
+        cblas_sgemv(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans, (blasint)(transpose_a ? k : m),
+                    (blasint)(transpose_a ? m : k), alpha, a, (blasint)lda, b,
+                    (blasint)(transpose_b ? 1 : ldb), beta, c, (blasint)ldc);
+        return;
+    }
+    if (m == 1) {
+        cblas_sgemv(CblasRowMajor, transpose_b ? CblasNoTrans : CblasTrans, (blasint)(transpose_b ? n : k),
+                    (blasint)(transpose_b ? k : n), alpha, b, (blasint)ldb, a,
+                    (blasint)(transpose_a ? lda : 1), beta, c, 1);
+        return;
+    }
     cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
                 transpose_b ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, alpha, a,
                 (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
@@ -57,20 +85,37 @@ static void gemm_tile(void *context, int64_t task, int slot)
 /* The larger of m and n is cut, into up to this many tiles of at least this many multiply-adds each. */
 enum { MAX_TILES = 8, TILE_MACS = 1 << 21, TILE_SIDE = 64 };
 
-static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
 
 esp_status esp_gemm(const esp_compute *compute, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
-                    int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
-                    float *c, int64_t ldc)
+                    int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
+                    float beta, float *c, int64_t ldc)
 {
-    gemm_job job = {.transpose_a = transpose_a, .transpose_b = transpose_b, .m = m, .n = n, .k = k,
-                    .lda = lda, .ldb = ldb, .ldc = ldc, .alpha = alpha, .beta = beta, .a = a, .b = b, .c = c,
-                    .tile_m = m, .tile_n = n, .tiles_n = 1};
+    gemm_job job = {.transpose_a = transpose_a,
+                    .transpose_b = transpose_b,
+                    .m = m,
+                    .n = n,
+                    .k = k,
+                    .lda = lda,
+                    .ldb = ldb,
+                    .ldc = ldc,
+                    .alpha = alpha,
+                    .beta = beta,
+                    .a = a,
+                    .b = b,
+                    .c = c,
+                    .tile_m = m,
+                    .tile_n = n,
+                    .tiles_n = 1};
     if (m == 0 || n == 0)
         return ESP_OK;
     double macs = (double)m * (double)n * (double)k;
-    int64_t tiles = macs < 2.0 * TILE_MACS ? 1 : macs > (double)MAX_TILES * TILE_MACS ? MAX_TILES
-                                                                                     : (int64_t)(macs / TILE_MACS);
+    int64_t tiles = macs < 2.0 * TILE_MACS                 ? 1
+                    : macs > (double)MAX_TILES * TILE_MACS ? MAX_TILES
+                                                           : (int64_t)(macs / TILE_MACS);
     if (m > n)
         job.tile_m = ceil_divide(ceil_divide(m, tiles), TILE_SIDE) * TILE_SIDE;
     else

@@ -1,4 +1,5 @@
-/* The BLAS: the only door to OpenBLAS. Single-threaded per call; the pool splits work into tiles. Row-major. */
+/* The BLAS: the only door to OpenBLAS. Single-threaded per call; the pool splits work into tiles. Row-major.
+ */
 #ifndef ESP_TENSOR_BLAS_H
 #define ESP_TENSOR_BLAS_H
 
@@ -13,13 +14,15 @@ void esp_blas_start(void);
 /* Name of the kernel set OpenBLAS picked, e.g. "SkylakeX". */
 const char *esp_blas_core(void);
 
-/* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C; ld* are row strides of the stored matrices. One thread. */
+/* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C; ld* are row strides of the stored matrices. One
+ * thread. */
 void esp_blas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-                   const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+                   const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                   int64_t ldc);
 
 /* The same, cut into tiles (by size only) over the pool. */
 esp_status esp_gemm(const esp_compute *compute, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
-                    int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
-                    float *c, int64_t ldc);
+                    int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
+                    float beta, float *c, int64_t ldc);
 
 #endif

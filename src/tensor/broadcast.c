@@ -1,6 +1,6 @@
 /* Broadcasting arithmetic. The index space is simplified first: equal shapes become one flat loop, a bias per
- * channel becomes rows with one repeated value. Gradients visit the kept positions of an input in tasks and fold
- * the broadcast positions in order, in double, so that sums do not depend on the number of threads. */
+ * channel becomes rows with one repeated value. Gradients visit the kept positions of an input in tasks and
+ * fold the broadcast positions in order, in double, so that sums do not depend on the number of threads. */
 #include <string.h>
 
 #include "tensor/elementwise.h"
@@ -86,14 +86,18 @@ esp_status esp_binary_forward(const esp_compute *compute, esp_binary_kind kind, 
 {
     if (esp_shape_elements(&y->shape) <= 0)
         return ESP_OK;
-    forward_job job = {.kind = kind, .walk = walk_of(a, b, y), .a = esp_view_f32(a), .b = esp_view_f32(b),
+    forward_job job = {.kind = kind,
+                       .walk = walk_of(a, b, y),
+                       .a = esp_view_f32(a),
+                       .b = esp_view_f32(b),
                        .y = esp_view_f32(y)};
     esp_walk_simplify(&job.walk);
     job.length = job.walk.dims[job.walk.rank - 1];
     job.pieces = esp_tile_count(job.length, ESP_FLAT_TILE);
     job.rows = esp_walk_positions(&job.walk, job.walk.rank - 1);
     job.rows_per_task = esp_tile_rows(job.length);
-    return esp_compute_run(compute, esp_tile_count(job.rows, job.rows_per_task) * job.pieces, forward_task, &job);
+    return esp_compute_run(compute, esp_tile_count(job.rows, job.rows_per_task) * job.pieces, forward_task,
+                           &job);
 }
 
 /* Terms are made this many at a time before they are folded. */

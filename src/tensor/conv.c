@@ -6,8 +6,8 @@
 #include "tensor/conv_internal.h"
 #include "tensor/simd.h"
 
-const conv_method *const esp_conv_methods[] = {&esp_conv_depthwise, &esp_conv_direct_avx512, &esp_conv_direct_avx2,
-                                               &esp_conv_im2col};
+const conv_method *const esp_conv_methods[] = {&esp_conv_depthwise, &esp_conv_direct_avx512,
+                                               &esp_conv_direct_avx2, &esp_conv_im2col};
 
 static const conv_method *method_for(const esp_conv_geometry *geometry, esp_conv_pass pass)
 {
@@ -108,7 +108,7 @@ esp_status esp_conv_grad_weight(const esp_compute *compute, const esp_conv_geome
 
 int64_t esp_conv_chunk_count(const esp_conv_geometry *geometry)
 {
-    enum { MOST_CHUNKS = 16, MOST_FLOATS = 16 << 20 };
+    enum { MOST_CHUNKS = 16, MOST_FLOATS = 4 << 20 };
     int64_t room = MOST_FLOATS / conv_max(conv_weights(geometry), 1);
     return conv_max(conv_min(conv_min(geometry->batch, MOST_CHUNKS), room), 1);
 }
@@ -140,7 +140,7 @@ esp_status esp_conv_reduce(const esp_compute *compute, int64_t chunks, int64_t c
                            const float *partial, float *dw)
 {
     enum { BLOCK = 8192 };
-    reduce_job job = {.partial = partial, .dw = dw, .chunks = chunks, .count = count, .stride = stride,
-                      .block = BLOCK};
+    reduce_job job = {
+        .partial = partial, .dw = dw, .chunks = chunks, .count = count, .stride = stride, .block = BLOCK};
     return esp_compute_run(compute, conv_ceil_divide(count, BLOCK), reduce_task, &job);
 }

@@ -1,6 +1,6 @@
-/* 2-D convolution (ONNX Conv-11: cross-correlation), forward and both gradients, NCHW, any stride, pad, dilation
- * and group. im2col + BLAS per (image chunk, group); 1x1 stride-1 unpadded layers skip im2col; depthwise layers
- * have a direct kernel. */
+/* 2-D convolution (ONNX Conv-11: cross-correlation), forward and both gradients, NCHW, any stride, pad,
+ * dilation and group. Direct vector kernels where the processor has AVX-512 or AVX2, im2col + BLAS elsewhere;
+ * depthwise layers have their own kernel. Which one runs depends on geometry and processor only. */
 #ifndef ESP_TENSOR_CONV_H
 #define ESP_TENSOR_CONV_H
 
@@ -17,13 +17,15 @@ typedef struct esp_conv_geometry {
     int64_t out_height, out_width; /* y [batch, filters, out_height, out_width] */
 } esp_conv_geometry;
 
-/* floor((size + pad_begin + pad_end - dilation*(kernel-1) - 1) / stride) + 1; <= 0 when the kernel does not fit. */
+/* floor((size + pad_begin + pad_end - dilation*(kernel-1) - 1) / stride) + 1; <= 0 when the kernel does not
+ * fit. */
 int64_t esp_conv_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin, int64_t pad_end,
                              int64_t dilation);
 
 typedef enum esp_conv_pass { ESP_CONV_FORWARD, ESP_CONV_GRAD_INPUT, ESP_CONV_GRAD_WEIGHT } esp_conv_pass;
 
-/* Bytes of scratch memory a pass needs when up to `slots` threads run it. */
+/* Bytes of scratch memory a pass needs when up to `slots` threads run it. Scratch blocks given to the passes
+ * must be aligned to ESP_ALIGNMENT. */
 size_t esp_conv_scratch(const esp_conv_geometry *geometry, esp_conv_pass pass, int slots);
 
 /* y = conv(x, w) + bias; bias [filters] or NULL. */

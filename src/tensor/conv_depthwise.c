@@ -1,6 +1,6 @@
-/* Depthwise convolution: each filter sees one channel. The arithmetic is too thin for a matrix product, so each
- * tap adds a scaled, shifted input row to the output row: y[y][x] += w[tap] * x[y*stride+..][x*stride+..].
- * Channel multipliers (several filters per channel) are allowed. */
+/* Depthwise convolution: each filter sees one channel. The arithmetic is too thin for a matrix product, so
+ * each tap adds a scaled, shifted input row to the output row: y[y][x] += w[tap] *
+ * x[y*stride+..][x*stride+..]. Channel multipliers (several filters per channel) are allowed. */
 #include <string.h>
 
 #include "tensor/conv_internal.h"
@@ -14,7 +14,8 @@ static bool fits(const conv_method *self, const esp_conv_geometry *g, esp_conv_p
 }
 
 /* Forward and the input gradient need none; weight gradients sum per chunk. */
-static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g, esp_conv_pass pass, int slots)
+static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g, esp_conv_pass pass,
+                            int slots)
 {
     (void)self;
     (void)slots;
@@ -128,8 +129,8 @@ static void forward_task(void *context, int64_t task, int slot)
                       job->y + (n * g->filters + f) * conv_pixels(g));
 }
 
-static esp_status forward(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g, const float *x, const float *w,
-                          const float *bias, float *y, void *scratch)
+static esp_status forward(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g,
+                          const float *x, const float *w, const float *bias, float *y, void *scratch)
 {
     (void)self;
     (void)scratch;
@@ -149,8 +150,8 @@ static void grad_input_task(void *context, int64_t task, int slot)
         plane_grad_input(g, job->dy + (n * g->filters + f) * conv_pixels(g), job->w + f * conv_taps(g), dx);
 }
 
-static esp_status grad_input(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g, const float *dy,
-                             const float *w, float *dx, void *scratch)
+static esp_status grad_input(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g,
+                             const float *dy, const float *w, float *dx, void *scratch)
 {
     (void)self;
     (void)scratch;
@@ -164,7 +165,8 @@ static void grad_weight_task(void *context, int64_t task, int slot)
     const depthwise_job *job = context;
     const esp_conv_geometry *g = job->g;
     int64_t chunk = task / g->channels, c = task % g->channels, multiplier = conv_group_filters(g);
-    int64_t first = conv_chunk_start(g, job->chunks, chunk), last = conv_chunk_start(g, job->chunks, chunk + 1);
+    int64_t first = conv_chunk_start(g, job->chunks, chunk),
+            last = conv_chunk_start(g, job->chunks, chunk + 1);
     for (int64_t f = c * multiplier; f < (c + 1) * multiplier; f++) {
         float *dw = job->partial + chunk * job->partial_stride + f * conv_taps(g);
         memset(dw, 0, (size_t)conv_taps(g) * sizeof(float));
@@ -174,8 +176,8 @@ static void grad_weight_task(void *context, int64_t task, int slot)
     }
 }
 
-static esp_status grad_weight(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g, const float *x,
-                              const float *dy, float *dw, void *scratch)
+static esp_status grad_weight(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g,
+                              const float *x, const float *dy, float *dw, void *scratch)
 {
     (void)self;
     depthwise_job job = {.g = g, .x = x, .dy = dy, .partial = scratch, .chunks = esp_conv_chunk_count(g)};
@@ -187,8 +189,8 @@ static esp_status grad_weight(const conv_method *self, const esp_compute *comput
 }
 
 const conv_method esp_conv_depthwise = {.name = "depthwise",
-                                     .fits = fits,
-                                     .scratch = scratch_bytes,
-                                     .forward = forward,
-                                     .grad_input = grad_input,
-                                     .grad_weight = grad_weight};
+                                        .fits = fits,
+                                        .scratch = scratch_bytes,
+                                        .forward = forward,
+                                        .grad_input = grad_input,
+                                        .grad_weight = grad_weight};

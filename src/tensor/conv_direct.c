@@ -1,17 +1,18 @@
 /* Direct convolution, forward and input gradient.
  *
- * A plane is copied once into a padded plane whose rows lie `pitch` apart. Then every weight of a filter looks at
- * the same run of memory, only shifted: y[f][p] = sum over r of w[f][r] * packed[offset[r] + p], with p running
- * over rows and columns at once. No im2col; the columns where p falls between two rows are computed and dropped.
+ * A plane is copied once into a padded plane whose rows lie `pitch` apart. Then every weight of a filter
+ * looks at the same run of memory, only shifted: y[f][p] = sum over r of w[f][r] * packed[offset[r] + p],
+ * with p running over rows and columns at once. No im2col; the columns where p falls between two rows are
+ * computed and dropped.
  *
- * Strides: outputs j use inputs j*stride + tap. Sorting the inputs by their remainder (phase) modulo the stride
- * makes one padded plane per phase, in which neighbouring outputs use neighbouring inputs again. The input
- * gradient is the mirror image: one padded plane of dy, and one set of taps per phase of dx. Both are described by
- * the same `axis` record; after it is filled only tap_shift asks which of the two it is.
+ * Strides: outputs j use inputs j*stride + tap. Sorting the inputs by their remainder (phase) modulo the
+ * stride makes one padded plane per phase, in which neighbouring outputs use neighbouring inputs again. The
+ * input gradient is the mirror image: one padded plane of dy, and one set of taps per phase of dx. Both are
+ * described by the same `axis` record; after it is filled only tap_shift asks which of the two it is.
  *
  * Zero columns right of a row serve as those left of the next; likewise rows between images. Small planes of
- * several images are packed behind each other to fill the vectors, large planes are cut into bands of rows that
- * stay in the level-2 cache. All of that depends on the geometry only. */
+ * several images are packed behind each other to fill the vectors, large planes are cut into bands of rows
+ * that stay in the level-2 cache. All of that depends on the geometry only. */
 #include "tensor/conv_direct.h"
 
 #include <string.h>
@@ -43,7 +44,11 @@ static int64_t greatest_common_divisor(int64_t a, int64_t b)
 static axis axis_make(bool is_gradient, int64_t size, int64_t out_size, int64_t kernel, int64_t stride,
                       int64_t dilation, int64_t pad)
 {
-    axis a = {.kernel = kernel, .stride = stride, .dilation = dilation, .source_phases = 1, .target_phases = 1,
+    axis a = {.kernel = kernel,
+              .stride = stride,
+              .dilation = dilation,
+              .source_phases = 1,
+              .target_phases = 1,
               .is_mirrored = is_gradient};
     a.reach = (kernel - 1) * dilation / stride;
     if (is_gradient) {
@@ -61,10 +66,16 @@ static axis axis_make(bool is_gradient, int64_t size, int64_t out_size, int64_t 
     return a;
 }
 
-static int64_t tap_remainder(const axis *a, int64_t tap) { return tap * a->dilation % a->stride; }
+static int64_t tap_remainder(const axis *a, int64_t tap)
+{
+    return tap * a->dilation % a->stride;
+}
 
 /* Remainders repeat with this period, so the first `source_phases` taps have different ones. */
-static int64_t source_phase_of(const axis *a, int64_t tap) { return a->source_phases > 1 ? tap % a->source_phases : 0; }
+static int64_t source_phase_of(const axis *a, int64_t tap)
+{
+    return a->source_phases > 1 ? tap % a->source_phases : 0;
+}
 static int64_t source_remainder(const axis *a, int64_t phase)
 {
     return a->source_step == 1 ? 0 : tap_remainder(a, phase);
@@ -81,8 +92,10 @@ static int64_t tap_shift(const axis *a, int64_t tap)
     return a->is_mirrored ? a->reach - steps : steps;
 }
 
-/* The packed indices [*low, *high) of a source phase, counted from output `from`, that lie inside the source. */
-static void packed_inside(const axis *a, int64_t phase, int64_t from, int64_t extent, int64_t *low, int64_t *high)
+/* The packed indices [*low, *high) of a source phase, counted from output `from`, that lie inside the source.
+ */
+static void packed_inside(const axis *a, int64_t phase, int64_t from, int64_t extent, int64_t *low,
+                          int64_t *high)
 {
     int64_t start = from * a->source_step + source_remainder(a, phase) + a->source_origin;
     *low = start >= 0 ? 0 : conv_min(conv_ceil_divide(-start, a->source_step), extent);
@@ -92,11 +105,13 @@ static void packed_inside(const axis *a, int64_t phase, int64_t from, int64_t ex
 }
 
 /* The outputs [*low, *high) of [from, to) that exist in a target phase. */
-static void targets_inside(const axis *a, int64_t phase, int64_t from, int64_t to, int64_t *low, int64_t *high)
+static void targets_inside(const axis *a, int64_t phase, int64_t from, int64_t to, int64_t *low,
+                           int64_t *high)
 {
     int64_t start = phase + a->target_origin;
     *low = conv_max(start >= 0 ? 0 : conv_ceil_divide(-start, a->target_step), from);
-    *high = a->target_size - 1 - start < 0 ? 0 : conv_min((a->target_size - 1 - start) / a->target_step + 1, to);
+    *high =
+        a->target_size - 1 - start < 0 ? 0 : conv_min((a->target_size - 1 - start) / a->target_step + 1, to);
     if (*high < *low)
         *high = *low;
 }
@@ -113,25 +128,31 @@ static int64_t shared_zeros(const axis *a)
     return shared;
 }
 
-/* How a pass is cut up and where things lie in scratch memory. A "source" is an input channel of the group (of
- * dy in the gradient: a filter), a "target" an output. */
+/* How a pass is cut up and where things lie in scratch memory. A "source" is an input channel of the group
+ * (of dy in the gradient: a filter), a "target" an output. */
 typedef struct direct_plan {
     const esp_conv_geometry *g;
     const conv_kernels *kernels;
     axis rows, columns;
     int64_t sources, targets, taps;
-    int64_t source_stride, target_stride;   /* of weights, in floats */
-    int64_t pitch, shared_columns;          /* floats per packed row; of them zeros that serve two rows */
-    int64_t images, image_pitch;            /* packed together; floats from one to the next */
-    int64_t band, bands;                    /* rows of outputs per task */
-    int64_t plane, channel;                 /* floats of one packed plane, of all phases of a source */
-    int64_t tile, flat, blocks;             /* pixels per tile; floats per target; blocks of targets */
+    int64_t source_stride, target_stride; /* of weights, in floats */
+    int64_t pitch, shared_columns;        /* floats per packed row; of them zeros that serve two rows */
+    int64_t images, image_pitch;          /* packed together; floats from one to the next */
+    int64_t band, bands;                  /* rows of outputs per task */
+    int64_t plane, channel;               /* floats of one packed plane, of all phases of a source */
+    int64_t tile, flat, blocks;           /* pixels per tile; floats per target; blocks of targets */
     size_t weight_bytes, offset_bytes, packed_bytes, slot_bytes;
 } direct_plan;
 
-/* Floats of one slot: what fits in a level-2 cache beside the weights; pixels that fill tiles well; tasks that
- * keep a few cores busy; floats of weights that are used on a row of tiles before the next ones. */
-enum { SLOT_FLOATS = 160 * 1024, GOOD_PIXELS = 512, GOOD_TASKS = 8, WEIGHT_FLOATS = 48 * 1024, SMALL_MACS = 1 << 19 };
+/* Floats of one slot: what fits in a level-2 cache beside the weights; pixels that fill tiles well; tasks
+ * that keep a few cores busy; floats of weights that are used on a row of tiles before the next ones. */
+enum {
+    SLOT_FLOATS = 160 * 1024,
+    GOOD_PIXELS = 512,
+    GOOD_TASKS = 8,
+    WEIGHT_FLOATS = 48 * 1024,
+    SMALL_MACS = 1 << 19
+};
 
 /* Rows per band: as many as fit a slot, fewer when one image would otherwise be too few tasks. */
 static int64_t band_for(const direct_plan *plan, int64_t rows)
@@ -159,9 +180,10 @@ static int64_t images_for(const direct_plan *plan, int64_t image_floats)
 static direct_plan plan_make(const conv_method *self, const esp_conv_geometry *g, bool is_gradient)
 {
     direct_plan plan = {.g = g, .kernels = self->kernels, .taps = conv_taps(g)};
-    plan.rows = axis_make(is_gradient, g->height, g->out_height, g->kernel_h, g->stride_h, g->dilation_h, g->pad_top);
-    plan.columns = axis_make(is_gradient, g->width, g->out_width, g->kernel_w, g->stride_w, g->dilation_w,
-                             g->pad_left);
+    plan.rows =
+        axis_make(is_gradient, g->height, g->out_height, g->kernel_h, g->stride_h, g->dilation_h, g->pad_top);
+    plan.columns =
+        axis_make(is_gradient, g->width, g->out_width, g->kernel_w, g->stride_w, g->dilation_w, g->pad_left);
     plan.sources = is_gradient ? conv_group_filters(g) : conv_group_channels(g);
     plan.targets = is_gradient ? conv_group_channels(g) : conv_group_filters(g);
     plan.source_stride = is_gradient ? conv_depth(g) : plan.taps;
@@ -179,7 +201,10 @@ static direct_plan plan_make(const conv_method *self, const esp_conv_geometry *g
     plan.images = plan.bands == 1 ? images_for(&plan, plan.image_pitch) : 1;
 
     int64_t before_last = (plan.images - 1) * plan.image_pitch;
-    plan.plane = before_last + (plan.band + plan.rows.reach) * plan.pitch + plan.shared_columns;
+    /* One vector more, for what the last row of the last image spills: the plane behind it may be full by
+     * then. */
+    plan.plane =
+        before_last + (plan.band + plan.rows.reach) * plan.pitch + plan.shared_columns + plan.kernels->lanes;
     plan.channel = plan.plane * plan.rows.source_phases * plan.columns.source_phases;
     plan.tile = (int64_t)plan.kernels->lanes * plan.kernels->tile_vectors;
     plan.flat = conv_ceil_divide(before_last + (plan.band - 1) * plan.pitch + columns, plan.tile) * plan.tile;
@@ -236,7 +261,8 @@ static int64_t tap_offset(const direct_plan *plan, int64_t tap)
     int64_t tap_y = tap / plan->g->kernel_w, tap_x = tap % plan->g->kernel_w;
     int64_t phase = source_phase_of(&plan->rows, tap_y) * plan->columns.source_phases +
                     source_phase_of(&plan->columns, tap_x);
-    return phase * plan->plane + tap_shift(&plan->rows, tap_y) * plan->pitch + tap_shift(&plan->columns, tap_x);
+    return phase * plan->plane + tap_shift(&plan->rows, tap_y) * plan->pitch +
+           tap_shift(&plan->columns, tap_x);
 }
 
 /* Phases of the target lie one after the other, each ordered by source, then tap. */
@@ -250,16 +276,20 @@ static void list_offsets(const direct_plan *plan, int32_t *offsets)
                         *offsets++ = (int32_t)(source * plan->channel + tap_offset(plan, tap));
 }
 
-static int64_t block_start(const direct_plan *plan, int64_t block) { return plan->targets * block / plan->blocks; }
+static int64_t block_start(const direct_plan *plan, int64_t block)
+{
+    return plan->targets * block / plan->blocks;
+}
 
-/* The weights of a group, by phase, then block of targets, in the order of `offsets` with the targets of a block
- * side by side. A task is a block. */
+/* The weights of a group, by phase, then block of targets, in the order of `offsets` with the targets of a
+ * block side by side. A task is a block. */
 static void pack_weights_task(void *context, int64_t task, int slot)
 {
     (void)slot;
     const direct_job *job = context;
     const direct_plan *plan = &job->plan;
-    int64_t group = task / plan->blocks, block = task % plan->blocks, group_weights = conv_weights(plan->g) / plan->g->group;
+    int64_t group = task / plan->blocks, block = task % plan->blocks,
+            group_weights = conv_weights(plan->g) / plan->g->group;
     int64_t first = block_start(plan, block), count = block_start(plan, block + 1) - first;
     const float *w = job->w + group * group_weights + first * plan->target_stride;
     float *phase_weights = job->weights + group * group_weights;
@@ -304,47 +334,62 @@ static void zero(float *values, int64_t count)
         memset(values, 0, (size_t)count * sizeof(float));
 }
 
-/* One source plane of all images of a piece, one phase. */
-static void pack_phase(const direct_job *job, const piece *p, int64_t source, int64_t phase_y, int64_t phase_x,
-                       float *plane)
+/* What a packed plane of one phase holds. */
+typedef struct phase_view {
+    int64_t top, bottom, left, right; /* packed rows and columns that hold values; zeros around */
+    int64_t extent;                   /* packed rows */
+    int64_t origin;                   /* of the first value in the source plane */
+} phase_view;
+
+static phase_view phase_view_of(const direct_plan *plan, const piece *p, int64_t phase_y, int64_t phase_x)
 {
-    const direct_plan *plan = &job->plan;
     const axis *rows = &plan->rows, *columns = &plan->columns;
-    int64_t extent = p->rows + rows->reach, top, bottom, left, right;
-    packed_inside(rows, phase_y, p->row, extent, &top, &bottom);
-    packed_inside(columns, phase_x, columns->first, columns->last - columns->first + columns->reach, &left, &right);
-    int64_t y = (p->row + top) * rows->source_step + source_remainder(rows, phase_y) + rows->source_origin;
-    int64_t x = (columns->first + left) * columns->source_step + source_remainder(columns, phase_x) +
+    phase_view v = {.extent = p->rows + rows->reach};
+    packed_inside(rows, phase_y, p->row, v.extent, &v.top, &v.bottom);
+    packed_inside(columns, phase_x, columns->first, columns->last - columns->first + columns->reach, &v.left,
+                  &v.right);
+    int64_t y = (p->row + v.top) * rows->source_step + source_remainder(rows, phase_y) + rows->source_origin;
+    int64_t x = (columns->first + v.left) * columns->source_step + source_remainder(columns, phase_x) +
                 columns->source_origin;
-    int64_t stored = rows->source_size * columns->source_size;
-    for (int64_t n = 0; n < p->images; n++) {
-        float *target = plane + n * plan->image_pitch;
-        int64_t index = ((p->image + n) * plan->g->group + p->group) * plan->sources + source;
-        zero(target, top * plan->pitch);
-        if (right > left && bottom > top)
-            plan->kernels->pack(bottom - top, left, right - left, plan->pitch,
-                                job->source + index * stored + y * columns->source_size + x,
-                                rows->source_step * columns->source_size, columns->source_step,
-                                target + top * plan->pitch);
-        else
-            zero(target + top * plan->pitch, (bottom - top) * plan->pitch);
-        zero(target + bottom * plan->pitch, (extent - bottom) * plan->pitch + plan->shared_columns);
-    }
+    v.origin = y * columns->source_size + x;
+    return v;
 }
 
+/* One source plane of one image, one phase. */
+static void pack_phase(const direct_plan *plan, const phase_view *v, const float *source, float *target)
+{
+    const axis *rows = &plan->rows, *columns = &plan->columns;
+    zero(target, v->top * plan->pitch);
+    if (v->right > v->left && v->bottom > v->top)
+        plan->kernels->pack(v->bottom - v->top, v->left, v->right - v->left, plan->pitch, source + v->origin,
+                            rows->source_step * columns->source_size, columns->source_step,
+                            target + v->top * plan->pitch);
+    else
+        zero(target + v->top * plan->pitch, (v->bottom - v->top) * plan->pitch);
+    zero(target + v->bottom * plan->pitch, (v->extent - v->bottom) * plan->pitch + plan->shared_columns);
+}
+
+/* All sources of a piece, in the order they lie in memory: every phase of a plane while it is in the cache.
+ * An image may spill into the next one, which therefore comes later. */
 static void pack_sources(const direct_job *job, const piece *p)
 {
     const direct_plan *plan = &job->plan;
-    for (int64_t source = 0; source < plan->sources; source++)
-        for (int64_t y = 0; y < plan->rows.source_phases; y++)
-            for (int64_t x = 0; x < plan->columns.source_phases; x++)
-                pack_phase(job, p, source, y, x,
-                           p->packed + source * plan->channel +
-                               (y * plan->columns.source_phases + x) * plan->plane);
+    int64_t stored = plan->rows.source_size * plan->columns.source_size;
+    for (int64_t n = 0; n < p->images; n++)
+        for (int64_t source = 0; source < plan->sources; source++) {
+            int64_t index = ((p->image + n) * plan->g->group + p->group) * plan->sources + source;
+            float *target = p->packed + source * plan->channel + n * plan->image_pitch;
+            for (int64_t y = 0; y < plan->rows.source_phases; y++)
+                for (int64_t x = 0; x < plan->columns.source_phases; x++, target += plan->plane) {
+                    phase_view view = phase_view_of(plan, p, y, x);
+                    pack_phase(plan, &view, job->source + index * stored, target);
+                }
+        }
     zero(p->packed + plan->sources * plan->channel, 2 * plan->tile);
 }
 
-/* All targets of one phase, into p->flat. Weights that do not fit the cache are taken some blocks at a time. */
+/* All targets of one phase, into p->flat. Weights that do not fit the cache are taken some blocks at a time.
+ */
 static void multiply(const direct_plan *plan, const piece *p, int64_t depth, const int32_t *offsets,
                      const float *weights)
 {
@@ -423,7 +468,8 @@ static esp_status run(const esp_compute *compute, direct_job *job, void *scratch
     return esp_compute_run(compute, tasks, direct_task, job);
 }
 
-static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g, esp_conv_pass pass, int slots)
+static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g, esp_conv_pass pass,
+                            int slots)
 {
     if (pass == ESP_CONV_GRAD_WEIGHT)
         return esp_conv_direct_weight_scratch(self, g, slots);

@@ -1,5 +1,5 @@
-/* The two files of direct convolution, which share nothing but this: forward and input gradient (conv_direct.c),
- * weight gradient (conv_direct_weight.c). */
+/* The two files of direct convolution, which share nothing but this: forward and input gradient
+ * (conv_direct.c), weight gradient (conv_direct_weight.c). */
 #ifndef ESP_TENSOR_CONV_DIRECT_H
 #define ESP_TENSOR_CONV_DIRECT_H
 

@@ -1,9 +1,9 @@
 /* Convolution by im2col and BLAS: any stride, pad, dilation and group.
  *
- * A panel holds the inputs of a band of output rows, one row per weight of a filter: [depth, rows*out_width], so
- * that y = w * panel, panel gradient = w^T * dy, dw = dy * panel^T. Bands keep the panel in the level-2 cache.
- * Inside a panel each run of neighbouring outputs with stride 1 is one memcpy. A 1x1 convolution with stride 1
- * and no pads is its own panel. */
+ * A panel holds the inputs of a band of output rows, one row per weight of a filter: [depth, rows*out_width],
+ * so that y = w * panel, panel gradient = w^T * dy, dw = dy * panel^T. Bands keep the panel in the level-2
+ * cache. Inside a panel each run of neighbouring outputs with stride 1 is one memcpy. A 1x1 convolution with
+ * stride 1 and no pads is its own panel. */
 #include <string.h>
 
 #include "tensor/blas.h"
@@ -40,7 +40,8 @@ static size_t panel_bytes(const esp_conv_geometry *g)
     return conv_aligned((size_t)(conv_depth(g) * band_rows(g) * g->out_width) * sizeof(float));
 }
 
-static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g, esp_conv_pass pass, int slots)
+static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g, esp_conv_pass pass,
+                            int slots)
 {
     (void)self;
     size_t bytes = panel_bytes(g) * (size_t)slots;
@@ -50,8 +51,8 @@ static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g,
 }
 
 /* One row of a panel: the input row under kernel column `tap`, [first, last) of it inside the image. */
-static void gather_row(const esp_conv_geometry *g, const float *x_row, int64_t tap, int64_t first, int64_t last,
-                       float *row)
+static void gather_row(const esp_conv_geometry *g, const float *x_row, int64_t tap, int64_t first,
+                       int64_t last, float *row)
 {
     for (int64_t x = 0; x < first; x++)
         row[x] = 0.0f;
@@ -95,7 +96,8 @@ static void col2im(const esp_conv_geometry *g, const float *panel, int64_t y0, i
                 int64_t in_y = y * g->stride_h + tap_y - g->pad_top;
                 if (in_y < 0 || in_y >= g->height || first == last)
                     continue;
-                float *target = dx + (c * g->height + in_y) * g->width + first * g->stride_w + tap_x - g->pad_left;
+                float *target =
+                    dx + (c * g->height + in_y) * g->width + first * g->stride_w + tap_x - g->pad_left;
                 for (int64_t i = first; i < last; i++)
                     target[(i - first) * g->stride_w] += panel[i];
             }
@@ -139,7 +141,8 @@ static void forward_task(void *context, int64_t task, int slot)
 {
     const im2col_job *job = context;
     const esp_conv_geometry *g = job->g;
-    int64_t n = task / (g->group * job->bands), group = task / job->bands % g->group, band = task % job->bands;
+    int64_t n = task / (g->group * job->bands), group = task / job->bands % g->group,
+            band = task % job->bands;
     int64_t filters = conv_group_filters(g), depth = conv_depth(g), pixels = conv_pixels(g), stride;
     int64_t y0 = band * job->rows, columns = conv_min(job->rows, g->out_height - y0) * g->out_width;
     float *y = job->y + (n * g->filters + group * filters) * pixels + y0 * g->out_width;
@@ -152,8 +155,8 @@ static void forward_task(void *context, int64_t task, int slot)
                   stride, job->bias != NULL ? 1.0f : 0.0f, y, pixels);
 }
 
-static esp_status forward(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g, const float *x, const float *w,
-                          const float *bias, float *y, void *scratch)
+static esp_status forward(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g,
+                          const float *x, const float *w, const float *bias, float *y, void *scratch)
 {
     (void)self;
     im2col_job job = job_for(g, scratch);
@@ -181,14 +184,14 @@ static void grad_input_task(void *context, int64_t task, int slot)
     float *panel = (float *)(void *)(job->panels + (size_t)slot * job->panel_bytes);
     for (int64_t y0 = 0; y0 < g->out_height; y0 += job->rows) {
         int64_t rows = conv_min(job->rows, g->out_height - y0), columns = rows * g->out_width;
-        esp_blas_gemm(true, false, depth, columns, filters, 1.0f, w, depth, dy + y0 * g->out_width, pixels, 0.0f,
-                      panel, columns);
+        esp_blas_gemm(true, false, depth, columns, filters, 1.0f, w, depth, dy + y0 * g->out_width, pixels,
+                      0.0f, panel, columns);
         col2im(g, panel, y0, rows, dx);
     }
 }
 
-static esp_status grad_input(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g, const float *dy,
-                             const float *w, float *dx, void *scratch)
+static esp_status grad_input(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g,
+                             const float *dy, const float *w, float *dx, void *scratch)
 {
     (void)self;
     im2col_job job = job_for(g, scratch);
@@ -202,7 +205,8 @@ static void grad_weight_task(void *context, int64_t task, int slot)
     const esp_conv_geometry *g = job->g;
     int64_t chunk = task / g->group, group = task % g->group;
     int64_t filters = conv_group_filters(g), depth = conv_depth(g), pixels = conv_pixels(g), stride;
-    int64_t first = conv_chunk_start(g, job->chunks, chunk), last = conv_chunk_start(g, job->chunks, chunk + 1);
+    int64_t first = conv_chunk_start(g, job->chunks, chunk),
+            last = conv_chunk_start(g, job->chunks, chunk + 1);
     float *partial = job->partial + chunk * job->partial_stride + group * filters * depth;
 
     memset(partial, 0, (size_t)(filters * depth) * sizeof(float));
@@ -211,13 +215,13 @@ static void grad_weight_task(void *context, int64_t task, int slot)
             int64_t y0 = band * job->rows, columns = conv_min(job->rows, g->out_height - y0) * g->out_width;
             const float *dy = job->dy + (n * g->filters + group * filters) * pixels + y0 * g->out_width;
             const float *panel = panel_for(job, n, group, band, slot, &stride);
-            esp_blas_gemm(false, true, filters, depth, columns, 1.0f, dy, pixels, panel, stride, 1.0f, partial,
-                          depth);
+            esp_blas_gemm(false, true, filters, depth, columns, 1.0f, dy, pixels, panel, stride, 1.0f,
+                          partial, depth);
         }
 }
 
-static esp_status grad_weight(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g, const float *x,
-                              const float *dy, float *dw, void *scratch)
+static esp_status grad_weight(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *g,
+                              const float *x, const float *dy, float *dw, void *scratch)
 {
     (void)self;
     im2col_job job = job_for(g, scratch);

@@ -16,9 +16,11 @@ struct conv_method {
     const char *name;
     const struct conv_kernels *kernels; /* direct: the instruction set; else NULL */
     bool (*fits)(const conv_method *self, const esp_conv_geometry *geometry, esp_conv_pass pass);
-    size_t (*scratch)(const conv_method *self, const esp_conv_geometry *geometry, esp_conv_pass pass, int slots);
-    esp_status (*forward)(const conv_method *self, const esp_compute *compute, const esp_conv_geometry *geometry,
-                          const float *x, const float *w, const float *bias, float *y, void *scratch);
+    size_t (*scratch)(const conv_method *self, const esp_conv_geometry *geometry, esp_conv_pass pass,
+                      int slots);
+    esp_status (*forward)(const conv_method *self, const esp_compute *compute,
+                          const esp_conv_geometry *geometry, const float *x, const float *w,
+                          const float *bias, float *y, void *scratch);
     esp_status (*grad_input)(const conv_method *self, const esp_compute *compute,
                              const esp_conv_geometry *geometry, const float *dy, const float *w, float *dx,
                              void *scratch);
@@ -36,23 +38,53 @@ extern const conv_method esp_conv_im2col;
 extern const conv_method *const esp_conv_methods[];
 enum { CONV_METHOD_COUNT = 4 };
 
-static inline int64_t conv_min(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t conv_max(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t conv_ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t conv_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t conv_max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+static inline int64_t conv_ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
 
 /* Bytes rounded up so that the next block starts aligned. */
-static inline size_t conv_aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+static inline size_t conv_aligned(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
 
 /* Input channels and filters of one group; weights of one filter; pixels of one output plane. */
-static inline int64_t conv_group_channels(const esp_conv_geometry *g) { return g->channels / g->group; }
-static inline int64_t conv_group_filters(const esp_conv_geometry *g) { return g->filters / g->group; }
-static inline int64_t conv_taps(const esp_conv_geometry *g) { return g->kernel_h * g->kernel_w; }
-static inline int64_t conv_depth(const esp_conv_geometry *g) { return conv_group_channels(g) * conv_taps(g); }
-static inline int64_t conv_pixels(const esp_conv_geometry *g) { return g->out_height * g->out_width; }
-static inline int64_t conv_weights(const esp_conv_geometry *g) { return g->filters * conv_depth(g); }
+static inline int64_t conv_group_channels(const esp_conv_geometry *g)
+{
+    return g->channels / g->group;
+}
+static inline int64_t conv_group_filters(const esp_conv_geometry *g)
+{
+    return g->filters / g->group;
+}
+static inline int64_t conv_taps(const esp_conv_geometry *g)
+{
+    return g->kernel_h * g->kernel_w;
+}
+static inline int64_t conv_depth(const esp_conv_geometry *g)
+{
+    return conv_group_channels(g) * conv_taps(g);
+}
+static inline int64_t conv_pixels(const esp_conv_geometry *g)
+{
+    return g->out_height * g->out_width;
+}
+static inline int64_t conv_weights(const esp_conv_geometry *g)
+{
+    return g->filters * conv_depth(g);
+}
 
-/* The outputs [*first, *last) along one axis whose input for kernel offset `tap` (already times dilation) lies
- * inside the image. */
+/* The outputs [*first, *last) along one axis whose input for kernel offset `tap` (already times dilation)
+ * lies inside the image. */
 static inline void conv_valid_range(int64_t size, int64_t out_size, int64_t stride, int64_t pad, int64_t tap,
                                     int64_t *first, int64_t *last)
 {

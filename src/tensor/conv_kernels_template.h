@@ -1,43 +1,37 @@
 /* The bodies of conv_kernels.h, included once per instruction set. The includer defines
  *   KERNEL(name)       the name with a suffix        KERNEL_TARGET     the function attribute
- *   LANES, VECTOR      width and type of a vector    V_ZERO() V_SET(x) V_LOAD(p) V_STORE(p, v) V_ADD V_FMA(a, b, c)
- *   V_LOAD_FIRST(p, n), V_STORE_FIRST(p, v, n)       the first n lanes, n in [0, LANES]; the rest zero / kept
+ *   LANES, VECTOR      width and type of a vector    V_ZERO() V_SET(x) V_LOAD(p) V_STORE(p, v) V_ADD V_FMA(a,
+ * b, c) V_LOAD_FIRST(p, n), V_STORE_FIRST(p, v, n)       the first n lanes (all if n >= LANES); the rest zero
+ * / kept V_LOAD_EVEN(p, n), V_STORE_EVEN(p, v, n)         the same for the floats p[0], p[2], p[4] ...
  *   TILE_FILTERS, TILE_VECTORS, OUTER_DEPTH_1, OUTER_DEPTH_2
  *   KERNEL(square)     transposes LANES vectors in place
  * No include guard: this is a template. */
 
-#define KERNEL_INLINE KERNEL_TARGET static inline __attribute__((always_inline))
-
-KERNEL_INLINE void KERNEL(rows_tile)(const int filters, int64_t depth, const int32_t *offsets, const float *base,
-                                     const float *w, float *out, int64_t out_stride)
+KERNEL_INLINE void KERNEL(rows_tile)(const int filters, int64_t depth, const int32_t *offsets,
+                                     const float *base, const float *w, float *out, int64_t out_stride)
 {
     VECTOR sums[TILE_FILTERS][TILE_VECTORS];
-    UNROLL for (int f = 0; f < filters; f++)
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++)
-            sums[f][v] = V_ZERO();
+    UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < TILE_VECTORS; v++) sums[f][v] =
+        V_ZERO();
     for (int64_t r = 0; r < depth; r++, w += filters) {
         const float *pixels = base + offsets[r];
         VECTOR x[TILE_VECTORS];
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++)
-            x[v] = V_LOAD(pixels + v * LANES);
-        UNROLL for (int f = 0; f < filters; f++) {
+        UNROLL for (int v = 0; v < TILE_VECTORS; v++) x[v] = V_LOAD(pixels + v * LANES);
+        UNROLL for (int f = 0; f < filters; f++)
+        {
             VECTOR weight = V_SET(w[f]);
-            UNROLL for (int v = 0; v < TILE_VECTORS; v++)
-                sums[f][v] = V_FMA(weight, x[v], sums[f][v]);
+            UNROLL for (int v = 0; v < TILE_VECTORS; v++) sums[f][v] = V_FMA(weight, x[v], sums[f][v]);
         }
     }
-    UNROLL for (int f = 0; f < filters; f++)
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++)
-            V_STORE(out + f * out_stride + v * LANES, sums[f][v]);
+    UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < TILE_VECTORS; v++)
+        V_STORE(out + f * out_stride + v * LANES, sums[f][v]);
 }
 
-KERNEL_INLINE void KERNEL(outer_tile)(const int depth, const int vectors, const conv_sweep *sweep, const float *x,
-                                      const float *dy, float *target, int64_t target_stride)
+KERNEL_INLINE void KERNEL(outer_tile)(const int depth, const int vectors, const conv_sweep *sweep,
+                                      const float *x, const float *dy, float *target, int64_t target_stride)
 {
     VECTOR sums[OUTER_DEPTH_1][2];
-    UNROLL for (int r = 0; r < depth; r++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            sums[r][v] = V_ZERO();
+    UNROLL for (int r = 0; r < depth; r++) UNROLL for (int v = 0; v < vectors; v++) sums[r][v] = V_ZERO();
     const int64_t x_column = sweep->x_column, dy_column = sweep->dy_column;
     for (int64_t n = 0; n < sweep->images; n++)
         for (int64_t row = 0; row < sweep->rows; row++) {
@@ -45,25 +39,26 @@ KERNEL_INLINE void KERNEL(outer_tile)(const int depth, const int vectors, const 
             const float *b = dy + n * sweep->dy_image + row * sweep->dy_row;
             for (int64_t column = 0; column < sweep->columns; column++, a += x_column, b += dy_column) {
                 VECTOR gradient[2];
-                UNROLL for (int v = 0; v < vectors; v++)
-                    gradient[v] = V_LOAD(b + v * LANES);
-                UNROLL for (int r = 0; r < depth; r++) {
+                UNROLL for (int v = 0; v < vectors; v++) gradient[v] = V_LOAD(b + v * LANES);
+                UNROLL for (int r = 0; r < depth; r++)
+                {
                     VECTOR value = V_SET(a[r]);
-                    UNROLL for (int v = 0; v < vectors; v++)
-                        sums[r][v] = V_FMA(value, gradient[v], sums[r][v]);
+                    UNROLL for (int v = 0; v < vectors; v++) sums[r][v] =
+                        V_FMA(value, gradient[v], sums[r][v]);
                 }
             }
         }
-    UNROLL for (int r = 0; r < depth; r++)
-        UNROLL for (int v = 0; v < vectors; v++) {
-            float *at = target + r * target_stride + v * LANES;
-            V_STORE(at, V_ADD(V_LOAD(at), sums[r][v]));
-        }
+    UNROLL for (int r = 0; r < depth; r++) UNROLL for (int v = 0; v < vectors; v++)
+    {
+        float *at = target + r * target_stride + v * LANES;
+        V_STORE(at, V_ADD(V_LOAD(at), sums[r][v]));
+    }
 }
 
 #define ROWS_KERNEL(filters)                                                                                 \
-    KERNEL_TARGET static void KERNEL(rows_##filters)(int64_t depth, const int32_t *offsets, const float *base, \
-                                                     const float *w, float *out, int64_t out_stride)         \
+    KERNEL_TARGET static void KERNEL(rows_##filters)(int64_t depth, const int32_t *offsets,                  \
+                                                     const float *base, const float *w, float *out,          \
+                                                     int64_t out_stride)                                     \
     {                                                                                                        \
         KERNEL(rows_tile)(filters, depth, offsets, base, w, out, out_stride);                                \
     }
@@ -77,37 +72,49 @@ KERNEL_INLINE void KERNEL(outer_tile)(const int depth, const int vectors, const 
 KERNEL_TARGET static void KERNEL(pack)(int64_t rows, int64_t left, int64_t width, int64_t pitch,
                                        const float *source, int64_t source_row, int64_t step, float *target)
 {
+    /* Zeros are whole vectors too: what they spill over is written later. */
     for (int64_t row = 0; row < rows; row++, source += source_row, target += pitch) {
-        for (int64_t i = 0; i < left; i++)
-            target[i] = 0.0f;
+        for (int64_t i = 0; i < left; i += LANES)
+            V_STORE(target + i, V_ZERO());
         float *values = target + left;
         int64_t i = 0;
         if (step == 1)
-            for (; i < width; i += LANES)
+            for (; i < width; i += LANES) {
+                __builtin_prefetch(source + i + FETCH_AHEAD);
+                __builtin_prefetch(values + i + STORE_AHEAD, 1);
                 V_STORE(values + i, V_LOAD_FIRST(source + i, width - i));
+            }
+        else if (step == 2)
+            for (; i < width; i += LANES) {
+                __builtin_prefetch(source + 2 * i + FETCH_AHEAD);
+                __builtin_prefetch(values + i + STORE_AHEAD, 1);
+                V_STORE(values + i, V_LOAD_EVEN(source + 2 * i, width - i));
+            }
         else
             for (; i < width; i++)
                 values[i] = source[i * step];
-        for (i = left + width; i < pitch; i++)
-            target[i] = 0.0f;
+        for (i += left; i < pitch; i += LANES)
+            V_STORE(target + i, V_ZERO());
     }
 }
 
-KERNEL_TARGET static void KERNEL(unpack)(int64_t rows, int64_t width, int64_t pitch, float bias, const float *flat,
-                                         int64_t target_row, int64_t step, float *target)
+KERNEL_TARGET static void KERNEL(unpack)(int64_t rows, int64_t width, int64_t pitch, float bias,
+                                         const float *flat, int64_t target_row, int64_t step, float *target)
 {
     const VECTOR offset = V_SET(bias);
     for (int64_t row = 0; row < rows; row++, flat += pitch, target += target_row) {
         int64_t i = 0;
-        if (step != 1) {
+        if (step == 1)
+            for (; i < width; i += LANES) {
+                __builtin_prefetch(target + i + FETCH_AHEAD, 1);
+                V_STORE_FIRST(target + i, V_ADD(V_LOAD_FIRST(flat + i, width - i), offset), width - i);
+            }
+        else if (step == 2)
+            for (; i < width; i += LANES)
+                V_STORE_EVEN(target + 2 * i, V_ADD(V_LOAD_FIRST(flat + i, width - i), offset), width - i);
+        else
             for (; i < width; i++)
                 target[i * step] = flat[i] + bias;
-            continue;
-        }
-        for (; i + LANES <= width; i += LANES)
-            V_STORE(target + i, V_ADD(V_LOAD(flat + i), offset));
-        if (i < width)
-            V_STORE_FIRST(target + i, V_ADD(V_LOAD_FIRST(flat + i, width - i), offset), width - i);
     }
 }
 
@@ -118,10 +125,15 @@ KERNEL_TARGET static void KERNEL(transpose)(int64_t rows, int64_t padded_rows, i
     for (int64_t row = 0; row < padded_rows; row += LANES)
         for (int64_t column = 0; column < columns; column += LANES) {
             VECTOR block[LANES];
-            UNROLL for (int i = 0; i < LANES; i++)
-                block[i] = row + i < rows ? V_LOAD_FIRST(source + (row + i) * source_stride + column, columns - column)
-                                          : V_ZERO();
+            if (row + LANES <= rows)
+                UNROLL for (int i = 0; i < LANES; i++)
+                    __builtin_prefetch(source + (row + i) * source_stride + column + FETCH_AHEAD_ROWS);
+            UNROLL for (int i = 0; i < LANES; i++) block[i] =
+                row + i < rows ? V_LOAD_FIRST(source + (row + i) * source_stride + column, columns - column)
+                               : V_ZERO();
             KERNEL(square)(block);
+            UNROLL for (int i = 0; i < LANES; i++)
+                __builtin_prefetch(target + (column + LANES + i) * target_stride + row, 1);
             int64_t stored = padded_rows - row, count = columns - column < LANES ? columns - column : LANES;
             for (int64_t i = 0; i < count; i++)
                 if (stored >= LANES)

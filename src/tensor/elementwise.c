@@ -1,5 +1,5 @@
-/* Element-wise kernels: unary functions and softmax (broadcast.c has the binary ones). Loops are over flat tiles;
- * the switch over functions is outside of them. */
+/* Element-wise kernels: unary functions and softmax (broadcast.c has the binary ones). Loops are over flat
+ * tiles; the switch over functions is outside of them. */
 #include "tensor/elementwise.h"
 
 #include <math.h>
@@ -91,8 +91,8 @@ static void unary_task(void *context, int64_t task, int slot)
     (void)slot;
     const unary_job *job = context;
     int64_t start = task * ESP_FLAT_TILE;
-    unary_tile(job->kind, job->a, job->b, esp_tile_end(start, ESP_FLAT_TILE, job->count) - start, job->x + start,
-               job->y + start);
+    unary_tile(job->kind, job->a, job->b, esp_tile_end(start, ESP_FLAT_TILE, job->count) - start,
+               job->x + start, job->y + start);
 }
 
 esp_status esp_unary_forward(const esp_compute *compute, esp_unary_kind kind, float a, float b, int64_t count,
@@ -103,7 +103,10 @@ esp_status esp_unary_forward(const esp_compute *compute, esp_unary_kind kind, fl
 }
 
 /* x or y is NULL when the function's gradient does not need it. */
-static const float *from(const float *values, int64_t start) { return values == NULL ? NULL : values + start; }
+static const float *from(const float *values, int64_t start)
+{
+    return values == NULL ? NULL : values + start;
+}
 
 static void unary_gradient_task(void *context, int64_t task, int slot)
 {
@@ -114,8 +117,8 @@ static void unary_gradient_task(void *context, int64_t task, int slot)
                         from(job->x, start), from(job->y_in, start), job->dy + start, job->dx + start);
 }
 
-esp_status esp_unary_backward(const esp_compute *compute, esp_unary_kind kind, float a, float b, int64_t count,
-                              const float *x, const float *y, const float *dy, float *dx)
+esp_status esp_unary_backward(const esp_compute *compute, esp_unary_kind kind, float a, float b,
+                              int64_t count, const float *x, const float *y, const float *dy, float *dx)
 {
     unary_job job = {.kind = kind, .a = a, .b = b, .count = count, .x = x, .y_in = y, .dy = dy, .dx = dx};
     return esp_compute_run(compute, esp_tile_count(count, ESP_FLAT_TILE), unary_gradient_task, &job);
@@ -188,7 +191,8 @@ static void softmax_task(void *context, int64_t task, int slot)
     for (int64_t row = task * job->rows_per_task; row < last; row++) {
         int64_t offset = row / job->inner * job->axis * job->inner + row % job->inner;
         if (job->dx != NULL)
-            softmax_gradient_row(job->axis, job->inner, job->y_in + offset, job->dy + offset, job->dx + offset);
+            softmax_gradient_row(job->axis, job->inner, job->y_in + offset, job->dy + offset,
+                                 job->dx + offset);
         else
             softmax_row(job->axis, job->inner, job->x + offset, job->y + offset);
     }
@@ -199,7 +203,8 @@ static esp_status run_softmax(const esp_compute *compute, softmax_job *job)
     if (job->axis == 0)
         return ESP_OK;
     job->rows_per_task = esp_tile_rows(job->axis);
-    return esp_compute_run(compute, esp_tile_count(job->outer * job->inner, job->rows_per_task), softmax_task, job);
+    return esp_compute_run(compute, esp_tile_count(job->outer * job->inner, job->rows_per_task), softmax_task,
+                           job);
 }
 
 esp_status esp_softmax_forward(const esp_compute *compute, int64_t outer, int64_t axis, int64_t inner,

@@ -24,14 +24,21 @@ typedef enum esp_unary_kind {
 esp_status esp_unary_forward(const esp_compute *compute, esp_unary_kind kind, float a, float b, int64_t count,
                              const float *x, float *y);
 
-/* dx = dy * f'(x), overwritten; dx and dy may be the same. */
-esp_status esp_unary_backward(const esp_compute *compute, esp_unary_kind kind, float a, float b, int64_t count,
-                              const float *x, const float *y, const float *dy, float *dx);
+/* dx = dy * f'(x), overwritten; dx and dy may be the same. RELU, SIGMOID, EXP, SQRT and TANH read y only,
+ * CLIP and HARD_SIGMOID x only, NEG and SCALE neither: the other may be NULL. The slope at a kink is 0 for
+ * RELU, 1 for CLIP. */
+esp_status esp_unary_backward(const esp_compute *compute, esp_unary_kind kind, float a, float b,
+                              int64_t count, const float *x, const float *y, const float *dy, float *dx);
 
-typedef enum esp_binary_kind { ESP_BINARY_ADD, ESP_BINARY_SUB, ESP_BINARY_MUL, ESP_BINARY_DIV } esp_binary_kind;
+typedef enum esp_binary_kind {
+    ESP_BINARY_ADD,
+    ESP_BINARY_SUB,
+    ESP_BINARY_MUL,
+    ESP_BINARY_DIV
+} esp_binary_kind;
 
-/* y = a op b with ONNX broadcasting, float32; shapes in the views, y's is the broadcast shape. Fast paths: equal
- * shapes, scalar, per-channel [C,1,1]. y may be a or b when shapes are equal. */
+/* y = a op b with ONNX broadcasting, float32; shapes in the views, y's is the broadcast shape. Fast paths:
+ * equal shapes, scalar, per-channel [C,1,1]. y may be a or b when shapes are equal. */
 esp_status esp_binary_forward(const esp_compute *compute, esp_binary_kind kind, const esp_view *a,
                               const esp_view *b, const esp_view *y);
 

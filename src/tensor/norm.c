@@ -1,6 +1,6 @@
-/* Batch normalisation. One task is one channel: its batch*inner values are read from memory once and stay in the
- * cache for the passes that follow (mean, deviation from the mean, normalised values). Each run of `inner`
- * neighbouring values is summed in sixteen float lanes, runs are added up in double, in order. */
+/* Batch normalisation. One task is one channel: its batch*inner values are read from memory once and stay in
+ * the cache for the passes that follow (mean, deviation from the mean, normalised values). Each run of
+ * `inner` neighbouring values is summed in sixteen float lanes, runs are added up in double, in order. */
 #include "tensor/norm.h"
 
 #include <math.h>
@@ -20,24 +20,23 @@ typedef struct norm_job {
     int64_t rows;             /* planes per task of the evaluation form */
 } norm_job;
 
-/* Sum of (x - shift). */
 ESP_SIMD_CLONES
-static double run_sum(int64_t count, const float *x, float shift)
+static double run_sum(int64_t count, const float *x)
 {
     esp_lanes a = {0}, b = {0};
     int64_t i = 0;
     for (; i + 2 * ESP_LANES <= count; i += 2 * ESP_LANES) {
-        a += ESP_LANES_FROM(x + i) - shift;
-        b += ESP_LANES_FROM(x + i + ESP_LANES) - shift;
+        a += ESP_LANES_FROM(x + i);
+        b += ESP_LANES_FROM(x + i + ESP_LANES);
     }
     if (i + ESP_LANES <= count) {
-        a += ESP_LANES_FROM(x + i) - shift;
+        a += ESP_LANES_FROM(x + i);
         i += ESP_LANES;
     }
     a += b;
     double sum = esp_lanes_sum(&a);
     for (; i < count; i++)
-        sum += (double)(x[i] - shift);
+        sum += (double)x[i];
     return sum;
 }
 
@@ -105,21 +104,24 @@ static void run_normalise(int64_t count, const float *x, float mean, float facto
 
 /* dx = (dy - mean_dy - (x - mean)*slope)*factor; dx and dy may be the same. */
 ESP_SIMD_CLONES
-static void run_gradient(int64_t count, const float *x, const float *dy, float mean, float mean_dy, float slope,
-                         float factor, float *dx)
+static void run_gradient(int64_t count, const float *x, const float *dy, float mean, float mean_dy,
+                         float slope, float factor, float *dx)
 {
     for (int64_t i = 0; i < count; i++)
         dx[i] = (dy[i] - mean_dy - (x[i] - mean) * slope) * factor;
 }
 
-static int64_t offset_of(const norm_job *job, int64_t n, int64_t c) { return (n * job->channels + c) * job->inner; }
+static int64_t offset_of(const norm_job *job, int64_t n, int64_t c)
+{
+    return (n * job->channels + c) * job->inner;
+}
 
-static double channel_sum(const norm_job *job, int64_t c, float shift)
+static double channel_sum(const norm_job *job, int64_t c)
 {
     double sum = 0.0;
     for (int64_t n = 0; n < job->batch; n++)
         for (int64_t i = 0; i < job->inner; i += RUN)
-            sum += run_sum(esp_tile_end(i, RUN, job->inner) - i, job->x + offset_of(job, n, c) + i, shift);
+            sum += run_sum(esp_tile_end(i, RUN, job->inner) - i, job->x + offset_of(job, n, c) + i);
     return sum;
 }
 
@@ -149,8 +151,16 @@ esp_status esp_batch_norm_forward(const esp_compute *compute, int64_t batch, int
                                   const float *x, const float *scale, const float *bias, const float *mean,
                                   const float *variance, float epsilon, float *y)
 {
-    norm_job job = {.batch = batch, .channels = channels, .inner = inner, .x = x, .scale = scale, .bias = bias,
-                    .mean = mean, .variance = variance, .epsilon = epsilon, .y = y,
+    norm_job job = {.batch = batch,
+                    .channels = channels,
+                    .inner = inner,
+                    .x = x,
+                    .scale = scale,
+                    .bias = bias,
+                    .mean = mean,
+                    .variance = variance,
+                    .epsilon = epsilon,
+                    .y = y,
                     .rows = esp_tile_rows(inner)};
     return esp_compute_run(compute, esp_tile_count(batch * channels, job.rows), evaluate_task, &job);
 }
@@ -161,9 +171,9 @@ static void train_task(void *context, int64_t c, int slot)
     const norm_job *job = context;
     double count = (double)job->batch * (double)job->inner;
 
-    /* The first value is taken off before adding up: a large common offset would eat the small differences. */
-    float pivot = job->x[c * job->inner];
-    float mean = (float)((double)pivot + channel_sum(job, c, pivot) / count);
+    /* Deviations are from the mean itself: sums of plain squares would lose them under a large common offset.
+     */
+    float mean = (float)(channel_sum(job, c) / count);
     double squares = channel_squares(job, c, mean);
     double variance = squares / count;
     float inverse_std = (float)(1.0 / sqrt(variance + (double)job->epsilon));
@@ -176,18 +186,27 @@ static void train_task(void *context, int64_t c, int slot)
     job->running_variance[c] = job->running_variance[c] * keep + (float)unbiased * (1.0f - keep);
 
     for (int64_t n = 0; n < job->batch; n++)
-        run_normalise(job->inner, job->x + offset_of(job, n, c), mean, job->scale[c] * inverse_std, job->bias[c],
-                      job->y + offset_of(job, n, c));
+        run_normalise(job->inner, job->x + offset_of(job, n, c), mean, job->scale[c] * inverse_std,
+                      job->bias[c], job->y + offset_of(job, n, c));
 }
 
 esp_status esp_batch_norm_train(const esp_compute *compute, int64_t batch, int64_t channels, int64_t inner,
                                 const float *x, const float *scale, const float *bias, float epsilon,
-                                float momentum, float *running_mean, float *running_variance, float *saved_mean,
-                                float *saved_inverse_std, float *y)
+                                float momentum, float *running_mean, float *running_variance,
+                                float *saved_mean, float *saved_inverse_std, float *y)
 {
-    norm_job job = {.batch = batch, .channels = channels, .inner = inner, .x = x, .scale = scale, .bias = bias,
-                    .epsilon = epsilon, .momentum = momentum, .y = y, .running_mean = running_mean,
-                    .running_variance = running_variance, .saved_mean = saved_mean,
+    norm_job job = {.batch = batch,
+                    .channels = channels,
+                    .inner = inner,
+                    .x = x,
+                    .scale = scale,
+                    .bias = bias,
+                    .epsilon = epsilon,
+                    .momentum = momentum,
+                    .y = y,
+                    .running_mean = running_mean,
+                    .running_variance = running_variance,
+                    .saved_mean = saved_mean,
                     .saved_inverse_std = saved_inverse_std};
     if (batch * inner == 0)
         return ESP_OK;
@@ -220,11 +239,20 @@ static void backward_task(void *context, int64_t c, int slot)
 }
 
 esp_status esp_batch_norm_backward(const esp_compute *compute, int64_t batch, int64_t channels, int64_t inner,
-                                   const float *x, const float *dy, const float *scale, const float *saved_mean,
-                                   const float *saved_inverse_std, float *dx, float *dscale, float *dbias)
+                                   const float *x, const float *dy, const float *scale,
+                                   const float *saved_mean, const float *saved_inverse_std, float *dx,
+                                   float *dscale, float *dbias)
 {
-    norm_job job = {.batch = batch, .channels = channels, .inner = inner, .x = x, .dy = dy, .scale = scale,
-                    .mean = saved_mean, .inverse_std = saved_inverse_std, .dx = dx, .dscale = dscale,
+    norm_job job = {.batch = batch,
+                    .channels = channels,
+                    .inner = inner,
+                    .x = x,
+                    .dy = dy,
+                    .scale = scale,
+                    .mean = saved_mean,
+                    .inverse_std = saved_inverse_std,
+                    .dx = dx,
+                    .dscale = dscale,
                     .dbias = dbias};
     return esp_compute_run(compute, channels, backward_task, &job);
 }
@@ -234,8 +262,17 @@ esp_status esp_batch_norm_backward_frozen(const esp_compute *compute, int64_t ba
                                           const float *mean, const float *variance, float epsilon, float *dx,
                                           float *dscale, float *dbias)
 {
-    norm_job job = {.batch = batch, .channels = channels, .inner = inner, .x = x, .dy = dy, .scale = scale,
-                    .mean = mean, .variance = variance, .epsilon = epsilon, .dx = dx, .dscale = dscale,
+    norm_job job = {.batch = batch,
+                    .channels = channels,
+                    .inner = inner,
+                    .x = x,
+                    .dy = dy,
+                    .scale = scale,
+                    .mean = mean,
+                    .variance = variance,
+                    .epsilon = epsilon,
+                    .dx = dx,
+                    .dscale = dscale,
                     .dbias = dbias};
     return esp_compute_run(compute, channels, backward_task, &job);
 }

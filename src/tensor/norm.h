@@ -11,18 +11,20 @@ esp_status esp_batch_norm_forward(const esp_compute *compute, int64_t batch, int
                                   const float *x, const float *scale, const float *bias, const float *mean,
                                   const float *variance, float epsilon, float *y);
 
-/* Training: statistics of this batch (biased variance); saves mean and 1/sqrt(variance+epsilon) per channel for
- * backward; updates running = running*momentum + batch*(1-momentum). The running variance gets the unbiased batch
- * variance, as PyTorch does, so that networks trained here and there agree. Sums in double or by fixed-order pairs. */
+/* Training: statistics of this batch (biased variance); saves mean and 1/sqrt(variance+epsilon) per channel
+ * for backward; updates running = running*momentum + batch*(1-momentum). The running variance gets the
+ * unbiased batch variance, as PyTorch does, so that networks trained here and there agree. Sums in double or
+ * by fixed-order pairs. */
 esp_status esp_batch_norm_train(const esp_compute *compute, int64_t batch, int64_t channels, int64_t inner,
                                 const float *x, const float *scale, const float *bias, float epsilon,
-                                float momentum, float *running_mean, float *running_variance, float *saved_mean,
-                                float *saved_inverse_std, float *y);
+                                float momentum, float *running_mean, float *running_variance,
+                                float *saved_mean, float *saved_inverse_std, float *y);
 
 /* Gradients (overwritten) of the training form. */
 esp_status esp_batch_norm_backward(const esp_compute *compute, int64_t batch, int64_t channels, int64_t inner,
-                                   const float *x, const float *dy, const float *scale, const float *saved_mean,
-                                   const float *saved_inverse_std, float *dx, float *dscale, float *dbias);
+                                   const float *x, const float *dy, const float *scale,
+                                   const float *saved_mean, const float *saved_inverse_std, float *dx,
+                                   float *dscale, float *dbias);
 
 /* Gradients of the evaluation form (frozen statistics). */
 esp_status esp_batch_norm_backward_frozen(const esp_compute *compute, int64_t batch, int64_t channels,

@@ -1,5 +1,5 @@
-/* Pooling. A task is a block of planes. Forward passes go tap by tap over whole output rows, so that the inner
- * loop runs along a row; every tap of every window is visited in the order a naive loop would. */
+/* Pooling. A task is a block of planes. Forward passes go tap by tap over whole output rows, so that the
+ * inner loop runs along a row; every tap of every window is visited in the order a naive loop would. */
 #include "tensor/pool2d.h"
 
 #include <math.h>
@@ -7,8 +7,8 @@
 
 #include "tensor/simd.h"
 
-int64_t esp_pool2d_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin, int64_t pad_end,
-                               int64_t dilation, bool ceil_mode)
+int64_t esp_pool2d_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin,
+                               int64_t pad_end, int64_t dilation, bool ceil_mode)
 {
     int64_t room = size + pad_begin + pad_end - dilation * (kernel - 1) - 1;
     if (room < 0)
@@ -41,10 +41,12 @@ static esp_status run_planes(const esp_compute *compute, pool_job *job)
 {
     const esp_pool2d_geometry *g = job->g;
     job->planes_per_task = esp_tile_rows(g->height * g->width);
-    return esp_compute_run(compute, esp_tile_count(g->batch * g->channels, job->planes_per_task), pool_task, job);
+    return esp_compute_run(compute, esp_tile_count(g->batch * g->channels, job->planes_per_task), pool_task,
+                           job);
 }
 
-/* The kernel taps [*first, *last) along one axis that lie inside [0, size) when the window starts at `start`. */
+/* The kernel taps [*first, *last) along one axis that lie inside [0, size) when the window starts at `start`.
+ */
 static void taps_inside(int64_t start, int64_t kernel, int64_t dilation, int64_t size, int64_t *first,
                         int64_t *last)
 {
@@ -119,8 +121,8 @@ static void max_plane(const pool_job *job, int64_t plane)
         fold_row(g, x, row, -INFINITY, row_max, y + row * g->out_width);
 }
 
-esp_status esp_max_pool_forward(const esp_compute *compute, const esp_pool2d_geometry *geometry, const float *x,
-                                float *y)
+esp_status esp_max_pool_forward(const esp_compute *compute, const esp_pool2d_geometry *geometry,
+                                const float *x, float *y)
 {
     pool_job job = {.g = geometry, .x = x, .y = y, .plane = max_plane};
     return run_planes(compute, &job);
@@ -159,8 +161,8 @@ static void max_backward_plane(const pool_job *job, int64_t plane)
         }
 }
 
-esp_status esp_max_pool_backward(const esp_compute *compute, const esp_pool2d_geometry *geometry, const float *x,
-                                 const float *dy, float *dx)
+esp_status esp_max_pool_backward(const esp_compute *compute, const esp_pool2d_geometry *geometry,
+                                 const float *x, const float *dy, float *dx)
 {
     pool_job job = {.g = geometry, .x = x, .dy = dy, .dx = dx, .plane = max_backward_plane};
     return run_planes(compute, &job);
@@ -262,7 +264,8 @@ static void average_backward_plane(const pool_job *job, int64_t plane)
     for (int64_t row = 0; row < g->out_height; row++) {
         int64_t rows = counted_rows(g, row);
         for (int64_t column = 0; column < g->out_width; column++)
-            spread_window(g, row, column, dy[row * g->out_width + column] * window_weight(g, rows, column), dx);
+            spread_window(g, row, column, dy[row * g->out_width + column] * window_weight(g, rows, column),
+                          dx);
     }
 }
 

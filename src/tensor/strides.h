@@ -1,4 +1,5 @@
-/* Walking several arrays over one multi-index space: what broadcasting arithmetic and strided copies share. */
+/* Walking several arrays over one multi-index space: what broadcasting arithmetic and strided copies share.
+ */
 #ifndef ESP_TENSOR_STRIDES_H
 #define ESP_TENSOR_STRIDES_H
 

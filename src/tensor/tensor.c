@@ -1,8 +1,8 @@
 /* Tensors.
  *
- * Two levels: a storage (bytes and a count of tensors that use it) and a tensor (type, shape, storage, its own
- * count). A reshape makes a second tensor on the same storage; a clone makes a second storage. Both counts are
- * atomic, so a reader's snapshot may be dropped by another thread than the one that made it. */
+ * Two levels: a storage (bytes and a count of tensors that use it) and a tensor (type, shape, storage, its
+ * own count). A reshape makes a second tensor on the same storage; a clone makes a second storage. Both
+ * counts are atomic, so a reader's snapshot may be dropped by another thread than the one that made it. */
 #include "tensor/tensor.h"
 
 #include <assert.h>
@@ -184,7 +184,8 @@ esp_status esp_tensor_from(esp_dtype dtype, const esp_shape *shape, const void *
     return ESP_OK;
 }
 
-esp_status esp_tensor_reshape(const esp_tensor *tensor, const esp_shape *shape, esp_tensor **out, esp_error *err)
+esp_status esp_tensor_reshape(const esp_tensor *tensor, const esp_shape *shape, esp_tensor **out,
+                              esp_error *err)
 {
     *out = NULL;
     if (esp_shape_elements(shape) != tensor->elements) {
@@ -227,15 +228,30 @@ void esp_tensor_unref(esp_tensor *tensor)
     esp_free(tensor);
 }
 
-esp_dtype esp_tensor_dtype(const esp_tensor *tensor) { return tensor->dtype; }
+esp_dtype esp_tensor_dtype(const esp_tensor *tensor)
+{
+    return tensor->dtype;
+}
 
-const esp_shape *esp_tensor_shape(const esp_tensor *tensor) { return &tensor->shape; }
+const esp_shape *esp_tensor_shape(const esp_tensor *tensor)
+{
+    return &tensor->shape;
+}
 
-int64_t esp_tensor_elements(const esp_tensor *tensor) { return tensor->elements; }
+int64_t esp_tensor_elements(const esp_tensor *tensor)
+{
+    return tensor->elements;
+}
 
-const void *esp_tensor_data(const esp_tensor *tensor) { return tensor->storage->bytes; }
+const void *esp_tensor_data(const esp_tensor *tensor)
+{
+    return tensor->storage->bytes;
+}
 
-void *esp_tensor_data_mut(esp_tensor *tensor) { return tensor->storage->bytes; }
+void *esp_tensor_data_mut(esp_tensor *tensor)
+{
+    return tensor->storage->bytes;
+}
 
 const float *esp_tensor_f32(const esp_tensor *tensor)
 {

@@ -1,4 +1,5 @@
-/* Tensors: a shape, an element type and reference-counted storage; and views, the borrowed form kernels take. */
+/* Tensors: a shape, an element type and reference-counted storage; and views, the borrowed form kernels take.
+ */
 #ifndef ESP_TENSOR_TENSOR_H
 #define ESP_TENSOR_TENSOR_H
 
@@ -50,7 +51,8 @@ char *esp_shape_format(const esp_shape *shape, char *buffer, size_t size);
 /* Row-major strides in elements. */
 void esp_shape_strides(const esp_shape *shape, int64_t strides[ESP_MAX_RANK]);
 
-/* ONNX multidirectional broadcasting of two shapes (operators' common rule); ESP_SHAPE when they do not fit. */
+/* ONNX multidirectional broadcasting of two shapes (operators' common rule); ESP_SHAPE when they do not fit.
+ */
 esp_status esp_shape_broadcast(const esp_shape *a, const esp_shape *b, esp_shape *out, esp_error *err);
 
 /* A borrowed look at memory: what kernels take and give. Nobody owns anything through a view. */
@@ -61,7 +63,10 @@ typedef struct esp_view {
     esp_shape shape;
 } esp_view;
 
-static inline float *esp_view_f32(const esp_view *view) { return (float *)view->data; }
+static inline float *esp_view_f32(const esp_view *view)
+{
+    return (float *)view->data;
+}
 
 /* A tensor is immutable once it is shared; whoever holds the only reference may write into it. */
 typedef struct esp_tensor esp_tensor;
@@ -74,7 +79,8 @@ esp_status esp_tensor_from(esp_dtype dtype, const esp_shape *shape, const void *
                            esp_error *err);
 
 /* The same storage under another shape of as many elements. */
-esp_status esp_tensor_reshape(const esp_tensor *tensor, const esp_shape *shape, esp_tensor **out, esp_error *err);
+esp_status esp_tensor_reshape(const esp_tensor *tensor, const esp_shape *shape, esp_tensor **out,
+                              esp_error *err);
 
 /* A deep copy with one reference. */
 esp_status esp_tensor_clone(const esp_tensor *tensor, esp_tensor **out, esp_error *err);
@@ -98,7 +104,8 @@ bool esp_tensor_equal(const esp_tensor *a, const esp_tensor *b);
 int64_t esp_tensor_get_i64(const esp_tensor *tensor, int64_t index);
 double esp_tensor_get_f64(const esp_tensor *tensor, int64_t index);
 
-/* A new tensor whose `axis` holds the slices `indices[0..count)` of this one, in that order (repeats allowed). */
+/* A new tensor whose `axis` holds the slices `indices[0..count)` of this one, in that order (repeats
+ * allowed). */
 esp_status esp_tensor_select(const esp_tensor *tensor, int axis, const int64_t *indices, int64_t count,
                              esp_tensor **out, esp_error *err);
 

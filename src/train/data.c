@@ -90,7 +90,9 @@ esp_status esp_dataset_new(const char *name, const char *note, int64_t count, in
         dataset->image_bytes = (int64_t)image_bytes;
         dataset->pixels = esp_alloc_zero((size_t)count, image_bytes);
     }
-    dataset->labels = esp_alloc_zero((size_t)count, sizeof(*dataset->labels));
+    if (dataset->pixels != NULL) {
+        dataset->labels = esp_alloc_zero((size_t)count, sizeof(*dataset->labels));
+    }
     dataset->class_names = esp_alloc_zero((size_t)class_count, sizeof(*dataset->class_names));
     dataset->name = esp_strdup(name);
     dataset->note = esp_strdup(note == NULL ? "" : note);
@@ -383,10 +385,10 @@ esp_status esp_dataset_check_model(const esp_dataset *dataset, const esp_graph *
         return esp_fail(err, ESP_SHAPE, "model has %d outputs, expected 1 with class scores",
                         esp_graph_output_count(graph));
     }
-    esp_input_shape shape;
+    esp_input_shape shape; /* at batch 1, or at the batch the model is fixed to */
     bool is_open = esp_dataset_input_shape(dataset, graph, 1, &shape);
     esp_inferred *inferred = NULL;
-    status = esp_infer(graph, 1, is_open ? &shape : NULL, is_open ? 1 : 0, &inferred, err);
+    status = esp_infer(graph, shape.shape.dims[0], is_open ? &shape : NULL, is_open ? 1 : 0, &inferred, err);
     if (status == ESP_OK) {
         int output = esp_graph_output(graph, 0);
         status = check_classes(dataset, esp_graph_value(graph, output)->name,

@@ -39,7 +39,7 @@ void esp_cross_entropy(const float *logits, const int32_t *labels, int64_t batch
         int64_t rank = label_rank(z, classes, label);
         sums->loss += log(total) - ((double)z[label] - (double)highest);
         sums->top1 += rank < 1;
-        sums->top5 += rank < 5 || classes <= 5;
+        sums->top5 += rank < 5;
         sums->images++;
         if (dlogits == NULL) {
             continue;

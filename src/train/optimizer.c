@@ -47,9 +47,9 @@ void esp_sgd_step(int64_t count, float lr, float momentum, float decay, bool use
 static esp_status add_mask(esp_optimizer *optimizer, const esp_graph *graph, const esp_params *params,
                            const esp_weight_mask *mask, esp_error *err)
 {
-    int index = esp_params_find(params, mask->value);
+    bool exists = mask->value >= 0 && mask->value < esp_graph_value_count(graph);
+    int index = exists ? esp_params_find(params, mask->value) : -1;
     if (index < 0 || optimizer->params[index].velocity == NULL) {
-        bool exists = mask->value >= 0 && mask->value < esp_graph_value_count(graph);
         return esp_fail(err, ESP_INVALID, "mask of value %d '%s': expected a trainable constant", mask->value,
                         exists ? esp_graph_value(graph, mask->value)->name : "?");
     }

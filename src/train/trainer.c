@@ -1,6 +1,6 @@
 /* The trainer. Everything is made before the first step: one executor for whole batches, one for what is left
  * of an epoch, one evaluator for validation, all three on the same esp_params; the loop allocates nothing.
- * (Preparing a batch takes less than a hundredth of a step and uses every thread, so it is not overlapped
+ * (Preparing a batch takes about a hundredth of a step and uses every thread, so it is not overlapped
  * with the step.)
  *
  * Every image of an epoch is seen once. The last batch is smaller, except that a single left-over image joins
@@ -294,6 +294,8 @@ static void report_progress(const session *s, const epoch_state *state)
         .rate = rate,
         .eta_s = rate > 0.0 ? (total - done) / rate + validations_s : -1.0,
         .detail = detail,
+        .loss = state->sums.loss / (double)state->sums.images,
+        .share_right = (double)state->sums.top1 / (double)state->sums.images,
     };
     esp_compute_report(s->compute, &progress);
 }
@@ -305,8 +307,8 @@ static esp_status train_epoch(session *s, epoch_state *state, esp_error *err)
     esp_status status = ESP_OK;
     while (status == ESP_OK && state->sums.images < state->images) {
         int64_t left = state->images - state->sums.images;
-        bool is_tail =
-            left == s->tail; /* never a multiple of the batch, so only the end of a whole epoch is */
+        /* a tail is never a multiple of the batch, so only the end of a whole epoch is one */
+        bool is_tail = left == s->tail;
         int64_t count = is_tail ? s->tail : s->batch;
         double position = (state->epoch - 1) + (double)state->sums.images / (double)s->epoch_images;
         state->lr = esp_schedule_lr(&s->options->schedule, position, s->options->epochs_limit);

@@ -3,10 +3,10 @@
 
 cat >hello.lua <<'LUA'
 local esp = require "espalier"
-print("hello", arg[1], ..., #arg)
+print("hello", arg[1], #arg, ...)
 io.write("version ", esp.version, "\n")
 LUA
-expect_out "hello	one	one	two	2" "$ESPALIER" run hello.lua one two
+expect_out "hello	one	2	one	two" "$ESPALIER" run hello.lua one two
 expect_out "version 0." "$ESPALIER" run hello.lua
 
 printf 'local x = nil\nprint(x.y)\n' >broken.lua

@@ -15,7 +15,7 @@ const VERSION = "1.20.1";
 const directory = path.join(process.env.ESP_BUILD_DIR || "build", "onnxruntime");
 
 function unavailable(reason) {
-    console.log(`skipped: onnxruntime-node ${VERSION} cannot be had: ${reason.trim().split("\n").pop()}`);
+    console.log(`skipped: onnxruntime-node ${VERSION} cannot be had: ${reason.trim().split("\n").slice(0, 3).join("; ")}`);
     process.exit(77);
 }
 

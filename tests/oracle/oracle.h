@@ -1,6 +1,7 @@
 /* The truth that kernels are compared with: the definitions, written as plain loops over every dimension, in
- * double, one name per index: n batch, f filter, c channel, y x space. Slow on purpose; nothing here is shared
- * with the code under test but the descriptions of geometry. Header only, so that any layer's tests can use it. */
+ * double, one name per index: n batch, f filter, c channel, y x space. Slow on purpose; nothing here is
+ * shared with the code under test but the descriptions of geometry. Header only, so that any layer's tests
+ * can use it. */
 #ifndef ESP_TESTS_ORACLE_H
 #define ESP_TESTS_ORACLE_H
 
@@ -13,9 +14,9 @@
 #include "tensor/tensor.h"
 
 /* C[m,n] = alpha * op(A) op(B) + beta * C */
-static inline void oracle_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
-                               const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
-                               int64_t ldc)
+static inline void oracle_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                               double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
+                               double beta, double *c, int64_t ldc)
 {
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
@@ -92,15 +93,16 @@ static inline void oracle_conv_backward(const esp_conv_geometry *g, const double
     oracle_conv_walk(g, oracle_conv_visit_backward, &o);
 }
 
-static inline bool oracle_is_inside(int64_t y, int64_t x, int64_t top, int64_t left, int64_t bottom, int64_t right)
+static inline bool oracle_is_inside(int64_t y, int64_t x, int64_t top, int64_t left, int64_t bottom,
+                                    int64_t right)
 {
     return y >= top && y < bottom && x >= left && x < right;
 }
 
-/* Pools one window of one plane. Max: the largest value inside the image (-inf if none). Average: the sum over
- * the number of taps that count. */
-static inline double oracle_pool_window(const esp_pool2d_geometry *g, bool is_max, const double *plane, int64_t y,
-                                        int64_t x)
+/* Pools one window of one plane. Max: the largest value inside the image (-inf if none). Average: the sum
+ * over the number of taps that count. */
+static inline double oracle_pool_window(const esp_pool2d_geometry *g, bool is_max, const double *plane,
+                                        int64_t y, int64_t x)
 {
     double largest = -INFINITY, sum = 0.0;
     int64_t counted = 0;
@@ -109,8 +111,8 @@ static inline double oracle_pool_window(const esp_pool2d_geometry *g, bool is_ma
             int64_t in_y = y * g->stride_h + ky * g->dilation_h - g->pad_top;
             int64_t in_x = x * g->stride_w + kx * g->dilation_w - g->pad_left;
             bool is_image = oracle_is_inside(in_y, in_x, 0, 0, g->height, g->width);
-            bool is_padded = oracle_is_inside(in_y, in_x, -g->pad_top, -g->pad_left, g->height + g->pad_bottom,
-                                              g->width + g->pad_right);
+            bool is_padded = oracle_is_inside(in_y, in_x, -g->pad_top, -g->pad_left,
+                                              g->height + g->pad_bottom, g->width + g->pad_right);
             counted += g->counts_padding ? is_padded : is_image;
             if (!is_image)
                 continue;

@@ -10,7 +10,8 @@
 #include "ui/chart.h"
 #include "ui/views/parts.h"
 
-#define TABLE_WIDTH 26
+#define TABLE_WIDTH      26
+#define MOST_CELL_HEIGHT 3
 
 /* One executed group: filters with equal mask rows. */
 typedef struct group {
@@ -190,8 +191,10 @@ static int cells_for(int64_t entries, int room, int most_each)
 
 static void draw_heatmap(const matrix *m, ui_canvas *canvas, ui_rect rect)
 {
-    int width = cells_for(m->detail->channels, rect.width, 2);
-    int height = cells_for(m->detail->filters, rect.height, 1);
+    int tall = (int)fmin((double)rect.height / (double)m->detail->filters, (double)rect.width / 2.0 / (double)m->detail->channels);
+    int each = tall < 1 ? 1 : tall > MOST_CELL_HEIGHT ? MOST_CELL_HEIGHT : tall;
+    int width = cells_for(m->detail->channels, rect.width, 2 * each);
+    int height = cells_for(m->detail->filters, rect.height, each);
 
     for (int y = 0; y < height; y++)
         for (int x = 0; x < width; x++) {
@@ -234,8 +237,8 @@ static void draw_legend(const matrix *m, ui_canvas *canvas, ui_rect rect)
 
     for (int i = 0; i < UI_HEAT_STEPS && x + 1 < rect.x + rect.width; i++)
         ui_put(canvas, x++, rect.y, is_plain ? ui_heat_rune(canvas, i) : 0x2588, (ui_element)(UI_HEAT_0 + i));
-    ui_textf(canvas, x + 2, rect.y, rect.x + rect.width - x - 2, UI_DIM, "%lld groups, %.0f%% of %lldx%lld kept",
-             (long long)m->group_count, 100.0 * (double)esp_mask_kept(&m->item->mask) / (double)all,
+    ui_textf(canvas, x + 2, rect.y, rect.x + rect.width - x - 2, UI_DIM, "%lld group%s, %.0f%% of %lldx%lld kept",
+             (long long)m->group_count, m->group_count == 1 ? "" : "s", 100.0 * (double)esp_mask_kept(&m->item->mask) / (double)all,
              (long long)m->detail->filters, (long long)m->detail->channels);
 }
 
@@ -244,13 +247,14 @@ static void draw_groups(ui_state *state, ui_canvas *canvas, ui_rect rect)
     const esp_layer *layer = ui_selected_layer(state);
     const esp_layer_detail *detail = ui_selected_detail(state);
     ui_rect map = ui_rect_shrink(rect, 1, 2, TABLE_WIDTH + 2, 1);
+    char name[128];
     matrix m;
 
     if (!layer) {
         ui_say_empty(canvas, rect, "opening the model");
         return;
     }
-    ui_heading(canvas, rect.x, rect.y, rect.width, layer->name);
+    ui_heading(canvas, rect.x, rect.y, rect.width, ui_layer_name(layer, name, sizeof name));
     if (!detail || !matrix_make(detail, ui_selected_preview(state), &m)) {
         ui_say_empty(canvas, rect, "looking");
         return;

@@ -4,6 +4,8 @@
 #include "ui/actions.h"
 #include "ui/views/parts.h"
 
+#define HELP_COLUMN 30
+
 /* Lines of the page as they are walked over; without a canvas they are only counted. */
 typedef struct help_page {
     ui_canvas *canvas;
@@ -29,17 +31,35 @@ static void section_line(help_page *page, const char *title)
         ui_heading(page->canvas, page->rect.x, y, page->rect.width, title);
 }
 
+/* As many words as fit; returns how many bytes of the text they were. */
+static int draw_words(help_page *page, int y, int room, const char *text)
+{
+    int length = (int)strlen(text), fit = length <= room ? length : room;
+
+    while (fit < length && fit > 0 && text[fit] != ' ')
+        fit--;
+    if (fit == 0)
+        fit = length < room ? length : room;
+    if (y >= 0 && page->canvas)
+        ui_textf(page->canvas, page->rect.x + HELP_COLUMN, y, room, UI_TEXT, "%.*s", fit, text);
+    return fit + (text[fit] == ' ' ? 1 : 0);
+}
+
 static void action_line(help_page *page, const ui_action *action)
 {
-    int y = next_row(page);
-    int x = page->rect.x + 1;
+    int x = page->rect.x + 1, room = page->rect.width - HELP_COLUMN - 2;
+    const char *rest = action->help;
     char keys[40];
+    int y = next_row(page);
 
-    if (y < 0 || !page->canvas)
-        return;
-    ui_text_right(page->canvas, x, y, 9, ui_action_keys(action, false, keys, sizeof keys), UI_KEY);
-    ui_text(page->canvas, x + 11, y, 17, action->title, UI_STRONG);
-    ui_text(page->canvas, x + 29, y, page->rect.width - 31, action->help, UI_TEXT);
+    rest += draw_words(page, y, room, rest);
+    if (y >= 0 && page->canvas) {
+        ui_action_keys(action, page->canvas->alphabet != UI_ASCII, keys, sizeof keys);
+        ui_text_right(page->canvas, x, y, 9, keys, UI_KEY);
+        ui_text(page->canvas, x + 11, y, HELP_COLUMN - 13, action->title, UI_STRONG);
+    }
+    while (*rest)
+        rest += draw_words(page, next_row(page), room, rest);
 }
 
 static int walk(help_page *page)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/text.h"
 #include "ui/views/parts.h"
 
@@ -95,6 +96,37 @@ static void draw_history(ui_state *state, ui_canvas *canvas, ui_rect rect)
     }
 }
 
+/* Every scalar of a JSON object, and of the objects in it, as a line. */
+static void draw_json(ui_canvas *canvas, ui_rect *rect, json_t *json)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(json, key, value)
+    {
+        if (json_is_object(value)) {
+            ui_fact(canvas, rect, key, UI_HEADING, "%s", "");
+            draw_json(canvas, rect, value);
+        } else if (json_is_string(value)) {
+            ui_fact(canvas, rect, key, UI_TEXT, "%s", json_string_value(value));
+        } else if (json_is_number(value)) {
+            ui_fact(canvas, rect, key, UI_TEXT, "%.6g", json_number_value(value));
+        } else if (json_array_size(value) > 0) {
+            ui_fact(canvas, rect, key, UI_TEXT, "%zu", json_array_size(value));
+        }
+    }
+}
+
+static void draw_how(ui_canvas *canvas, ui_rect *rect, const char *how)
+{
+    json_t *json = NULL;
+    esp_error ignored = {0};
+
+    if (esp_json_parse(how, "how", &json, &ignored) == ESP_OK)
+        draw_json(canvas, rect, json);
+    json_decref(json);
+}
+
 /* How the selected version came to be. */
 static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
@@ -117,7 +149,7 @@ static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
         ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld images", version->metrics.top1,
                 (long long)version->metrics.eval_images);
     inside = ui_rect_shrink(inside, 0, 1, 0, 0);
-    ui_paragraph(canvas, &inside, version->how, UI_DIM);
+    draw_how(canvas, &inside, version->how);
 }
 
 static void move_history(ui_state *state, int delta)

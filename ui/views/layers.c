@@ -29,13 +29,15 @@ typedef struct column {
 static const column columns[COLUMN_COUNT] = {
     [COLUMN_SHAPE] = {"shape", 12, 5, true},   [COLUMN_PARAMS] = {"params", 6, 0, false},
     [COLUMN_PARAMS_BAR] = {"share", 6, 6, true}, [COLUMN_MACS] = {"MACs", 6, 1, false},
-    [COLUMN_MACS_BAR] = {"share", 6, 7, true}, [COLUMN_ASKED] = {"asked", 7, 2, false},
+    [COLUMN_MACS_BAR] = {"share", 6, 7, true}, [COLUMN_ASKED] = {"asked", 8, 2, false},
     [COLUMN_GOT] = {"got", 5, 3, false},       [COLUMN_KEPT] = {"kept", 8, 8, false},
-    [COLUMN_KEPT_BAR] = {"left", 10, 4, true},
+    [COLUMN_KEPT_BAR] = {"left", 7, 4, true},
 };
 
 #define LEAST_NAME_WIDTH 16
 #define MOST_NAME_WIDTH  36
+#define GOOD_BAR_WIDTH   10
+#define MOST_BAR_WIDTH   24
 
 typedef struct table {
     ui_rect rect;
@@ -44,9 +46,18 @@ typedef struct table {
     int bar_width; /* of the last column, which takes what is left */
 } table;
 
+/* Gives room to a width, up to `most`. */
+static void spread(int *width, int most, int *room)
+{
+    int more = most - *width < *room ? most - *width : *room;
+
+    *width += more;
+    *room -= more;
+}
+
 static table plan_table(ui_rect rect)
 {
-    table plan = {.rect = rect, .bar_width = columns[COLUMN_KEPT_BAR].width};
+    table plan = {.rect = rect, .name_width = LEAST_NAME_WIDTH, .bar_width = columns[COLUMN_KEPT_BAR].width};
     int room = rect.width - 2 - LEAST_NAME_WIDTH;
 
     for (int rank = 0; rank < COLUMN_COUNT; rank++)
@@ -55,13 +66,9 @@ static table plan_table(ui_rect rect)
                 plan.is_shown[i] = true;
                 room -= columns[i].width + 2;
             }
-    plan.name_width = LEAST_NAME_WIDTH + room;
-    if (plan.name_width > MOST_NAME_WIDTH) {
-        plan.bar_width += plan.name_width - MOST_NAME_WIDTH;
-        plan.name_width = MOST_NAME_WIDTH;
-    }
-    if (plan.bar_width > 24)
-        plan.bar_width = 24;
+    spread(&plan.bar_width, GOOD_BAR_WIDTH, &room);
+    spread(&plan.name_width, MOST_NAME_WIDTH, &room);
+    spread(&plan.bar_width, MOST_BAR_WIDTH, &room);
     return plan;
 }
 
@@ -111,13 +118,16 @@ static void cell_text(const row *r, int id, char *text, size_t size, ui_element 
         break;
     case COLUMN_ASKED:
         if (r->word[0])
-            snprintf(text, size, "%.7s", r->word);
+            snprintf(text, size, "%.8s", r->word);
         else
             snprintf(text, size, "%s%.2f", r->has_own_ratio ? "*" : "", r->item->asked);
         *element = r->word[0] ? UI_DIM : r->has_own_ratio ? UI_ASKED : UI_TEXT;
         break;
     case COLUMN_GOT:
-        snprintf(text, size, "%.2f", r->item->takes_part ? r->item->got : 0.0);
+        if (r->item->takes_part)
+            snprintf(text, size, "%.2f", r->item->got);
+        else
+            text[0] = '\0';
         *element = r->item->takes_part && r->item->got > 0 ? UI_STRONG : UI_DIM;
         break;
     case COLUMN_KEPT:
@@ -161,8 +171,9 @@ static void draw_cell(ui_canvas *canvas, const row *r, int id, int x, int y, int
 static void draw_row(ui_canvas *canvas, const table *plan, const row *r, int y)
 {
     int x = plan->rect.x + 1;
+    char name[128];
 
-    ui_text_middle(canvas, x, y, plan->name_width, r->layer->name, r->word[0] ? UI_DIM : UI_STRONG);
+    ui_text_middle(canvas, x, y, plan->name_width, ui_layer_name(r->layer, name, sizeof name), r->word[0] ? UI_DIM : UI_TEXT);
     x += plan->name_width + 2;
     for (int i = 0; i < COLUMN_COUNT; i++) {
         if (!plan->is_shown[i])
@@ -221,16 +232,13 @@ static void draw_layers(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
     table plan = plan_table(rect);
-    char total[32];
 
     if (!preview) {
         ui_say_empty(canvas, rect, "opening the model");
         return;
     }
     draw_header(canvas, &plan);
-    draw_rows(state, canvas, &plan, preview, ui_rect_shrink(rect, 0, 2, 0, 1));
-    snprintf(total, sizeof total, "%d layers", preview->layers.count);
-    ui_heading(canvas, rect.x, rect.y + rect.height - 1, rect.width, total);
+    draw_rows(state, canvas, &plan, preview, ui_rect_shrink(rect, 0, 2, 0, 0));
 }
 
 const ui_view_ops ui_view_layers = {

@@ -8,6 +8,9 @@
 #include "base/text.h"
 #include "ui/chart.h"
 
+/* Where the value of a fact stands. */
+#define FACT_COLUMN 11
+
 const char *ui_layer_word(const ui_state *state, int layer)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
@@ -15,7 +18,19 @@ const char *ui_layer_word(const ui_state *state, int layer)
 
     if (esp_plan_layer_is_ignored(&preview->plan, &preview->layers.items[layer]))
         return "ignored";
-    return item->role == ESP_ROLE_BODY ? (item->takes_part ? "" : "whole") : esp_role_word(item->role);
+    return item->takes_part ? "" : item->role == ESP_ROLE_BODY ? "whole" : esp_role_word(item->role);
+}
+
+char *ui_layer_name(const esp_layer *layer, char *buffer, size_t size)
+{
+    static const char ending[] = ".weight";
+    size_t length = strlen(layer->weight_name), cut = sizeof ending - 1;
+
+    if (length > cut && strcmp(layer->weight_name + length - cut, ending) == 0)
+        snprintf(buffer, size, "%.*s", (int)(length - cut), layer->weight_name);
+    else
+        snprintf(buffer, size, "%s", layer->name);
+    return buffer;
 }
 
 char *ui_layer_shape(const ui_canvas *canvas, const esp_layer *layer, char *buffer, size_t size)
@@ -59,8 +74,8 @@ void ui_fact(ui_canvas *canvas, ui_rect *rect, const char *label, ui_element ele
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    ui_text(canvas, rect->x, rect->y, 10, label, UI_DIM);
-    ui_text_middle(canvas, rect->x + 10, rect->y, rect->width - 10, text, element);
+    ui_text(canvas, rect->x, rect->y, FACT_COLUMN - 1, label, UI_DIM);
+    ui_text_middle(canvas, rect->x + FACT_COLUMN, rect->y, rect->width - FACT_COLUMN, text, element);
     rect->y++;
     rect->height--;
 }
@@ -104,9 +119,13 @@ void ui_draw_sorted(ui_canvas *canvas, ui_rect rect, const esp_layer_detail *det
         int64_t rank = per_filter > 0 ? i / per_filter : ((int64_t)i + 1) * detail->filters / rect.width - 1;
         int32_t filter = detail->order[rank < 0 ? 0 : rank];
         bool is_gap = per_filter >= 3 && i % per_filter == per_filter - 1;
-        if (!is_gap)
-            ui_column(canvas, rect.x + i, rect, most > 0 ? detail->scores[filter] / most : 0.0,
-                      ui_filter_is_kept(item, filter) ? UI_KEPT : UI_CUT);
+        double share = most > 0 ? detail->scores[filter] / most : 0.0;
+        if (is_gap)
+            continue;
+        if (!ui_filter_is_kept(item, filter) && canvas->is_mono)
+            ui_column_hatched(canvas, rect.x + i, rect, share, UI_CUT);
+        else
+            ui_column(canvas, rect.x + i, rect, share, ui_filter_is_kept(item, filter) ? UI_KEPT : UI_CUT);
     }
 }
 
@@ -139,15 +158,15 @@ void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
     const esp_preview_layer *item = ui_selected_preview(state);
     const esp_layer_detail *detail = ui_selected_detail(state);
     ui_rect inside = ui_rect_shrink(rect, 2, 1, 1, 0);
-    char shape[48];
+    char shape[48], name[128];
 
     ui_vertical(canvas, rect.x, rect.y, rect.height, UI_BORDER);
     if (!layer)
         return;
     ui_heading(canvas, rect.x + 1, rect.y, rect.width - 1, "Selected");
-    ui_text_middle(canvas, inside.x, inside.y, inside.width, layer->name, UI_STRONG);
+    ui_text_middle(canvas, inside.x, inside.y, inside.width, ui_layer_name(layer, name, sizeof name), UI_STRONG);
     inside = ui_rect_shrink(inside, 0, 1, 0, 0);
-    ui_fact(canvas, &inside, "weight", UI_TEXT, "%s", layer->weight_name);
+    ui_fact(canvas, &inside, "node", UI_TEXT, "%s", layer->name);
     ui_fact(canvas, &inside, "shape", UI_TEXT, "%s%s", ui_layer_shape(canvas, layer, shape, sizeof shape),
             layer->group > 1 ? " grouped" : "");
     ui_fact(canvas, &inside, "part", UI_TEXT, "%s", esp_role_word(item->role));

@@ -4,8 +4,12 @@
 
 #include "ui/state.h"
 
-/* A word for a layer that takes no part, or for one with its own rule; "" for an ordinary one. */
+/* Why a layer takes no part, in a word; "" when it does. */
 const char *ui_layer_word(const ui_state *state, int layer);
+
+/* What people call a layer: its weight's name without ".weight" when it has that form (module paths of frameworks),
+ * else the node's. */
+char *ui_layer_name(const esp_layer *layer, char *buffer, size_t size);
 
 /* "3x3 16>32", "fc 64>10". */
 char *ui_layer_shape(const ui_canvas *canvas, const esp_layer *layer, char *buffer, size_t size);

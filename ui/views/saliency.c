@@ -78,11 +78,14 @@ static void draw_bars(const ui_state *state, ui_canvas *canvas, ui_rect rect, co
 
 /* ---- scatter ---- */
 
-static const esp_wsp_pair *pair_of(const esp_preview *preview, int layer)
+/* As published a layer is its pair's writer; in sound mode it may be one of several of its set. */
+static const esp_wsp_pair *pair_of(const esp_preview *preview, const esp_layer_detail *detail)
 {
-    for (int i = 0; i < preview->wsp.pair_count; i++)
-        if (preview->wsp.pairs[i].writer == layer)
-            return &preview->wsp.pairs[i];
+    for (int i = 0; i < preview->wsp.pair_count; i++) {
+        const esp_wsp_pair *pair = &preview->wsp.pairs[i];
+        if (pair->set >= 0 ? pair->set == detail->set : pair->writer == detail->layer)
+            return pair;
+    }
     return NULL;
 }
 
@@ -95,11 +98,6 @@ static double largest(const double *values, int64_t count)
     return most;
 }
 
-static int dot_place(double value, double most, int dots)
-{
-    return most > 0 ? (int)fmin(floor(value / most * (dots - 1) + 0.5), dots - 1) : 0;
-}
-
 static bool is_weak(const esp_wsp_pair *pair, int64_t channel)
 {
     for (int64_t i = 0; i < pair->weak_count; i++)
@@ -108,22 +106,29 @@ static bool is_weak(const esp_wsp_pair *pair, int64_t channel)
     return false;
 }
 
-/* A weak point wins over a strong one in its cell. */
-static void fill_scatter(ui_dots *dots, const esp_wsp_pair *pair, double most_x, double most_y)
+static int place(double value, double most, int cells)
 {
+    return most > 0 ? (int)fmin(floor(value / most * (cells - 1) + 0.5), cells - 1) : 0;
+}
+
+/* One sign per channel; a weak one wins over a strong one in its cell. */
+static void draw_points(ui_canvas *canvas, ui_rect chart, const esp_wsp_pair *pair, double most_x, double most_y)
+{
+    bool is_ascii = canvas->alphabet == UI_ASCII;
+
     for (int weak = 0; weak < 2; weak++)
         for (int64_t c = 0; c < pair->channels; c++)
             if (is_weak(pair, c) == (weak != 0))
-                ui_dots_set(dots, dot_place(pair->filter_l1[c], most_x, dots->columns),
-                            dots->rows - 1 - dot_place(pair->channel_l1[c], most_y, dots->rows),
-                            weak ? UI_BAD : UI_POINT);
+                ui_put(canvas, chart.x + place(pair->filter_l1[c], most_x, chart.width),
+                       chart.y + chart.height - 1 - place(pair->channel_l1[c], most_y, chart.height),
+                       weak ? (is_ascii ? 'x' : 0x25cf) : (is_ascii ? 'o' : 0x2022), weak ? UI_BAD : UI_POINT);
 }
 
 /* Threshold lines as thin rules in the cells behind the points, and the weak corner they close off. */
 static void draw_corner(ui_canvas *canvas, ui_rect chart, double share_x, double share_y)
 {
-    int x = chart.x + (int)fmin(share_x * chart.width, chart.width - 1);
-    int y = chart.y + chart.height - 1 - (int)fmin(share_y * chart.height, chart.height - 1);
+    int x = chart.x + place(share_x, 1.0, chart.width);
+    int y = chart.y + chart.height - 1 - place(share_y, 1.0, chart.height);
     bool is_ascii = canvas->alphabet == UI_ASCII;
 
     for (int j = chart.y; j < chart.y + chart.height; j++)
@@ -136,23 +141,22 @@ static void draw_corner(ui_canvas *canvas, ui_rect chart, double share_x, double
             ui_put(canvas, i, j, is_ascii ? '.' : 0x2591, UI_TRACK);
 }
 
-static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect)
+static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
-    const esp_wsp_pair *pair = pair_of(preview, state->layer);
+    const esp_wsp_pair *pair = pair_of(preview, detail);
     ui_rect chart = ui_rect_shrink(rect, AXIS_WIDTH + 1, 1, 1, 3);
-    ui_dots dots;
-    esp_error ignored = {0};
-    char text[64];
+    char text[128];
 
     if (!pair) {
         ui_say_empty(canvas, rect, ui_selected_preview(state)->note[0] ? ui_selected_preview(state)->note
-                                   : "another layer of its coupled set stands for this one");
+                                   : "no layer reads what this one writes");
         return;
     }
     double most_x = fmax(largest(pair->filter_l1, pair->channels), pair->filter_threshold);
     double most_y = fmax(largest(pair->channel_l1, pair->channels), pair->channel_threshold);
-    ui_textf(canvas, rect.x + 1, rect.y, rect.width - 2, UI_DIM, "L1 read by %s%s", preview->layers.items[pair->reader].name,
+    ui_textf(canvas, rect.x + 1, rect.y, rect.width - 2, UI_DIM, "L1 read by %s%s",
+             ui_layer_name(&preview->layers.items[pair->reader], text, sizeof text),
              pair->set >= 0 ? " (coupled set, in units of each layer's mean)" : "");
     axis_number(most_y, text, sizeof text);
     ui_text_right(canvas, chart.x - AXIS_WIDTH, chart.y, AXIS_WIDTH - 1, text, UI_DIM);
@@ -161,9 +165,7 @@ static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     if (pair->ratio > 0)
         draw_corner(canvas, chart, most_x > 0 ? pair->filter_threshold / most_x : 0,
                     most_y > 0 ? pair->channel_threshold / most_y : 0);
-    if (ui_dots_new(canvas, chart, &dots, &ignored) == ESP_OK)
-        fill_scatter(&dots, pair, most_x, most_y);
-    ui_dots_draw(&dots);
+    draw_points(canvas, chart, pair, most_x, most_y);
     axis_number(most_x, text, sizeof text);
     ui_text(canvas, chart.x, chart.y + chart.height + 1, chart.width, "L1 of the filter", UI_DIM);
     ui_text_right(canvas, chart.x, chart.y + chart.height + 1, chart.width, text, UI_DIM);
@@ -188,10 +190,9 @@ static void draw_saliency(ui_state *state, ui_canvas *canvas, ui_rect rect)
         ui_say_empty(canvas, rect, "opening the model");
         return;
     }
-    snprintf(title, sizeof title, "%.80s", layer->name);
-    ui_heading(canvas, rect.x, rect.y, rect.width, title);
-    if (is_scatter) {
-        draw_scatter(state, canvas, ui_rect_shrink(rect, 0, 1, 0, 0));
+    ui_heading(canvas, rect.x, rect.y, rect.width, ui_layer_name(layer, title, sizeof title));
+    if (is_scatter && detail) {
+        draw_scatter(state, canvas, ui_rect_shrink(rect, 0, 1, 0, 0), detail);
         return;
     }
     ui_textf(canvas, rect.x + 1, rect.y + 1, rect.width - 2, UI_DIM, "%s: %s", criterion->name, criterion->title);

@@ -6,8 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "graph/op.h"
 #include "io/onnx.h"
+#include "unit/io/graph_check.h"
+#include "unit/io/sample.h"
 #include "unit/io/wire.h"
 
 static const int64_t image_dims[] = {-1, 2, 4, 4}, row_dims[] = {-1, 3}, weight_dims[] = {3, 2, 1, 1};
@@ -103,6 +106,39 @@ static void open_dims_become_batch_and_unknown(void **state)
     assert_int_equal(input->shape.dims[3], ESP_DIM_UNKNOWN);
     assert_string_equal(input->batch_name, "N");
     esp_graph_unref(read);
+}
+
+/* Only an open first dim that has the batch's name, or none, is the batch. */
+static void output_batch_is_known_by_its_name(void **state)
+{
+    const struct {
+        int64_t input, output; /* first dims as in wire_value */
+        const char *input_name, *output_name;
+        int64_t expected;
+    } cases[] = {{-1, -1, "B", "B", ESP_DIM_BATCH}, {-1, 0, "B", "", ESP_DIM_BATCH},
+                 {0, 0, "", "", ESP_DIM_BATCH},     {-1, -1, "B", "C", ESP_DIM_UNKNOWN},
+                 {2, 0, "", "", ESP_DIM_UNKNOWN},   {-1, 3, "B", "", 3}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const int64_t input_dims[] = {cases[i].input, 3}, output_dims[] = {cases[i].output, 3};
+        wire_message graph = {0}, model = {0};
+
+        wire_value(&graph, GRAPH_INPUT, "x", 1, 2, input_dims, cases[i].input_name);
+        wire_node(&graph, "Relu", "relu", "x", "y", NULL);
+        wire_value(&graph, GRAPH_OUTPUT, "y", 1, 2, output_dims, cases[i].output_name);
+        wire_model(&model, 7, 13, &graph);
+        esp_graph *read = parse(&model), *again = NULL;
+        assert_int_equal(esp_graph_value(read, esp_graph_output(read, 0))->shape.dims[0], cases[i].expected);
+        void *bytes = NULL;
+        size_t size = 0;
+        REQUIRE(esp_onnx_serialize(read, &bytes, &size, err));
+        REQUIRE(esp_onnx_parse(bytes, size, "again", &again, err));
+        assert_graphs_equal(read, again);
+        esp_free(bytes);
+        esp_graph_unref(read);
+        esp_graph_unref(again);
+    }
 }
 
 /* Before IR 4 every initializer is an input too. */
@@ -438,6 +474,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_small_model_arrives_whole),
         cmocka_unit_test(open_dims_become_batch_and_unknown),
+        cmocka_unit_test(output_batch_is_known_by_its_name),
         cmocka_unit_test(constants_listed_as_inputs_are_no_inputs),
         cmocka_unit_test(node_names_may_be_empty_or_given_twice),
         cmocka_unit_test(an_empty_name_is_an_absent_input),

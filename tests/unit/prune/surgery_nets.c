@@ -1,5 +1,6 @@
-/* Value and node names come from a counter, so that tests can speak of "Conv3". Weights are scaled so that activations
- * stay near 1 through any depth: differences between models are then comparable with a fixed tolerance. */
+/* Value and node names come from a counter, so that tests can speak of "Conv3". Weights are scaled so that
+ * activations stay near 1 through any depth: differences between models are then comparable with a fixed
+ * tolerance. */
 #include "unit/prune/surgery_nets.h"
 
 #include <math.h>
@@ -7,7 +8,8 @@
 
 #include "base/memory.h"
 
-net net_start_opset(int64_t opset, int64_t channels, int64_t height, int64_t width, uint64_t seed, net_tensor *x)
+net net_start_opset(int64_t opset, int64_t channels, int64_t height, int64_t width, uint64_t seed,
+                    net_tensor *x)
 {
     net n = {0};
     esp_error err = {0};
@@ -44,7 +46,8 @@ static int add_constant(net *n, const char *name, esp_tensor *take_tensor)
 {
     esp_error err = {0};
     int value = -1;
-    expect_ok(esp_builder_constant(n->builder, esp_builder_unique_name(n->builder, name), take_tensor, &value, &err),
+    expect_ok(esp_builder_constant(n->builder, esp_builder_unique_name(n->builder, name), take_tensor, &value,
+                                   &err),
               &err);
     esp_tensor_unref(take_tensor);
     return value;
@@ -72,19 +75,23 @@ int net_ints(net *n, const char *name, const int64_t *values, int count)
 
 /* ---- nodes ---- */
 
-net_tensor net_node(net *n, const char *op, const int *inputs, int input_count, const esp_attr *attrs, int attr_count,
-                    net_tensor shape)
+net_tensor net_node(net *n, const char *op, const int *inputs, int input_count, const esp_attr *attrs,
+                    int attr_count, net_tensor shape)
 {
     esp_error err = {0};
     char name[64], output[80];
     snprintf(name, sizeof name, "%s%d", op, ++n->counter);
     snprintf(output, sizeof output, "%s_out", name);
-    expect_ok(esp_builder_add(n->builder, op, name, inputs, input_count, attrs, attr_count, output, &shape.value, &err),
+    expect_ok(esp_builder_add(n->builder, op, name, inputs, input_count, attrs, attr_count, output,
+                              &shape.value, &err),
               &err);
     return shape;
 }
 
-static net_tensor same(net_tensor x) { return x; }
+static net_tensor same(net_tensor x)
+{
+    return x;
+}
 
 net_tensor net_conv(net *n, net_tensor x, int64_t filters, net_conv_options options)
 {
@@ -122,7 +129,10 @@ net_tensor net_norm(net *n, net_tensor x)
     return net_node(n, "BatchNormalization", inputs, 5, NULL, 0, same(x));
 }
 
-net_tensor net_unary(net *n, const char *op, net_tensor x) { return net_node(n, op, &x.value, 1, NULL, 0, same(x)); }
+net_tensor net_unary(net *n, const char *op, net_tensor x)
+{
+    return net_node(n, op, &x.value, 1, NULL, 0, same(x));
+}
 
 net_tensor net_binary(net *n, const char *op, net_tensor a, net_tensor b)
 {
@@ -140,9 +150,10 @@ net_tensor net_concat(net *n, net_tensor a, net_tensor b)
 
 net_tensor net_pool(net *n, const char *op, net_tensor x, int64_t kernel, int64_t stride, int64_t pad)
 {
-    const int64_t kernels[2] = {kernel, kernel}, strides[2] = {stride, stride}, pads[4] = {pad, pad, pad, pad};
-    const esp_attr attrs[3] = {esp_attr_ints("kernel_shape", kernels, 2), esp_attr_ints("strides", strides, 2),
-                               esp_attr_ints("pads", pads, 4)};
+    const int64_t kernels[2] = {kernel, kernel}, strides[2] = {stride, stride},
+                  pads[4] = {pad, pad, pad, pad};
+    const esp_attr attrs[3] = {esp_attr_ints("kernel_shape", kernels, 2),
+                               esp_attr_ints("strides", strides, 2), esp_attr_ints("pads", pads, 4)};
     return net_node(n, op, &x.value, 1, attrs, 3,
                     (net_tensor){-1, x.channels, (x.height + 2 * pad - kernel) / stride + 1,
                                  (x.width + 2 * pad - kernel) / stride + 1});
@@ -155,7 +166,8 @@ net_tensor net_global(net *n, net_tensor x)
 
 net_tensor net_flatten(net *n, net_tensor x)
 {
-    return net_node(n, "Flatten", &x.value, 1, NULL, 0, (net_tensor){-1, x.channels * x.height * x.width, 0, 0});
+    return net_node(n, "Flatten", &x.value, 1, NULL, 0,
+                    (net_tensor){-1, x.channels * x.height * x.width, 0, 0});
 }
 
 net_tensor net_fc(net *n, net_tensor x, int64_t filters, net_fc_form form)
@@ -224,16 +236,18 @@ static int64_t pick(net *n, int64_t low, int64_t high)
     return low + (int64_t)esp_rng_below(&n->rng, (uint64_t)(high - low + 1));
 }
 
-static bool coin(net *n) { return esp_rng_below(&n->rng, 2) == 0; }
+static bool coin(net *n)
+{
+    return esp_rng_below(&n->rng, 2) == 0;
+}
 
 /* conv, perhaps batch-norm, activation */
 static net_tensor random_unit(net *n, net_tensor x, int64_t filters)
 {
     static const char *const activations[] = {"Relu", "Sigmoid", "Tanh"};
     bool is_pointwise = coin(n);
-    net_conv_options options = {.kernel = is_pointwise ? 1 : 3,
-                                .pad = is_pointwise ? pick(n, 0, 4) == 0 : 1,
-                                .has_bias = coin(n)};
+    net_conv_options options = {
+        .kernel = is_pointwise ? 1 : 3, .pad = is_pointwise ? pick(n, 0, 4) == 0 : 1, .has_bias = coin(n)};
     if (is_pointwise && options.pad > 0)
         options.pad = 0;
     net_tensor y = net_conv(n, x, filters, options);
@@ -282,8 +296,8 @@ static net_tensor random_step(net *n, net_tensor x)
     case 4:
         return x.height >= 4 ? random_padded_residual(n, x) : random_unit(n, x, x.channels);
     case 5:
-        y = net_conv(n, x, x.channels * pick(n, 1, 2), (net_conv_options){.kernel = 3, .pad = 1, .group = x.channels,
-                                                                           .has_bias = true});
+        y = net_conv(n, x, x.channels * pick(n, 1, 2),
+                     (net_conv_options){.kernel = 3, .pad = 1, .group = x.channels, .has_bias = true});
         return net_conv1(n, net_unary(n, "Relu", y), pick(n, 3, 8));
     case 6:
         return random_gate(n, x);
@@ -326,18 +340,19 @@ esp_graph *net_random_classifier(uint64_t seed)
 
 net_view net_look(esp_graph *take_graph)
 {
-    net_view view = {.graph = take_graph};
+    net_view view = {.graph = take_graph, .layers = esp_alloc_zero(1, sizeof(esp_layers))};
     esp_error err = {0};
     expect_ok(esp_infer(view.graph, 1, NULL, 0, &view.inferred, &err), &err);
-    expect_ok(esp_layers_list(view.graph, view.inferred, &view.layers, &err), &err);
-    expect_ok(esp_coupling_new(view.graph, view.inferred, &view.layers, &view.coupling, &err), &err);
+    expect_ok(esp_layers_list(view.graph, view.inferred, view.layers, &err), &err);
+    expect_ok(esp_coupling_new(view.graph, view.inferred, view.layers, &view.coupling, &err), &err);
     return view;
 }
 
 void net_forget(net_view *view)
 {
     esp_coupling_free(view->coupling);
-    esp_layers_free(&view->layers);
+    esp_layers_free(view->layers);
+    esp_free(view->layers);
     esp_inferred_free(view->inferred);
     esp_graph_unref(view->graph);
     *view = (net_view){0};
@@ -345,7 +360,7 @@ void net_forget(net_view *view)
 
 int net_layer(const net_view *view, const char *name)
 {
-    int layer = esp_layers_find(&view->layers, name);
+    int layer = esp_layers_find(view->layers, name);
     if (layer < 0)
         fail_msg("there is no layer '%s'", name);
     return layer;

@@ -21,7 +21,8 @@ typedef struct net_tensor {
 
 /* Opset 13 and an input "x" [N,channels,height,width]. */
 net net_start(int64_t channels, int64_t height, int64_t width, uint64_t seed, net_tensor *x);
-net net_start_opset(int64_t opset, int64_t channels, int64_t height, int64_t width, uint64_t seed, net_tensor *x);
+net net_start_opset(int64_t opset, int64_t channels, int64_t height, int64_t width, uint64_t seed,
+                    net_tensor *x);
 void net_output(net *n, net_tensor x);
 esp_graph *net_finish(net *n);
 
@@ -30,8 +31,8 @@ int net_random(net *n, const char *name, int rank, const int64_t *dims, double s
 int net_ints(net *n, const char *name, const int64_t *values, int count);
 
 /* Any node with one output of a known shape. Its name is the operator and the net's next number. */
-net_tensor net_node(net *n, const char *op, const int *inputs, int input_count, const esp_attr *attrs, int attr_count,
-                    net_tensor shape);
+net_tensor net_node(net *n, const char *op, const int *inputs, int input_count, const esp_attr *attrs,
+                    int attr_count, net_tensor shape);
 
 typedef struct net_conv_options {
     int64_t kernel, stride, pad, group;
@@ -63,14 +64,15 @@ net_tensor net_transpose(net *n, net_tensor x, int64_t a, int64_t b, int64_t c, 
 /* x times one number per channel. */
 net_tensor net_scale(net *n, net_tensor x);
 
-/* A random classifier: residual additions, concats, slices and pads, pooling, depthwise layers, gates, flatten. */
+/* A random classifier: residual additions, concats, slices and pads, pooling, depthwise layers, gates,
+ * flatten. */
 esp_graph *net_random_classifier(uint64_t seed);
 
 /* A graph with everything known about its channels. */
 typedef struct net_view {
     esp_graph *graph;
     esp_inferred *inferred;
-    esp_layers layers;
+    esp_layers *layers; /* behind a pointer: the coupling borrows it */
     esp_coupling *coupling;
 } net_view;
 net_view net_look(esp_graph *take_graph);

@@ -135,7 +135,7 @@ static void kmeans_ends_where_no_single_row_wants_to_move(void **state)
                 continue;
             memcpy(labels, result.labels, sizeof labels);
             labels[row] = g;
-            assert_true(inertia_of(rows, 48, 8, labels, 16) >= result.inertia * (1 - 1e-5));
+            assert_true(inertia_of(rows, 48, 8, labels, 16) >= result.inertia * (1 - 1e-4));
         }
     esp_kmeans_free(&result);
 }
@@ -275,6 +275,21 @@ static void kmeans_of_few_distinct_rows_has_a_member_in_every_cluster(void **sta
     esp_kmeans_free(&result);
 }
 
+static void kmeans_gives_empty_clusters_the_farthest_row(void **state)
+{
+    float rows[40] = {[3] = 10, [17] = 20, [38] = 30};
+    esp_kmeans_options options = {.k = 4, .restarts = 1, .max_iterations = 300, .tolerance = 1e-4};
+    (void)state;
+
+    /* a random start nearly always picks equal rows, and all but one of their clusters run empty at once */
+    for (options.seed = 0; options.seed < 5; options.seed++) {
+        esp_kmeans_result result = cluster(rows, 40, 1, &options);
+        assert_int_equal(result.k, 4);
+        assert_true(result.inertia == 0);
+        esp_kmeans_free(&result);
+    }
+}
+
 static void kmeans_refuses_what_it_cannot_cluster(void **state)
 {
     float rows[20] = {0};
@@ -351,6 +366,7 @@ int main(void)
         cmocka_unit_test(kmeans_plus_plus_starts_apart),
         cmocka_unit_test(kmeans_with_as_many_clusters_as_rows_gives_each_its_own),
         cmocka_unit_test(kmeans_of_few_distinct_rows_has_a_member_in_every_cluster),
+        cmocka_unit_test(kmeans_gives_empty_clusters_the_farthest_row),
         cmocka_unit_test(kmeans_refuses_what_it_cannot_cluster),
         cmocka_unit_test(kmeans_stops_when_cancelled),
         cmocka_unit_test(kmeans_survives_every_failed_allocation),

@@ -1,5 +1,5 @@
-/* What the kernel tests share: random arrays (each its own exact-size block, so that the address sanitizer sees a
- * read past the end), comparison with the oracle, and pools of 1, 2 and 3 threads. */
+/* What the kernel tests share: random arrays (each its own exact-size block, so that the address sanitizer
+ * sees a read past the end), comparison with the oracle, and pools of 1, 2 and 3 threads. */
 #ifndef ESP_TESTS_TENSOR_CHECK_H
 #define ESP_TESTS_TENSOR_CHECK_H
 
@@ -69,8 +69,8 @@ static inline int64_t pick(esp_rng *rng, int64_t low, int64_t high)
 }
 
 /* |found - expected| <= tolerance * (1 + |expected|) for all elements. */
-static inline void assert_all_close(const char *what, const float *found, const double *expected, int64_t count,
-                                    double tolerance)
+static inline void assert_all_close(const char *what, const float *found, const double *expected,
+                                    int64_t count, double tolerance)
 {
     for (int64_t i = 0; i < count; i++) {
         double limit = tolerance * (1.0 + fabs(expected[i]));
@@ -81,7 +81,8 @@ static inline void assert_all_close(const char *what, const float *found, const 
     }
 }
 
-static inline void assert_same_bits(const char *what, const float *found, const float *expected, int64_t count)
+static inline void assert_same_bits(const char *what, const float *found, const float *expected,
+                                    int64_t count)
 {
     if (count > 0 && memcmp(found, expected, (size_t)count * sizeof(float)) != 0)
         fail_msg("%s: bits differ between numbers of threads", what);

@@ -4,7 +4,8 @@
 #include "oracle/oracle.h"
 #include "tensor/arrange.h"
 
-/* A view of a buffer of `size` elements: a permutation, flips (negative strides) and, for sources, repeats. */
+/* A view of a buffer of `size` elements: a permutation, flips (negative strides) and, for sources, repeats.
+ */
 typedef struct strided {
     int64_t strides[ESP_MAX_RANK], origin, size;
 } strided;
@@ -58,8 +59,9 @@ static void check_copy(esp_rng *rng, const esp_compute *compute, const esp_shape
         memcpy(expected + (size_t)(to.origin + oracle_strided_offset(shape, to.strides, i)) * element_size,
                source + (size_t)(from.origin + oracle_strided_offset(shape, from.strides, i)) * element_size,
                element_size);
-    assert_int_equal(esp_copy_strided(compute, shape, element_size, source + (size_t)from.origin * element_size,
-                                      from.strides, target + (size_t)to.origin * element_size, to.strides),
+    assert_int_equal(esp_copy_strided(compute, shape, element_size,
+                                      source + (size_t)from.origin * element_size, from.strides,
+                                      target + (size_t)to.origin * element_size, to.strides),
                      ESP_OK);
     assert_memory_equal(target, expected, (size_t)to.size * element_size);
     free(source);
@@ -111,13 +113,35 @@ static void a_strided_sum_adds_what_meets_in_one_place(void **state)
     }
 }
 
+static void sums_that_meet_have_the_same_bits_for_one_two_and_three_threads(void **state)
+{
+    contexts *all = *state;
+    esp_rng rng;
+    esp_rng_seed(&rng, 63);
+    enum { ROWS = 300, COLUMNS = 700 };
+    esp_shape shape = esp_shape_make(2, (const int64_t[]){ROWS, COLUMNS});
+    const int64_t from[] = {COLUMNS, 1}, to[] = {0, 1};
+    pair source = pair_random(&rng, ROWS * COLUMNS, -1.0, 1.0);
+    float *one = calloc(COLUMNS, sizeof(float)), *many = calloc(COLUMNS, sizeof(float));
+    assert_int_equal(esp_add_strided(&all->compute[1], &shape, source.f, from, one, to), ESP_OK);
+    for (int i = 0; i < 20; i++) {
+        memset(many, 0, COLUMNS * sizeof(float));
+        assert_int_equal(esp_add_strided(&all->compute[2 + i % 2], &shape, source.f, from, many, to), ESP_OK);
+        assert_same_bits("target", many, one, COLUMNS);
+    }
+    free(one);
+    free(many);
+    pair_free(source);
+}
+
 static void gather_takes_slices_and_its_gradient_adds_them_back(void **state)
 {
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 62);
     for (int i = 0; i < 200; i++) {
-        int64_t outer = pick(&rng, 1, 4), axis = pick(&rng, 1, 9), inner = pick(&rng, 1, 20), count = pick(&rng, 1, 12);
+        int64_t outer = pick(&rng, 1, 4), axis = pick(&rng, 1, 9), inner = pick(&rng, 1, 20),
+                count = pick(&rng, 1, 12);
         int64_t indices[12];
         for (int64_t j = 0; j < count; j++)
             indices[j] = pick(&rng, 0, axis - 1);
@@ -129,7 +153,8 @@ static void gather_takes_slices_and_its_gradient_adds_them_back(void **state)
             dx.d[at] += y.d[k];
         }
         const esp_compute *compute = &all->compute[i % 4];
-        assert_int_equal(esp_gather_forward(compute, outer, axis, inner, indices, count, 4, x.f, y.f), ESP_OK);
+        assert_int_equal(esp_gather_forward(compute, outer, axis, inner, indices, count, 4, x.f, y.f),
+                         ESP_OK);
         assert_all_close("y", y.f, y.d, y.count, 0.0);
         assert_int_equal(esp_gather_backward(compute, outer, axis, inner, indices, count, y.f, dx.f), ESP_OK);
         assert_all_close("dx", dx.f, dx.d, dx.count, 1e-6);
@@ -166,6 +191,7 @@ int main(void)
         cmocka_unit_test(a_strided_copy_moves_each_element_to_its_place),
         cmocka_unit_test(an_empty_copy_touches_nothing),
         cmocka_unit_test(a_strided_sum_adds_what_meets_in_one_place),
+        cmocka_unit_test(sums_that_meet_have_the_same_bits_for_one_two_and_three_threads),
         cmocka_unit_test(gather_takes_slices_and_its_gradient_adds_them_back),
         cmocka_unit_test(fill_sets_exactly_count_values),
         cmocka_unit_test(a_cancelled_run_says_so),

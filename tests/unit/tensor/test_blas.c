@@ -13,7 +13,8 @@ typedef struct gemm_case {
 
 static gemm_case case_new(esp_rng *rng, int64_t m, int64_t n, int64_t k)
 {
-    gemm_case t = {.transpose_a = pick(rng, 0, 1) == 1, .transpose_b = pick(rng, 0, 1) == 1, .m = m, .n = n, .k = k};
+    gemm_case t = {
+        .transpose_a = pick(rng, 0, 1) == 1, .transpose_b = pick(rng, 0, 1) == 1, .m = m, .n = n, .k = k};
     t.lda = (t.transpose_a ? m : k) + pick(rng, 0, 3);
     t.ldb = (t.transpose_b ? k : n) + pick(rng, 0, 3);
     t.ldc = n + pick(rng, 0, 3);
@@ -34,8 +35,8 @@ static void case_free(gemm_case *t)
 
 static esp_status multiply(const esp_compute *compute, const gemm_case *t, float *c)
 {
-    return esp_gemm(compute, t->transpose_a, t->transpose_b, t->m, t->n, t->k, t->alpha, t->a.f, t->lda, t->b.f,
-                    t->ldb, t->beta, c, t->ldc);
+    return esp_gemm(compute, t->transpose_a, t->transpose_b, t->m, t->n, t->k, t->alpha, t->a.f, t->lda,
+                    t->b.f, t->ldb, t->beta, c, t->ldc);
 }
 
 static void products_agree_with_the_naive_loops(void **state)
@@ -60,7 +61,8 @@ static void matrix_times_vector_agrees_with_the_naive_loops(void **state)
     esp_rng_seed(&rng, 71);
     for (int i = 0; i < 100; i++) {
         bool is_row = i % 2 == 0;
-        gemm_case t = case_new(&rng, is_row ? 1 : pick(&rng, 1, 90), is_row ? pick(&rng, 1, 90) : 1, pick(&rng, 1, 90));
+        gemm_case t =
+            case_new(&rng, is_row ? 1 : pick(&rng, 1, 90), is_row ? pick(&rng, 1, 90) : 1, pick(&rng, 1, 90));
         oracle_gemm(t.transpose_a, t.transpose_b, t.m, t.n, t.k, (double)t.alpha, t.a.d, t.lda, t.b.d, t.ldb,
                     (double)t.beta, t.c.d, t.ldc);
         assert_int_equal(multiply(&all->compute[i % 4], &t, t.c.f), ESP_OK);

@@ -6,13 +6,14 @@
 
 static void derive_output(esp_conv_geometry *g)
 {
-    g->out_height = esp_conv_output_size(g->height, g->kernel_h, g->stride_h, g->pad_top, g->pad_bottom,
-                                         g->dilation_h);
-    g->out_width = esp_conv_output_size(g->width, g->kernel_w, g->stride_w, g->pad_left, g->pad_right,
-                                        g->dilation_w);
+    g->out_height =
+        esp_conv_output_size(g->height, g->kernel_h, g->stride_h, g->pad_top, g->pad_bottom, g->dilation_h);
+    g->out_width =
+        esp_conv_output_size(g->width, g->kernel_w, g->stride_w, g->pad_left, g->pad_right, g->dilation_w);
 }
 
-static char *describe(const esp_conv_geometry *g, const char *method, const char *pass, char *text, size_t size)
+static char *describe(const esp_conv_geometry *g, const char *method, const char *pass, char *text,
+                      size_t size)
 {
     snprintf(text, size, "%s %s [%d,%d,%d,%d] f%d g%d k%dx%d s%dx%d d%dx%d p%d,%d,%d,%d", method, pass,
              (int)g->batch, (int)g->channels, (int)g->height, (int)g->width, (int)g->filters, (int)g->group,
@@ -30,7 +31,8 @@ typedef struct conv_case {
 static conv_case case_new(esp_rng *rng, const esp_conv_geometry *g)
 {
     conv_case test = {.g = *g};
-    int64_t outputs = g->batch * g->filters * conv_pixels(g), inputs = g->batch * g->channels * g->height * g->width;
+    int64_t outputs = g->batch * g->filters * conv_pixels(g),
+            inputs = g->batch * g->channels * g->height * g->width;
     test.x = pair_random(rng, inputs, -1.0, 1.0);
     test.w = pair_random(rng, conv_weights(g), -1.0, 1.0);
     test.bias = pair_random(rng, g->filters, -1.0, 1.0);
@@ -40,7 +42,8 @@ static conv_case case_new(esp_rng *rng, const esp_conv_geometry *g)
     test.dw = pair_new(conv_weights(g));
     test.db = pair_new(g->filters);
     /* Float sums of `terms` products of size <= 1: rounding grows as the square root of their number. */
-    double terms = (double)conv_max(conv_depth(g), g->batch * conv_pixels(g)) + (double)(g->filters * conv_taps(g));
+    double terms =
+        (double)conv_max(conv_depth(g), g->batch * conv_pixels(g)) + (double)(g->filters * conv_taps(g));
     test.tolerance = 2e-7 * 4.0 * sqrt(terms) + 1e-6;
     return test;
 }
@@ -57,8 +60,8 @@ static void *scratch_new(const conv_method *method, const esp_conv_geometry *g, 
     return esp_alloc(method->scratch(method, g, pass, slots), 1);
 }
 
-static void run_method(const esp_compute *compute, const conv_method *method, esp_conv_pass pass, conv_case *test,
-                       bool with_bias)
+static void run_method(const esp_compute *compute, const conv_method *method, esp_conv_pass pass,
+                       conv_case *test, bool with_bias)
 {
     const esp_conv_geometry *g = &test->g;
     void *scratch = scratch_new(method, g, pass, esp_compute_slots(compute));
@@ -66,8 +69,8 @@ static void run_method(const esp_compute *compute, const conv_method *method, es
     esp_status status = ESP_OK;
     switch (pass) {
     case ESP_CONV_FORWARD:
-        status = method->forward(method, compute, g, test->x.f, test->w.f, with_bias ? test->bias.f : NULL, test->y.f,
-                                 scratch);
+        status = method->forward(method, compute, g, test->x.f, test->w.f, with_bias ? test->bias.f : NULL,
+                                 test->y.f, scratch);
         break;
     case ESP_CONV_GRAD_INPUT:
         status = method->grad_input(method, compute, g, test->dy.f, test->w.f, test->dx.f, scratch);
@@ -140,7 +143,7 @@ static void every_method_agrees_with_the_naive_loops_on_random_geometries(void *
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 20);
-    for (int i = 0; i < 250; i++) {
+    for (int i = 0; i < 160; i++) {
         esp_conv_geometry g = random_geometry(&rng);
         check_case(&rng, &all->compute[1 + i % MOST_THREADS], &g);
     }
@@ -152,33 +155,145 @@ static void shapes_of_real_networks_agree_with_the_naive_loops(void **state)
     esp_rng rng;
     esp_rng_seed(&rng, 21);
     const esp_conv_geometry shapes[] = {
-        /* LeNet-5's first, ResNet's 3x3 with and without stride, its 1x1 shortcut, the 7x7 stem, depthwise. */
-        {.batch = 2, .channels = 1, .height = 28, .width = 28, .filters = 6, .group = 1, .kernel_h = 5,
-         .kernel_w = 5, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 2,
-         .pad_left = 2, .pad_bottom = 2, .pad_right = 2},
-        {.batch = 3, .channels = 16, .height = 28, .width = 28, .filters = 16, .group = 1, .kernel_h = 3,
-         .kernel_w = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1,
-         .pad_left = 1, .pad_bottom = 1, .pad_right = 1},
-        {.batch = 2, .channels = 32, .height = 14, .width = 14, .filters = 64, .group = 1, .kernel_h = 3,
-         .kernel_w = 3, .stride_h = 2, .stride_w = 2, .dilation_h = 1, .dilation_w = 1, .pad_top = 1,
-         .pad_left = 1, .pad_bottom = 1, .pad_right = 1},
-        {.batch = 2, .channels = 40, .height = 14, .width = 13, .filters = 33, .group = 1, .kernel_h = 1,
-         .kernel_w = 1, .stride_h = 2, .stride_w = 2, .dilation_h = 1, .dilation_w = 1},
-        {.batch = 17, .channels = 8, .height = 7, .width = 7, .filters = 24, .group = 1, .kernel_h = 3,
-         .kernel_w = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1,
-         .pad_left = 1, .pad_bottom = 1, .pad_right = 1},
-        {.batch = 1, .channels = 3, .height = 61, .width = 64, .filters = 18, .group = 1, .kernel_h = 7,
-         .kernel_w = 7, .stride_h = 2, .stride_w = 2, .dilation_h = 1, .dilation_w = 1, .pad_top = 3,
-         .pad_left = 3, .pad_bottom = 3, .pad_right = 3},
-        {.batch = 2, .channels = 24, .height = 30, .width = 30, .filters = 24, .group = 24, .kernel_h = 3,
-         .kernel_w = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1,
-         .pad_left = 1, .pad_bottom = 1, .pad_right = 1},
-        {.batch = 2, .channels = 70, .height = 1, .width = 1, .filters = 5, .group = 1, .kernel_h = 1,
-         .kernel_w = 1, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1},
+        /* LeNet-5's first, ResNet's 3x3 with and without stride, its 1x1 shortcut, the 7x7 stem, depthwise.
+         */
+        {.batch = 2,
+         .channels = 1,
+         .height = 28,
+         .width = 28,
+         .filters = 6,
+         .group = 1,
+         .kernel_h = 5,
+         .kernel_w = 5,
+         .stride_h = 1,
+         .stride_w = 1,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 2,
+         .pad_left = 2,
+         .pad_bottom = 2,
+         .pad_right = 2},
+        {.batch = 3,
+         .channels = 16,
+         .height = 28,
+         .width = 28,
+         .filters = 16,
+         .group = 1,
+         .kernel_h = 3,
+         .kernel_w = 3,
+         .stride_h = 1,
+         .stride_w = 1,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 1,
+         .pad_left = 1,
+         .pad_bottom = 1,
+         .pad_right = 1},
+        {.batch = 2,
+         .channels = 32,
+         .height = 14,
+         .width = 14,
+         .filters = 64,
+         .group = 1,
+         .kernel_h = 3,
+         .kernel_w = 3,
+         .stride_h = 2,
+         .stride_w = 2,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 1,
+         .pad_left = 1,
+         .pad_bottom = 1,
+         .pad_right = 1},
+        {.batch = 2,
+         .channels = 40,
+         .height = 14,
+         .width = 13,
+         .filters = 33,
+         .group = 1,
+         .kernel_h = 1,
+         .kernel_w = 1,
+         .stride_h = 2,
+         .stride_w = 2,
+         .dilation_h = 1,
+         .dilation_w = 1},
+        {.batch = 17,
+         .channels = 8,
+         .height = 7,
+         .width = 7,
+         .filters = 24,
+         .group = 1,
+         .kernel_h = 3,
+         .kernel_w = 3,
+         .stride_h = 1,
+         .stride_w = 1,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 1,
+         .pad_left = 1,
+         .pad_bottom = 1,
+         .pad_right = 1},
+        {.batch = 1,
+         .channels = 3,
+         .height = 61,
+         .width = 64,
+         .filters = 18,
+         .group = 1,
+         .kernel_h = 7,
+         .kernel_w = 7,
+         .stride_h = 2,
+         .stride_w = 2,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 3,
+         .pad_left = 3,
+         .pad_bottom = 3,
+         .pad_right = 3},
+        {.batch = 2,
+         .channels = 24,
+         .height = 30,
+         .width = 30,
+         .filters = 24,
+         .group = 24,
+         .kernel_h = 3,
+         .kernel_w = 3,
+         .stride_h = 1,
+         .stride_w = 1,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 1,
+         .pad_left = 1,
+         .pad_bottom = 1,
+         .pad_right = 1},
+        {.batch = 2,
+         .channels = 70,
+         .height = 1,
+         .width = 1,
+         .filters = 5,
+         .group = 1,
+         .kernel_h = 1,
+         .kernel_w = 1,
+         .stride_h = 1,
+         .stride_w = 1,
+         .dilation_h = 1,
+         .dilation_w = 1},
         /* Large enough that one plane is cut into bands. */
-        {.batch = 1, .channels = 48, .height = 90, .width = 80, .filters = 4, .group = 1, .kernel_h = 3,
-         .kernel_w = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1,
-         .pad_left = 1, .pad_bottom = 1, .pad_right = 1},
+        {.batch = 1,
+         .channels = 48,
+         .height = 90,
+         .width = 80,
+         .filters = 4,
+         .group = 1,
+         .kernel_h = 3,
+         .kernel_w = 3,
+         .stride_h = 1,
+         .stride_w = 1,
+         .dilation_h = 1,
+         .dilation_w = 1,
+         .pad_top = 1,
+         .pad_left = 1,
+         .pad_bottom = 1,
+         .pad_right = 1},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         esp_conv_geometry g = shapes[i];
@@ -192,7 +307,7 @@ static void the_public_functions_agree_with_the_naive_loops(void **state)
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 22);
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 40; i++) {
         esp_conv_geometry g = random_geometry(&rng);
         conv_case test = case_new(&rng, &g);
         const esp_compute *compute = &all->compute[2];
@@ -203,7 +318,8 @@ static void the_public_functions_agree_with_the_naive_loops(void **state)
             scratch[pass] = esp_alloc(esp_conv_scratch(&g, (esp_conv_pass)pass, 2), 1);
         assert_int_equal(esp_conv_forward(compute, &g, test.x.f, test.w.f, test.bias.f, test.y.f, scratch[0]),
                          ESP_OK);
-        assert_int_equal(esp_conv_grad_input(compute, &g, test.dy.f, test.w.f, test.dx.f, scratch[1]), ESP_OK);
+        assert_int_equal(esp_conv_grad_input(compute, &g, test.dy.f, test.w.f, test.dx.f, scratch[1]),
+                         ESP_OK);
         assert_int_equal(
             esp_conv_grad_weight(compute, &g, test.x.f, test.dy.f, test.dw.f, test.db.f, scratch[2]), ESP_OK);
         assert_all_close("y", test.y.f, test.y.d, test.y.count, test.tolerance);
@@ -221,7 +337,7 @@ static void results_have_the_same_bits_for_one_two_and_three_threads(void **stat
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 23);
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 25; i++) {
         esp_conv_geometry g = random_geometry(&rng);
         g.batch = pick(&rng, 1, 20);
         conv_case test = case_new(&rng, &g);
@@ -261,21 +377,35 @@ static void gradients_are_those_of_finite_differences(void **state)
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 24);
-    esp_conv_geometry g = {.batch = 2, .channels = 4, .height = 5, .width = 6, .filters = 6, .group = 2,
-                           .kernel_h = 3, .kernel_w = 2, .stride_h = 2, .stride_w = 1, .dilation_h = 1,
-                           .dilation_w = 2, .pad_top = 1, .pad_left = 2, .pad_bottom = 0, .pad_right = 1};
+    esp_conv_geometry g = {.batch = 2,
+                           .channels = 4,
+                           .height = 5,
+                           .width = 6,
+                           .filters = 6,
+                           .group = 2,
+                           .kernel_h = 3,
+                           .kernel_w = 2,
+                           .stride_h = 2,
+                           .stride_w = 1,
+                           .dilation_h = 1,
+                           .dilation_w = 2,
+                           .pad_top = 1,
+                           .pad_left = 2,
+                           .pad_bottom = 0,
+                           .pad_right = 1};
     derive_output(&g);
     conv_case test = case_new(&rng, &g);
     loss_context context = {&g, test.x.d, test.w.d, test.bias.d, test.dy.d, test.y.d};
     oracle_gradient(test.x.d, test.x.count, conv_loss, &context, test.dx.d);
     oracle_gradient(test.w.d, test.w.count, conv_loss, &context, test.dw.d);
     oracle_gradient(test.bias.d, test.bias.count, conv_loss, &context, test.db.d);
-    void *scratch = esp_alloc(esp_conv_scratch(&g, ESP_CONV_GRAD_INPUT, 2) +
-                                  esp_conv_scratch(&g, ESP_CONV_GRAD_WEIGHT, 2),
-                              1);
-    assert_int_equal(esp_conv_grad_input(&all->compute[2], &g, test.dy.f, test.w.f, test.dx.f, scratch), ESP_OK);
+    void *scratch = esp_alloc(
+        esp_conv_scratch(&g, ESP_CONV_GRAD_INPUT, 2) + esp_conv_scratch(&g, ESP_CONV_GRAD_WEIGHT, 2), 1);
+    assert_int_equal(esp_conv_grad_input(&all->compute[2], &g, test.dy.f, test.w.f, test.dx.f, scratch),
+                     ESP_OK);
     assert_int_equal(
-        esp_conv_grad_weight(&all->compute[2], &g, test.x.f, test.dy.f, test.dw.f, test.db.f, scratch), ESP_OK);
+        esp_conv_grad_weight(&all->compute[2], &g, test.x.f, test.dy.f, test.dw.f, test.db.f, scratch),
+        ESP_OK);
     assert_all_close("dx", test.dx.f, test.dx.d, test.dx.count, 1e-5);
     assert_all_close("dw", test.dw.f, test.dw.d, test.dw.count, 1e-5);
     assert_all_close("db", test.db.f, test.db.d, test.db.count, 1e-5);
@@ -318,15 +448,25 @@ static void output_size_counts_the_places_a_kernel_fits(void **state)
                         int64_t places = 0;
                         while (places * stride + dilation * (kernel - 1) + 1 <= size + pad + 1)
                             places++;
-                        assert_int_equal(esp_conv_output_size(size, kernel, stride, pad, 1, dilation), places);
+                        assert_int_equal(esp_conv_output_size(size, kernel, stride, pad, 1, dilation),
+                                         places);
                     }
 }
 
 static void an_empty_batch_gives_zero_gradients(void **state)
 {
     (void)state;
-    esp_conv_geometry g = {.batch = 0, .channels = 2, .height = 4, .width = 4, .filters = 3, .group = 1,
-                           .kernel_h = 3, .kernel_w = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1,
+    esp_conv_geometry g = {.batch = 0,
+                           .channels = 2,
+                           .height = 4,
+                           .width = 4,
+                           .filters = 3,
+                           .group = 1,
+                           .kernel_h = 3,
+                           .kernel_w = 3,
+                           .stride_h = 1,
+                           .stride_w = 1,
+                           .dilation_h = 1,
                            .dilation_w = 1};
     derive_output(&g);
     float dw[54], db[3], none[1] = {0};

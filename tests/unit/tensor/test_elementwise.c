@@ -185,7 +185,8 @@ static void binary_gradients_are_those_of_finite_differences(void **state)
         binary_case t = binary_case_new(&rng, (esp_binary_kind)(i % 4), 4);
         oracle_gradient(t.a.d, t.a.count, binary_loss, &t, t.da.d);
         oracle_gradient(t.b.d, t.b.count, binary_loss, &t, t.db.d);
-        esp_view a = view_of(t.a.f, t.a_shape), b = view_of(t.b.f, t.b_shape), dy = view_of(t.dy.f, t.y_shape);
+        esp_view a = view_of(t.a.f, t.a_shape), b = view_of(t.b.f, t.b_shape),
+                 dy = view_of(t.dy.f, t.y_shape);
         esp_view da = view_of(t.da.f, t.a_shape), db = view_of(t.db.f, t.b_shape);
         assert_int_equal(esp_binary_backward(&all->compute[i % 4], t.kind, &a, &b, &dy, &da, &db), ESP_OK);
         assert_all_close("da", t.da.f, t.da.d, t.da.count, 5e-6);
@@ -268,7 +269,8 @@ static void softmax_and_its_gradient_are_those_of_the_definition(void **state)
         const esp_compute *compute = &all->compute[i % 4];
         assert_int_equal(esp_softmax_forward(compute, t.outer, t.axis, t.inner, t.x.f, t.y.f), ESP_OK);
         assert_all_close("y", t.y.f, t.y.d, count, 1e-6);
-        assert_int_equal(esp_softmax_backward(compute, t.outer, t.axis, t.inner, t.y.f, t.dy.f, t.dx.f), ESP_OK);
+        assert_int_equal(esp_softmax_backward(compute, t.outer, t.axis, t.inner, t.y.f, t.dy.f, t.dx.f),
+                         ESP_OK);
         assert_all_close("dx", t.dx.f, t.dx.d, count, 1e-5);
         pair_free(t.x);
         pair_free(t.dy);

@@ -51,8 +51,8 @@ static void case_free(norm_case *t)
 
 static esp_status train(const esp_compute *compute, norm_case *t)
 {
-    return esp_batch_norm_train(compute, t->batch, t->channels, t->inner, t->x.f, t->scale.f, t->bias.f, epsilon,
-                                momentum, t->running_mean, t->running_variance, t->saved_mean,
+    return esp_batch_norm_train(compute, t->batch, t->channels, t->inner, t->x.f, t->scale.f, t->bias.f,
+                                epsilon, momentum, t->running_mean, t->running_variance, t->saved_mean,
                                 t->saved_inverse_std, t->y.f);
 }
 
@@ -69,8 +69,8 @@ static void evaluation_uses_the_given_statistics(void **state)
                                                 t.scale.f, t.bias.f, t.mean.f, t.variance.f, epsilon, t.y.f),
                          ESP_OK);
         assert_all_close("y", t.y.f, t.y.d, t.y.count, 1e-5);
-        assert_int_equal(esp_batch_norm_forward(&all->compute[2], t.batch, t.channels, t.inner, t.x.f, t.scale.f,
-                                                t.bias.f, t.mean.f, t.variance.f, epsilon, t.x.f),
+        assert_int_equal(esp_batch_norm_forward(&all->compute[2], t.batch, t.channels, t.inner, t.x.f,
+                                                t.scale.f, t.bias.f, t.mean.f, t.variance.f, epsilon, t.x.f),
                          ESP_OK);
         assert_same_bits("in place", t.x.f, t.y.f, t.y.count);
         case_free(&t);
@@ -129,8 +129,8 @@ static double norm_loss(void *context)
     norm_case *t = context;
     if (!t->is_frozen)
         oracle_channel_statistics(t->batch, t->channels, t->inner, t->x.d, t->mean.d, t->variance.d);
-    oracle_batch_norm(t->batch, t->channels, t->inner, t->x.d, t->scale.d, t->bias.d, t->mean.d, t->variance.d,
-                      (double)epsilon, t->y.d);
+    oracle_batch_norm(t->batch, t->channels, t->inner, t->x.d, t->scale.d, t->bias.d, t->mean.d,
+                      t->variance.d, (double)epsilon, t->y.d);
     return oracle_dot(t->y.count, t->y.d, t->dy.d);
 }
 
@@ -140,9 +140,9 @@ static void check_gradients(const esp_compute *compute, norm_case *t)
     oracle_gradient(t->scale.d, t->channels, norm_loss, t, t->dscale.d);
     oracle_gradient(t->bias.d, t->channels, norm_loss, t, t->dbias.d);
     if (t->is_frozen) {
-        assert_int_equal(esp_batch_norm_backward_frozen(compute, t->batch, t->channels, t->inner, t->x.f, t->dy.f,
-                                                        t->scale.f, t->mean.f, t->variance.f, epsilon, t->dx.f,
-                                                        t->dscale.f, t->dbias.f),
+        assert_int_equal(esp_batch_norm_backward_frozen(compute, t->batch, t->channels, t->inner, t->x.f,
+                                                        t->dy.f, t->scale.f, t->mean.f, t->variance.f,
+                                                        epsilon, t->dx.f, t->dscale.f, t->dbias.f),
                          ESP_OK);
     } else {
         assert_int_equal(train(compute, t), ESP_OK);
@@ -195,11 +195,11 @@ static void a_cancelled_run_says_so(void **state)
     esp_rng_seed(&rng, 45);
     norm_case t = case_new(&rng, 1, 1, 1);
     assert_int_equal(train(&compute, &t), ESP_CANCELLED);
-    assert_int_equal(esp_batch_norm_forward(&compute, 1, 1, 1, t.x.f, t.scale.f, t.bias.f, t.mean.f, t.variance.f,
-                                            epsilon, t.y.f),
+    assert_int_equal(esp_batch_norm_forward(&compute, 1, 1, 1, t.x.f, t.scale.f, t.bias.f, t.mean.f,
+                                            t.variance.f, epsilon, t.y.f),
                      ESP_CANCELLED);
-    assert_int_equal(esp_batch_norm_backward(&compute, 1, 1, 1, t.x.f, t.dy.f, t.scale.f, t.mean.f, t.variance.f,
-                                             t.dx.f, t.dscale.f, t.dbias.f),
+    assert_int_equal(esp_batch_norm_backward(&compute, 1, 1, 1, t.x.f, t.dy.f, t.scale.f, t.mean.f,
+                                             t.variance.f, t.dx.f, t.dscale.f, t.dbias.f),
                      ESP_CANCELLED);
     case_free(&t);
 }

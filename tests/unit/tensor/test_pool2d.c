@@ -8,7 +8,10 @@ static int64_t outputs_of(const esp_pool2d_geometry *g)
     return g->batch * g->channels * g->out_height * g->out_width;
 }
 
-static int64_t inputs_of(const esp_pool2d_geometry *g) { return g->batch * g->channels * g->height * g->width; }
+static int64_t inputs_of(const esp_pool2d_geometry *g)
+{
+    return g->batch * g->channels * g->height * g->width;
+}
 
 static void derive_output(esp_pool2d_geometry *g, bool ceil_mode)
 {
@@ -111,8 +114,16 @@ static void a_global_window_is_the_mean_of_the_plane(void **state)
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 32);
-    esp_pool2d_geometry g = {.batch = 3, .channels = 70, .height = 7, .width = 9, .kernel_h = 7, .kernel_w = 9,
-                             .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1};
+    esp_pool2d_geometry g = {.batch = 3,
+                             .channels = 70,
+                             .height = 7,
+                             .width = 9,
+                             .kernel_h = 7,
+                             .kernel_w = 9,
+                             .stride_h = 1,
+                             .stride_w = 1,
+                             .dilation_h = 1,
+                             .dilation_w = 1};
     derive_output(&g, false);
     pair x = pair_random(&rng, inputs_of(&g), -1.0, 1.0), y = pair_new(outputs_of(&g));
     assert_int_equal(y.count, 210);
@@ -129,7 +140,9 @@ static void ceil_mode_keeps_only_windows_that_start_inside(void **state)
     (void)state;
     assert_int_equal(esp_pool2d_output_size(4, 3, 2, 0, 0, 1, true), 2);
     assert_int_equal(esp_pool2d_output_size(4, 3, 2, 0, 0, 1, false), 1);
-    assert_int_equal(esp_pool2d_output_size(2, 1, 3, 0, 0, 1, true), 1); /* a second window would start at 3 */
+    assert_int_equal(esp_pool2d_output_size(2, 1, 3, 0, 0, 1, true),
+                     1); /* a second window would start at 3 */
+    assert_int_equal(esp_pool2d_output_size(3, 1, 3, 0, 0, 1, true), 1); /* right behind the last value */
     assert_int_equal(esp_pool2d_output_size(32, 5, 3, 0, 0, 1, true), 10);
     assert_int_equal(esp_pool2d_output_size(32, 5, 3, 0, 0, 1, false), 10);
     assert_int_equal(esp_pool2d_output_size(2, 3, 1, 0, 0, 1, true), 0);
@@ -138,8 +151,16 @@ static void ceil_mode_keeps_only_windows_that_start_inside(void **state)
 static void the_first_of_equal_maxima_gets_the_gradient(void **state)
 {
     (void)state;
-    esp_pool2d_geometry g = {.batch = 1, .channels = 1, .height = 2, .width = 2, .kernel_h = 2, .kernel_w = 2,
-                             .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1};
+    esp_pool2d_geometry g = {.batch = 1,
+                             .channels = 1,
+                             .height = 2,
+                             .width = 2,
+                             .kernel_h = 2,
+                             .kernel_w = 2,
+                             .stride_h = 1,
+                             .stride_w = 1,
+                             .dilation_h = 1,
+                             .dilation_w = 1};
     derive_output(&g, false);
     const float x[] = {1.0f, 3.0f, 3.0f, 2.0f}, dy[] = {5.0f}, expected[] = {0.0f, 5.0f, 0.0f, 0.0f};
     float dx[4];
@@ -150,8 +171,16 @@ static void the_first_of_equal_maxima_gets_the_gradient(void **state)
 static void a_nan_wins_the_window_and_its_gradient(void **state)
 {
     (void)state;
-    esp_pool2d_geometry g = {.batch = 1, .channels = 1, .height = 1, .width = 4, .kernel_h = 1, .kernel_w = 4,
-                             .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1};
+    esp_pool2d_geometry g = {.batch = 1,
+                             .channels = 1,
+                             .height = 1,
+                             .width = 4,
+                             .kernel_h = 1,
+                             .kernel_w = 4,
+                             .stride_h = 1,
+                             .stride_w = 1,
+                             .dilation_h = 1,
+                             .dilation_w = 1};
     derive_output(&g, false);
     const float x[] = {1.0f, NAN, 7.0f, NAN}, dy[] = {5.0f}, expected[] = {0.0f, 5.0f, 0.0f, 0.0f};
     float y[1], dx[4];
@@ -165,8 +194,17 @@ static void a_cancelled_run_says_so(void **state)
 {
     esp_cancel cancel;
     esp_compute compute = cancelled_compute(*state, &cancel);
-    esp_pool2d_geometry g = {.batch = 1, .channels = 1, .height = 1, .width = 1, .kernel_h = 1, .kernel_w = 1,
-                             .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .out_height = 1,
+    esp_pool2d_geometry g = {.batch = 1,
+                             .channels = 1,
+                             .height = 1,
+                             .width = 1,
+                             .kernel_h = 1,
+                             .kernel_w = 1,
+                             .stride_h = 1,
+                             .stride_w = 1,
+                             .dilation_h = 1,
+                             .dilation_w = 1,
+                             .out_height = 1,
                              .out_width = 1};
     float x[1] = {1.0f}, y[1];
     assert_int_equal(esp_max_pool_forward(&compute, &g, x, y), ESP_CANCELLED);

@@ -45,7 +45,8 @@ static void shapes_broadcast_from_the_right(void **state)
 {
     (void)state;
     esp_error err = {0};
-    esp_shape a = esp_shape_make(4, (const int64_t[]){2, 3, 1, 5}), b = esp_shape_make(2, (const int64_t[]){4, 1});
+    esp_shape a = esp_shape_make(4, (const int64_t[]){2, 3, 1, 5}),
+              b = esp_shape_make(2, (const int64_t[]){4, 1});
     esp_shape out, expected = esp_shape_make(4, (const int64_t[]){2, 3, 4, 5});
     assert_int_equal(esp_shape_broadcast(&a, &b, &out, &err), ESP_OK);
     assert_true(esp_shape_equal(&out, &expected));
@@ -93,7 +94,8 @@ static void a_reshape_shares_storage_and_a_clone_does_not(void **state)
 {
     (void)state;
     esp_error err = {0};
-    esp_shape shape = esp_shape_make(2, (const int64_t[]){2, 6}), other = esp_shape_make(3, (const int64_t[]){3, 2, 2});
+    esp_shape shape = esp_shape_make(2, (const int64_t[]){2, 6}),
+              other = esp_shape_make(3, (const int64_t[]){3, 2, 2});
     esp_tensor *tensor = counting(ESP_F32, &shape), *view = NULL, *copy = NULL;
     assert_int_equal(esp_tensor_clone(tensor, &copy, &err), ESP_OK);
     assert_int_equal(esp_tensor_reshape(tensor, &other, &view, &err), ESP_OK);
@@ -142,7 +144,8 @@ static void elements_of_any_type_read_as_numbers(void **state)
         esp_dtype dtype;
         const void *data;
         int64_t first;
-    } cases[] = {{ESP_F64, f64, -2}, {ESP_F32, f32, -2}, {ESP_I64, i64, -2}, {ESP_I32, i32, -2}, {ESP_U8, u8, 2}};
+    } cases[] = {
+        {ESP_F64, f64, -2}, {ESP_F32, f32, -2}, {ESP_I64, i64, -2}, {ESP_I32, i32, -2}, {ESP_U8, u8, 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         esp_tensor *tensor = NULL;
         assert_int_equal(esp_tensor_from(cases[i].dtype, &shape, cases[i].data, &tensor, &err), ESP_OK);
@@ -188,7 +191,8 @@ static void select_takes_slices_of_any_axis(void **state)
 static void running_out_of_memory_leaks_nothing(void **state)
 {
     (void)state;
-    esp_shape shape = esp_shape_make(2, (const int64_t[]){4, 4}), flat = esp_shape_make(1, (const int64_t[]){16});
+    esp_shape shape = esp_shape_make(2, (const int64_t[]){4, 4}),
+              flat = esp_shape_make(1, (const int64_t[]){16});
     size_t before = esp_memory_live();
     for (int64_t k = 1; k <= 6; k++) {
         esp_error err = {0};

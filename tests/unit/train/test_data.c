@@ -185,12 +185,12 @@ static void open_sizes_take_the_datas(void **state)
     esp_builder *builder = NULL;
     const int64_t dims[4] = {ESP_DIM_BATCH, 3, ESP_DIM_UNKNOWN, ESP_DIM_UNKNOWN};
     esp_shape shape = esp_shape_make(4, dims);
-    int value = -1;
+    int value = -1, pooled = -1;
     expect_ok(esp_builder_new("open", 13, 7, &builder, &err), &err);
     expect_ok(esp_builder_input(builder, "x", ESP_F32, &shape, "N", &value, &err), &err);
-    expect_ok(esp_builder_add(builder, "GlobalAveragePool", "pool", &value, 1, NULL, 0, "y", &value, &err),
+    expect_ok(esp_builder_add(builder, "GlobalAveragePool", "pool", &value, 1, NULL, 0, "y", &pooled, &err),
               &err);
-    expect_ok(esp_builder_output(builder, value, ESP_F32, NULL, &err), &err);
+    expect_ok(esp_builder_output(builder, pooled, ESP_F32, NULL, &err), &err);
     esp_graph *graph = NULL;
     expect_ok(esp_builder_finish(builder, &graph, &err), &err);
     esp_dataset *dataset = noise_dataset(4, 3, 6, 9, 3, 1);

@@ -159,27 +159,27 @@ static esp_graph *reshaping_model(int64_t rows, bool ends_in_softmax)
     const int64_t two = 2;
     esp_shape shape = esp_shape_make(4, dims), target_shape = esp_shape_make(1, &two);
     esp_tensor *tensor = NULL;
-    int inputs[3];
+    int inputs[3], made = -1;
     expect_ok(esp_builder_new("reshaping", 13, 7, &builder, &err), &err);
     expect_ok(esp_builder_input(builder, "x", ESP_F32, &shape, "N", &inputs[0], &err), &err);
     expect_ok(esp_tensor_from(ESP_I64, &target_shape, target, &tensor, &err), &err);
     expect_ok(esp_builder_constant(builder, "target", tensor, &inputs[1], &err), &err);
     esp_tensor_unref(tensor);
-    expect_ok(esp_builder_add(builder, "Reshape", "reshape", inputs, 2, NULL, 0, "flat", &inputs[0], &err),
-              &err);
+    expect_ok(esp_builder_add(builder, "Reshape", "reshape", inputs, 2, NULL, 0, "flat", &made, &err), &err);
+    inputs[0] = made;
     expect_ok(esp_builder_constant(builder, "weight", constant_of(plain_model, "weight"), &inputs[1], &err),
               &err);
     expect_ok(esp_builder_constant(builder, "bias", constant_of(plain_model, "bias"), &inputs[2], &err),
               &err);
     const esp_attr transposed = esp_attr_int("transB", 1);
-    expect_ok(esp_builder_add(builder, "Gemm", "gemm", inputs, 3, &transposed, 1, "scores", &inputs[0], &err),
+    expect_ok(esp_builder_add(builder, "Gemm", "gemm", inputs, 3, &transposed, 1, "scores", &made, &err),
               &err);
+    inputs[0] = made;
     if (ends_in_softmax) {
-        expect_ok(
-            esp_builder_add(builder, "Softmax", "softmax", inputs, 1, NULL, 0, "prob", &inputs[0], &err),
-            &err);
+        expect_ok(esp_builder_add(builder, "Softmax", "softmax", inputs, 1, NULL, 0, "prob", &made, &err),
+                  &err);
     }
-    expect_ok(esp_builder_output(builder, inputs[0], ESP_F32, NULL, &err), &err);
+    expect_ok(esp_builder_output(builder, made, ESP_F32, NULL, &err), &err);
     expect_ok(esp_builder_finish(builder, &graph, &err), &err);
     esp_graph_unref(plain_model);
     return graph;

@@ -219,7 +219,7 @@ static void limit_uses_some_of_the_shuffled_images(void **state)
 
 /* ---- determinism ---- */
 
-static esp_graph *train_conv(int threads, uint64_t seed, int64_t batch)
+static esp_graph *train_conv(int threads, uint64_t seed, int crop_padding, bool flips)
 {
     esp_error err = {0};
     esp_compute compute = {0};
@@ -228,8 +228,8 @@ static esp_graph *train_conv(int threads, uint64_t seed, int64_t batch)
     esp_graph *start = small_conv_model(12, 6, 4, true, 4), *trained = NULL;
     esp_train_options options = esp_train_defaults();
     options.epochs_limit = 2.0;
-    options.batch = batch;
-    options.augmentation = (esp_augmentation){.crop_padding = 2, .flips = true};
+    options.batch = 32;
+    options.augmentation = (esp_augmentation){.crop_padding = crop_padding, .flips = flips};
     options.seed = seed;
     expect_ok(esp_train(&compute, start, dataset, dataset, &options, &trained, NULL, &err), &err);
     assert_false(same_constants(start, trained));
@@ -242,16 +242,28 @@ static esp_graph *train_conv(int threads, uint64_t seed, int64_t batch)
 static void same_seed_gives_the_same_bits_for_any_number_of_threads(void **state)
 {
     (void)state;
-    esp_graph *one = train_conv(1, 5, 32);
+    esp_graph *one = train_conv(1, 5, 2, true);
     for (int threads = 2; threads <= 4; threads++) {
-        esp_graph *several = train_conv(threads, 5, 32);
+        esp_graph *several = train_conv(threads, 5, 2, true);
         assert_true(same_constants(one, several));
         esp_graph_unref(several);
     }
-    esp_graph *other = train_conv(2, 6, 32);
-    assert_false(same_constants(one, other));
-    esp_graph_unref(other);
     esp_graph_unref(one);
+}
+
+static void seed_crops_and_flips_each_make_a_difference(void **state)
+{
+    (void)state;
+    esp_graph *made[4] = {train_conv(2, 5, 0, false), train_conv(2, 6, 0, false), train_conv(2, 5, 2, false),
+                          train_conv(2, 5, 0, true)};
+    for (int i = 0; i < 4; i++) {
+        for (int k = 0; k < i; k++) {
+            assert_false(same_constants(made[i], made[k]));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        esp_graph_unref(made[i]);
+    }
 }
 
 /* ---- masks, running statistics, learning ---- */
@@ -350,6 +362,7 @@ int main(void)
         cmocka_unit_test(fraction_of_an_epoch_is_rounded_up_to_whole_batches),
         cmocka_unit_test(limit_uses_some_of_the_shuffled_images),
         cmocka_unit_test(same_seed_gives_the_same_bits_for_any_number_of_threads),
+        cmocka_unit_test(seed_crops_and_flips_each_make_a_difference),
         cmocka_unit_test(masks_are_held_in_every_version),
         cmocka_unit_test(running_statistics_move_unless_frozen),
         cmocka_unit_test(small_conv_net_learns_a_separable_set),

@@ -186,6 +186,29 @@ static void reports_agree_with_the_result(void **state)
     assert_true(same_constants(f->w.best, f->out));
 }
 
+static void of_equal_accuracies_the_lower_loss_is_best(void **state)
+{
+    fixture *f = *state;
+    esp_train_options options = options_for(&f->w, 8.0, 0.2);
+    expect_ok(train(f, f->dataset, &options), &f->err);
+    const esp_eval_result *before = &f->w.reports[6].validation, *after = &f->w.reports[7].validation;
+    assert_true(before->top1 == 100.0 && after->top1 == 100.0);
+    assert_true(after->loss < before->loss);
+    assert_int_equal(f->result.best_epoch, 8);
+}
+
+static void cosine_spans_the_whole_training(void **state)
+{
+    fixture *f = *state;
+    esp_train_options options = options_for(&f->w, 2.0, 0.2);
+    options.schedule = (esp_schedule){.kind = ESP_SCHEDULE_COSINE, .lr = 0.2};
+    expect_ok(train(f, f->dataset, &options), &f->err);
+    /* the last of 4 steps in each of 2 epochs starts at 3/8 and 7/8 of the way */
+    const double pi = 3.14159265358979323846;
+    assert_true(fabs(f->w.reports[0].lr - 0.1 * (1.0 + cos(pi * 3.0 / 8.0))) < 1e-12);
+    assert_true(fabs(f->w.reports[1].lr - 0.1 * (1.0 + cos(pi * 7.0 / 8.0))) < 1e-12);
+}
+
 static void without_validation_the_newest_version_counts(void **state)
 {
     fixture *f = *state;
@@ -246,6 +269,23 @@ static void cancel_before_the_first_step_returns_the_start(void **state)
     assert_true(same_constants(f->start, f->out));
 }
 
+static void masks_hold_before_the_first_step(void **state)
+{
+    fixture *f = *state;
+    uint8_t keep[SIZE * SIZE * CLASSES];
+    memset(keep, 1, sizeof(keep));
+    keep[5] = 0;
+    const esp_weight_mask mask = {esp_graph_find_value(f->start, "weight"), keep};
+    esp_cancel_request(&f->w.cancel);
+    esp_train_options options = options_for(&f->w, 2.0, 0.1);
+    options.masks = &mask;
+    options.mask_count = 1;
+    expect_failure(train(f, f->dataset, &options), ESP_CANCELLED, &f->err, NULL);
+    const float *before = esp_tensor_f32(constant_of(f->start, "weight"));
+    const float *after = esp_tensor_f32(constant_of(f->out, "weight"));
+    assert_true(before[5] != 0.0f && after[5] == 0.0f && after[6] == before[6]);
+}
+
 /* ---- failures ---- */
 
 static void divergence_names_the_step_and_keeps_the_best(void **state)
@@ -291,11 +331,11 @@ static void model_without_weights_is_refused(void **state)
     esp_builder *builder = NULL;
     const int64_t dims[4] = {ESP_DIM_BATCH, 1, SIZE, SIZE};
     esp_shape shape = esp_shape_make(4, dims);
-    int value = -1;
+    int value = -1, flat = -1;
     expect_ok(esp_builder_new("empty", 13, 7, &builder, &f->err), &f->err);
     expect_ok(esp_builder_input(builder, "x", ESP_F32, &shape, "N", &value, &f->err), &f->err);
-    expect_ok(esp_builder_add(builder, "Flatten", "flat", &value, 1, NULL, 0, "y", &value, &f->err), &f->err);
-    expect_ok(esp_builder_output(builder, value, ESP_F32, NULL, &f->err), &f->err);
+    expect_ok(esp_builder_add(builder, "Flatten", "flat", &value, 1, NULL, 0, "y", &flat, &f->err), &f->err);
+    expect_ok(esp_builder_output(builder, flat, ESP_F32, NULL, &f->err), &f->err);
     esp_graph_unref(f->start);
     f->start = NULL;
     expect_ok(esp_builder_finish(builder, &f->start, &f->err), &f->err);
@@ -409,10 +449,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_FIXTURE(best_version_is_returned_not_the_last),
         WITH_FIXTURE(reports_agree_with_the_result),
+        WITH_FIXTURE(of_equal_accuracies_the_lower_loss_is_best),
+        WITH_FIXTURE(cosine_spans_the_whole_training),
         WITH_FIXTURE(without_validation_the_newest_version_counts),
         WITH_FIXTURE(cancel_returns_the_best_version_so_far),
         WITH_FIXTURE(cancel_before_any_validation_returns_the_weights_as_they_are),
         WITH_FIXTURE(cancel_before_the_first_step_returns_the_start),
+        WITH_FIXTURE(masks_hold_before_the_first_step),
         WITH_FIXTURE(divergence_names_the_step_and_keeps_the_best),
         WITH_FIXTURE(failing_callback_stops_with_its_status),
         WITH_FIXTURE(model_fixed_to_its_batch_is_refused),
