@@ -42,7 +42,8 @@ static const char *needs_layer_rule(const ui_state *state)
 {
     const char *reason = needs_layer(state);
 
-    if (!reason && !esp_plan_layer_rule(&esp_snapshot_preview(state->snapshot)->plan, ui_selected_layer(state)))
+    if (!reason &&
+        !esp_plan_layer_rule(&esp_snapshot_preview(state->snapshot)->plan, ui_selected_layer(state)))
         reason = "nothing was set for this layer alone";
     return reason;
 }
@@ -76,7 +77,9 @@ static const char *needs_cut(const ui_state *state)
 {
     const char *reason = needs_quiet(state);
 
-    return !reason && !esp_snapshot_has_cut(state->snapshot) ? "the plan keeps every weight: raise a ratio first" : reason;
+    return !reason && !esp_snapshot_has_cut(state->snapshot)
+               ? "the plan keeps every weight: raise a ratio first"
+               : reason;
 }
 
 static const char *needs_data(const ui_state *state)
@@ -90,12 +93,16 @@ static const char *needs_training(const ui_state *state)
 {
     const char *reason = needs_data(state);
 
-    return !reason && esp_snapshot_has_cut(state->snapshot) ? "the plan is not cut yet: x cuts it, 0 clears it" : reason;
+    return !reason && esp_snapshot_has_cut(state->snapshot)
+               ? "the plan is not cut yet: x cuts it, 0 clears it"
+               : reason;
 }
 
 static const char *needs_undo(const ui_state *state)
 {
-    return state->snapshot && state->snapshot->undo_to ? NULL : "nothing to undo: this is the version that was opened";
+    return state->snapshot && state->snapshot->undo_to
+               ? NULL
+               : "nothing to undo: this is the version that was opened";
 }
 
 static const char *needs_redo(const ui_state *state)
@@ -105,8 +112,9 @@ static const char *needs_redo(const ui_state *state)
 
 static int version_at_cursor(const ui_state *state)
 {
-    int ids[512], depths[512];
-    int count = state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, 512) : 0;
+    int ids[UI_MOST_VERSIONS], depths[UI_MOST_VERSIONS];
+    int count =
+        state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, UI_MOST_VERSIONS) : 0;
 
     return state->version_row < count ? ids[state->version_row] : 0;
 }
@@ -115,7 +123,9 @@ static const char *needs_other_version(const ui_state *state)
 {
     int id = version_at_cursor(state);
 
-    return id == 0 ? "there are no versions yet" : id == state->snapshot->current ? "this is the current version" : NULL;
+    return id == 0                          ? "there are no versions yet"
+           : id == state->snapshot->current ? "this is the current version"
+                                            : NULL;
 }
 
 static const char *needs_busy(const ui_state *state)
@@ -153,7 +163,7 @@ static void run_move(ui_state *state, const ui_action *action)
     static const struct {
         ui_action_id id;
         int delta;
-    } moves[] = {{UI_ACTION_UP, -1},        {UI_ACTION_DOWN, 1},      {UI_ACTION_PAGE_UP, -10},
+    } moves[] = {{UI_ACTION_UP, -1},        {UI_ACTION_DOWN, 1},       {UI_ACTION_PAGE_UP, -10},
                  {UI_ACTION_PAGE_DOWN, 10}, {UI_ACTION_FIRST, -10000}, {UI_ACTION_LAST, 10000}};
     const ui_view_ops *view = ui_view_of(state->view);
 
@@ -267,7 +277,8 @@ static void run_job(ui_state *state, const ui_action *action)
 static void run_finetune(ui_state *state, const ui_action *action)
 {
     (void)action;
-    ui_prompt_open(state, UI_PROMPT_EPOCHS, "2", "fine-tune version %d for how many epochs", state->snapshot->current);
+    ui_prompt_open(state, UI_PROMPT_EPOCHS, "2", "fine-tune version %d for how many epochs",
+                   state->snapshot->current);
 }
 
 static void run_save(ui_state *state, const ui_action *action)
@@ -326,8 +337,9 @@ static void run_quit(ui_state *state, const ui_action *action)
 
 static const ui_action table[UI_ACTION_COUNT] = {
 #define UI_SECTION(title)
-#define UI_ACTION(id, name, key, second, contexts, hint, partner, title, help, enabled, run)                         \
-    [UI_ACTION_##id] = {UI_ACTION_##id, name, key, second, contexts, hint, UI_ACTION_##partner, title, help, enabled, run},
+#define UI_ACTION(id, name, key, second, contexts, hint, partner, title, help, enabled, run)                 \
+    [UI_ACTION_##id] = {UI_ACTION_##id,      name,  key,  second,  contexts, hint,                           \
+                        UI_ACTION_##partner, title, help, enabled, run},
 #include "ui/actions.def"
 #undef UI_ACTION
 #undef UI_SECTION
@@ -341,7 +353,8 @@ typedef struct section_mark {
 
 static const section_mark marks[] = {
 #define UI_SECTION(title) {title, UI_ACTION_NONE},
-#define UI_ACTION(id, name, key, second, contexts, hint, partner, title, help, enabled, run) {NULL, UI_ACTION_##id},
+#define UI_ACTION(id, name, key, second, contexts, hint, partner, title, help, enabled, run)                 \
+    {NULL, UI_ACTION_##id},
 #include "ui/actions.def"
 #undef UI_ACTION
 #undef UI_SECTION
@@ -369,7 +382,8 @@ const ui_action *ui_action_for_key(ui_view_id view, ui_key key)
 {
     for (int id = 1; id < UI_ACTION_COUNT; id++) {
         const ui_action *action = &table[id];
-        if ((action->contexts & (1u << view)) && key != 0 && (action->key == key || action->second_key == key))
+        if ((action->contexts & (1u << view)) && key != 0 &&
+            (action->key == key || action->second_key == key))
             return action;
     }
     return NULL;
@@ -398,9 +412,11 @@ void ui_press(ui_state *state, ui_key key)
     if (!action) {
         action = action_elsewhere(key);
         if (action)
-            ui_say(state, UI_WARN, "%s: %s is not in this view", ui_key_name(key, false, name, sizeof name), action->title);
+            ui_say(state, UI_WARN, "%s: %s is not in this view", ui_key_name(key, false, name, sizeof name),
+                   action->title);
         else
-            ui_say(state, UI_WARN, "%s does nothing; ? shows the keys", ui_key_name(key, false, name, sizeof name));
+            ui_say(state, UI_WARN, "%s does nothing; ? shows the keys",
+                   ui_key_name(key, false, name, sizeof name));
         return;
     }
     const char *reason = action->enabled(state);
@@ -440,7 +456,8 @@ char *ui_action_keys(const ui_action *action, bool has_signs, char *buffer, size
 
     ui_key_name(action->key, has_signs, name, sizeof name);
     if (action->second_key)
-        snprintf(buffer, size, "%s %s", name, ui_key_name(action->second_key, has_signs, other, sizeof other));
+        snprintf(buffer, size, "%s %s", name,
+                 ui_key_name(action->second_key, has_signs, other, sizeof other));
     else
         snprintf(buffer, size, "%s", name);
     return buffer;
@@ -452,7 +469,8 @@ char *ui_hint_keys(const ui_action *action, bool has_signs, char *buffer, size_t
 
     ui_key_name(action->key, has_signs, name, sizeof name);
     if (action->partner)
-        snprintf(buffer, size, "%s/%s", name, ui_key_name(table[action->partner].key, has_signs, other, sizeof other));
+        snprintf(buffer, size, "%s/%s", name,
+                 ui_key_name(table[action->partner].key, has_signs, other, sizeof other));
     else
         snprintf(buffer, size, "%s", name);
     return buffer;
@@ -463,6 +481,7 @@ void ui_actions_print(FILE *stream)
     char keys[40];
 
     for (int id = 1; id < UI_ACTION_COUNT; id++)
-        fprintf(stream, "%s\t%s\t%s\t%s\t%s\n", ui_action_section((ui_action_id)id), ui_action_keys(&table[id], false, keys, sizeof keys), table[id].name,
-                table[id].title, table[id].help);
+        fprintf(stream, "%s\t%s\t%s\t%s\t%s\n", ui_action_section((ui_action_id)id),
+                ui_action_keys(&table[id], false, keys, sizeof keys), table[id].name, table[id].title,
+                table[id].help);
 }

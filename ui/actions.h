@@ -7,12 +7,12 @@
 #include "ui/state.h"
 
 /* Where a key means something: one bit per view. */
-#define UI_IN(view)     (1u << UI_VIEW_##view)
-#define UI_IN_LAYERS    UI_IN(LAYERS)
-#define UI_IN_SALIENCY  UI_IN(SALIENCY)
-#define UI_IN_HISTORY   UI_IN(HISTORY)
-#define UI_IN_PLANNING  (UI_IN(LAYERS) | UI_IN(SALIENCY) | UI_IN(GROUPS))
-#define UI_IN_ALL       ((1u << UI_VIEW_COUNT) - 1u)
+#define UI_IN(view)    (1u << UI_VIEW_##view)
+#define UI_IN_LAYERS   UI_IN(LAYERS)
+#define UI_IN_SALIENCY UI_IN(SALIENCY)
+#define UI_IN_HISTORY  UI_IN(HISTORY)
+#define UI_IN_PLANNING (UI_IN(LAYERS) | UI_IN(SALIENCY) | UI_IN(GROUPS))
+#define UI_IN_ALL      ((1u << UI_VIEW_COUNT) - 1u)
 
 typedef enum ui_action_id {
     UI_ACTION_NONE,

@@ -1,5 +1,6 @@
-/* The main loop. It sleeps in poll() on the terminal, the worker's pipe and a pipe that signal handlers write to; it
- * never waits for the engine. Whatever woke it, it takes all keys and all events there are, and draws once.
+/* The main loop. It sleeps in poll() on the terminal, the worker's pipe and a pipe that signal handlers write
+ * to; it never waits for the engine. Whatever woke it, it takes all keys and all events there are, and draws
+ * once.
  *
  * Signals need one piece of process-wide state: the pipe their handler writes to. */
 #include "ui/app.h"
@@ -161,7 +162,8 @@ static void trace_frame(app *a, double began_s)
 
     if (!a->trace)
         return;
-    fprintf(a->trace, "frame at_ms %.2f draw_ms %.2f\n", (now - a->start_s) * 1000.0, (now - began_s) * 1000.0);
+    fprintf(a->trace, "frame at_ms %.2f draw_ms %.2f\n", (now - a->start_s) * 1000.0,
+            (now - began_s) * 1000.0);
     if (a->key_s > 0 && (serial > a->key_serial || a->state.busy == 0)) {
         fprintf(a->trace, "answer key_to_screen_ms %.2f\n", (now - a->key_s) * 1000.0);
         a->key_s = 0;

@@ -1,5 +1,5 @@
-/* Cells and text. Every write is clipped here, so views may draw without thinking of edges. A wide code point occupies
- * its cell and the next, whose rune is 0; writing over either half blanks the other. */
+/* Cells and text. Every write is clipped here, so views may draw without thinking of edges. A wide code point
+ * occupies its cell and the next, whose rune is 0; writing over either half blanks the other. */
 #include "ui/canvas.h"
 
 #include <stdarg.h>
@@ -56,7 +56,10 @@ static ui_cell *cell_at(const ui_canvas *canvas, int x, int y)
     return &canvas->cells[y * canvas->width + x];
 }
 
-const ui_cell *ui_canvas_at(const ui_canvas *canvas, int x, int y) { return cell_at(canvas, x, y); }
+const ui_cell *ui_canvas_at(const ui_canvas *canvas, int x, int y)
+{
+    return cell_at(canvas, x, y);
+}
 
 /* 0 for what must not reach a terminal. */
 static int rune_width(uint32_t rune)
@@ -112,7 +115,11 @@ void ui_put(ui_canvas *canvas, int x, int y, uint32_t rune, ui_element element)
 static uint32_t next_rune(const char **text)
 {
     const unsigned char *bytes = (const unsigned char *)*text;
-    int length = bytes[0] < 0x80 ? 1 : bytes[0] >= 0xf0 && bytes[0] < 0xf5 ? 4 : bytes[0] >= 0xe0 && bytes[0] < 0xf0 ? 3 : bytes[0] >= 0xc2 && bytes[0] < 0xe0 ? 2 : 0;
+    int length = bytes[0] < 0x80                       ? 1
+                 : bytes[0] >= 0xf0 && bytes[0] < 0xf5 ? 4
+                 : bytes[0] >= 0xe0 && bytes[0] < 0xf0 ? 3
+                 : bytes[0] >= 0xc2 && bytes[0] < 0xe0 ? 2
+                                                       : 0;
     uint32_t rune = length == 1 ? bytes[0] : bytes[0] & (0xffu >> (length + 1));
 
     for (int i = 1; i < length; i++) {
@@ -147,7 +154,10 @@ int ui_text_width(const char *text)
     return width;
 }
 
-static uint32_t ellipsis(const ui_canvas *canvas) { return canvas->alphabet == UI_ASCII ? '~' : 0x2026; }
+static uint32_t ellipsis(const ui_canvas *canvas)
+{
+    return canvas->alphabet == UI_ASCII ? '~' : 0x2026;
+}
 
 /* Draws columns [0, width) of a text. */
 static int draw_text(ui_canvas *canvas, int x, int y, int width, const char *text, ui_element element)

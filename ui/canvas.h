@@ -1,5 +1,5 @@
-/* The cell buffer that views draw into: text, lines and charts as cells of a code point and a theme element. Nothing
- * here knows a terminal; screen.c puts the cells on one. */
+/* The cell buffer that views draw into: text, lines and charts as cells of a code point and a theme element.
+ * Nothing here knows a terminal; screen.c puts the cells on one. */
 #ifndef ESP_UI_CANVAS_H
 #define ESP_UI_CANVAS_H
 
@@ -13,14 +13,18 @@ typedef struct ui_rect {
     int x, y, width, height;
 } ui_rect;
 
-static inline bool ui_rect_is_empty(ui_rect rect) { return rect.width <= 0 || rect.height <= 0; }
+static inline bool ui_rect_is_empty(ui_rect rect)
+{
+    return rect.width <= 0 || rect.height <= 0;
+}
 
-/* The rectangle without the first `left` and last `right` columns, `top` and `bottom` rows; never negative. */
+/* The rectangle without the first `left` and last `right` columns, `top` and `bottom` rows; never negative.
+ */
 ui_rect ui_rect_shrink(ui_rect rect, int left, int top, int right, int bottom);
 
 typedef struct ui_cell {
-    uint32_t rune;      /* Unicode code point; 0: the right half of a wide one */
-    uint8_t element;    /* ui_element */
+    uint32_t rune;   /* Unicode code point; 0: the right half of a wide one */
+    uint8_t element; /* ui_element */
     uint8_t is_selected;
 } ui_cell;
 
@@ -30,7 +34,7 @@ typedef enum ui_alphabet { UI_BRAILLE, UI_BLOCK, UI_ASCII } ui_alphabet;
 typedef struct ui_canvas {
     int width, height;
     ui_alphabet alphabet;
-    bool is_mono;  /* signs must say what colours cannot */
+    bool is_mono;   /* signs must say what colours cannot */
     ui_cell *cells; /* [height, width] */
 } ui_canvas;
 
@@ -44,10 +48,12 @@ const ui_cell *ui_canvas_at(const ui_canvas *canvas, int x, int y);
 /* One cell; outside nothing happens. A wide code point takes two and becomes a blank at the right edge. */
 void ui_put(ui_canvas *canvas, int x, int y, uint32_t rune, ui_element element);
 
-/* UTF-8 text in at most `width` columns, cut with an ellipsis. Control characters and bytes that are no UTF-8 show as
+/* UTF-8 text in at most `width` columns, cut with an ellipsis. Control characters and bytes that are no UTF-8
+ * show as
  * '?'. Returns the columns used. */
 int ui_text(ui_canvas *canvas, int x, int y, int width, const char *text, ui_element element);
-int ui_textf(ui_canvas *canvas, int x, int y, int width, ui_element element, const char *format, ...) ESP_PRINTF(6, 7);
+int ui_textf(ui_canvas *canvas, int x, int y, int width, ui_element element, const char *format, ...)
+    ESP_PRINTF(6, 7);
 
 /* The same, ending at column x + width. */
 void ui_text_right(ui_canvas *canvas, int x, int y, int width, const char *text, ui_element element);

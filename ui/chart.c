@@ -1,5 +1,5 @@
-/* Alphabets as data: how finely a cell divides and what each filling looks like. ASCII is the same code with coarser
- * tables. */
+/* Alphabets as data: how finely a cell divides and what each filling looks like. ASCII is the same code with
+ * coarser tables. */
 #include "ui/chart.h"
 
 #include <math.h>
@@ -20,7 +20,10 @@ static const uint32_t eighths_up[] = {0x2581, 0x2582, 0x2583, 0x2584, 0x2585, 0x
 static const uint32_t ascii_across[] = {'='};
 static const uint32_t ascii_up[] = {'.', ':', '#'};
 
-#define SHADES {0x2591, 0x2591, 0x2592, 0x2592, 0x2593, 0x2593, 0x2588, 0x2588}
+#define SHADES                                                                                               \
+    {                                                                                                        \
+        0x2591, 0x2591, 0x2592, 0x2592, 0x2593, 0x2593, 0x2588, 0x2588                                       \
+    }
 
 static const alphabet_table tables[] = {
     [UI_BRAILLE] = {8, eighths_across, eighths_up, 0x2500, 0x2591, 2, 4, SHADES},
@@ -28,9 +31,15 @@ static const alphabet_table tables[] = {
     [UI_ASCII] = {1, ascii_across, ascii_up, '.', 'x', 1, 1, {' ', '.', ':', '-', '=', '+', '*', '#'}},
 };
 
-static const alphabet_table *table_of(const ui_canvas *canvas) { return &tables[canvas->alphabet]; }
+static const alphabet_table *table_of(const ui_canvas *canvas)
+{
+    return &tables[canvas->alphabet];
+}
 
-static int up_levels(const ui_canvas *canvas) { return canvas->alphabet == UI_ASCII ? 3 : 8; }
+static int up_levels(const ui_canvas *canvas)
+{
+    return canvas->alphabet == UI_ASCII ? 3 : 8;
+}
 
 /* Parts of `parts` for a share: what is there shows, what is not whole is not full. */
 static int filled_parts(double share, int parts)
@@ -67,8 +76,8 @@ void ui_bar(ui_canvas *canvas, int x, int y, int width, double share, ui_element
 }
 
 /* The cut part is drawn in whole cells of a lighter sign: a cell has one foreground only. */
-void ui_bar_split(ui_canvas *canvas, int x, int y, int width, double kept, double whole, ui_element kept_element,
-                  ui_element cut_element)
+void ui_bar_split(ui_canvas *canvas, int x, int y, int width, double kept, double whole,
+                  ui_element kept_element, ui_element cut_element)
 {
     int levels = table_of(canvas)->levels;
     int kept_parts = filled_parts(kept, width * levels);
@@ -87,8 +96,8 @@ void ui_column(ui_canvas *canvas, int x, ui_rect rect, double share, ui_element 
 
     for (int i = 0; i < rect.height && i * levels < parts; i++) {
         int here = parts - i * levels;
-        ui_put(canvas, x, rect.y + rect.height - 1 - i, table_of(canvas)->up[(here > levels ? levels : here) - 1],
-               element);
+        ui_put(canvas, x, rect.y + rect.height - 1 - i,
+               table_of(canvas)->up[(here > levels ? levels : here) - 1], element);
     }
 }
 
@@ -117,7 +126,10 @@ esp_status ui_dots_new(ui_canvas *canvas, ui_rect rect, ui_dots *out, esp_error 
 {
     const alphabet_table *table = table_of(canvas);
     size_t cells = ui_rect_is_empty(rect) ? 0 : (size_t)rect.width * (size_t)rect.height;
-    ui_dots dots = {.canvas = canvas, .rect = rect, .columns = rect.width * table->dots_x, .rows = rect.height * table->dots_y};
+    ui_dots dots = {.canvas = canvas,
+                    .rect = rect,
+                    .columns = rect.width * table->dots_x,
+                    .rows = rect.height * table->dots_y};
 
     *out = dots;
     dots.bits = esp_alloc_zero(cells, 2);
@@ -196,4 +208,7 @@ void ui_dots_draw(ui_dots *dots)
     dots->bits = NULL;
 }
 
-uint32_t ui_heat_rune(const ui_canvas *canvas, int step) { return table_of(canvas)->heat[step]; }
+uint32_t ui_heat_rune(const ui_canvas *canvas, int step)
+{
+    return table_of(canvas)->heat[step];
+}

@@ -1,5 +1,5 @@
-/* What surrounds the views. The status line is always there and always complete: baseline -> now for parameters, MACs,
- * latency and accuracy; what is not known yet is a dash. */
+/* What surrounds the views. The status line is always there and always complete: baseline -> now for
+ * parameters, MACs, latency and accuracy; what is not known yet is a dash. */
 #include "ui/frame.h"
 
 #include <math.h>
@@ -11,9 +11,15 @@
 #include "ui/chart.h"
 #include "ui/prompt.h"
 
-static const char *arrow(const ui_canvas *canvas) { return canvas->alphabet == UI_ASCII ? "->" : "\u2192"; }
+static const char *arrow(const ui_canvas *canvas)
+{
+    return canvas->alphabet == UI_ASCII ? "->" : "\u2192";
+}
 
-static const char *dash(const ui_canvas *canvas) { return canvas->alphabet == UI_ASCII ? "-" : "\u2013"; }
+static const char *dash(const ui_canvas *canvas)
+{
+    return canvas->alphabet == UI_ASCII ? "-" : "\u2013";
+}
 
 /* ---- tabs ---- */
 
@@ -34,7 +40,8 @@ static void draw_tabs(const ui_state *state, ui_canvas *canvas, ui_rect rect)
         if (view == UI_VIEW_HELP)
             snprintf(label, sizeof label, is_active ? " ? Help " : " ? ");
         else
-            snprintf(label, sizeof label, is_named ? " %d %s " : " %d ", view + 1, ui_view_of((ui_view_id)view)->title);
+            snprintf(label, sizeof label, is_named ? " %d %s " : " %d ", view + 1,
+                     ui_view_of((ui_view_id)view)->title);
         x += ui_text(canvas, x, rect.y, rect.width - x, label, is_active ? UI_TAB_ACTIVE : UI_TAB);
     }
     if (current && current->id != root->id)
@@ -67,7 +74,8 @@ static void count_figure(figure *out, const char *label, double before, double n
     }
 }
 
-static void latency_text(const ui_state *state, const ui_canvas *canvas, const esp_study_version *version, char *text, size_t size)
+static void latency_text(const ui_state *state, const ui_canvas *canvas, const esp_study_version *version,
+                         char *text, size_t size)
 {
     if (!version || version->metrics.latency_ms < 0)
         snprintf(text, size, "%s", dash(canvas));
@@ -77,8 +85,8 @@ static void latency_text(const ui_state *state, const ui_canvas *canvas, const e
         esp_format_duration(text, size, version->metrics.latency_ms / 1000.0);
 }
 
-static void accuracy_text(const ui_canvas *canvas, int64_t images, bool is_full, double top1, double error, char *text,
-                          size_t size)
+static void accuracy_text(const ui_canvas *canvas, int64_t images, bool is_full, double top1, double error,
+                          char *text, size_t size)
 {
     if (images == 0)
         snprintf(text, size, "%s", dash(canvas));
@@ -101,10 +109,10 @@ static void accuracy_figure(const ui_state *state, const ui_canvas *canvas, figu
 
     out->label = "top-1";
     out->element = UI_STRONG;
-    accuracy_text(canvas, before->eval_images, before->eval_is_full, before->top1, before->top1_error, out->before,
-                  sizeof out->before);
-    accuracy_text(canvas, images, is_plan ? snapshot->estimate.is_full : now->eval_is_full, top1, error, out->now,
-                  sizeof out->now);
+    accuracy_text(canvas, before->eval_images, before->eval_is_full, before->top1, before->top1_error,
+                  out->before, sizeof out->before);
+    accuracy_text(canvas, images, is_plan ? snapshot->estimate.is_full : now->eval_is_full, top1, error,
+                  out->now, sizeof out->now);
     if (images > 0 && before->eval_images > 0 && fabs(top1 - before->top1) > fmax(error, 0.05))
         out->element = top1 > before->top1 ? UI_GOOD : UI_BAD;
 }
@@ -197,7 +205,8 @@ static void draw_plan(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     ui_heading(canvas, rect.x, rect.y, rect.width, text);
     used = ui_text_width(text) + 4;
     room = rect.width - used - 6;
-    snprintf(text, sizeof text, "%s%s", data->is_open ? data->name : "no data", state->snapshot->has_study ? " + study" : "");
+    snprintf(text, sizeof text, "%s%s", data->is_open ? data->name : "no data",
+             state->snapshot->has_study ? " + study" : "");
     shorten_path(text);
     if (room < 8)
         return;
@@ -255,7 +264,8 @@ static void draw_progress(const ui_state *state, ui_canvas *canvas, ui_rect rect
     x += ui_textf(canvas, x, rect.y, end - x, UI_TEXT, "%3.0f%%  %s", 100.0 * share, progress->detail);
     if (!state->snapshot->hides_timings && progress->eta_s >= 0) {
         esp_format_duration(eta, sizeof eta, progress->eta_s);
-        ui_textf(canvas, x, rect.y, end - x, UI_DIM, "  %.0f %s/s  %s left", progress->rate, progress->unit, eta);
+        ui_textf(canvas, x, rect.y, end - x, UI_DIM, "  %.0f %s/s  %s left", progress->rate, progress->unit,
+                 eta);
     }
 }
 
@@ -270,7 +280,8 @@ static ui_cursor draw_message(const ui_state *state, ui_canvas *canvas, ui_rect 
     else if (state->has_progress)
         draw_progress(state, canvas, rect);
     else if (state->filter[0])
-        ui_textf(canvas, rect.x + 1, rect.y, rect.width - 2, UI_DIM, "layers with '%s' only; Esc shows all", state->filter);
+        ui_textf(canvas, rect.x + 1, rect.y, rect.width - 2, UI_DIM, "layers with '%s' only; Esc shows all",
+                 state->filter);
     return hidden;
 }
 
@@ -306,7 +317,8 @@ static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 
     if (state->prompt.kind != UI_PROMPT_NONE) {
         ui_text(canvas, x, rect.y, rect.width - 2,
-                ui_prompt_is_choice(&state->prompt) ? "y yes   n no" : "Enter accepts   Esc drops it   Ctrl-U clears",
+                ui_prompt_is_choice(&state->prompt) ? "y yes   n no"
+                                                    : "Enter accepts   Esc drops it   Ctrl-U clears",
                 UI_HINT);
         return;
     }
@@ -318,8 +330,8 @@ static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     for (int pass = 0; pass < 2; pass++)
         for (int id = 1; id < UI_ACTION_COUNT; id++) {
             const ui_action *action = ui_action_at((ui_action_id)id);
-            if (!(action->contexts & (1u << state->view)) || !action->hint[0] || is_standing(action) != (pass == 1) ||
-                action->enabled(state))
+            if (!(action->contexts & (1u << state->view)) || !action->hint[0] ||
+                is_standing(action) != (pass == 1) || action->enabled(state))
                 continue;
             int used = draw_hint(action, canvas, x, rect.y, pass == 0 ? end - standing : end);
             x += used > 0 ? used + 2 : 0;
@@ -330,8 +342,8 @@ static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 
 static void draw_too_small(ui_canvas *canvas)
 {
-    ui_textf(canvas, 0, canvas->height / 2, canvas->width, UI_WARN, "%dx%d is too small: at least %dx%d", canvas->width,
-             canvas->height, UI_LEAST_WIDTH, UI_LEAST_HEIGHT);
+    ui_textf(canvas, 0, canvas->height / 2, canvas->width, UI_WARN, "%dx%d is too small: at least %dx%d",
+             canvas->width, canvas->height, UI_LEAST_WIDTH, UI_LEAST_HEIGHT);
 }
 
 ui_cursor ui_draw_frame(ui_state *state, ui_canvas *canvas)

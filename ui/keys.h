@@ -7,23 +7,23 @@
 #include <stdint.h>
 
 /* Columns: NAME, text for people, sign where there are signs. Codes start above Unicode. */
-#define UI_KEY_LIST(X) \
-    X(UP, "Up", "\u2191") \
-    X(DOWN, "Down", "\u2193") \
-    X(LEFT, "Left", "\u2190") \
-    X(RIGHT, "Right", "\u2192") \
-    X(PAGE_UP, "PgUp", "PgUp") \
-    X(PAGE_DOWN, "PgDn", "PgDn") \
-    X(HOME, "Home", "Home") \
-    X(END, "End", "End") \
-    X(F1, "F1", "F1") \
-    X(DELETE, "Del", "Del") \
-    X(BACKSPACE, "Backspace", "Backspace") \
-    X(ENTER, "Enter", "\u21b5") \
-    X(ESCAPE, "Esc", "Esc") \
-    X(TAB, "Tab", "Tab") \
-    X(CTRL_R, "Ctrl-R", "Ctrl-R") \
-    X(CTRL_U, "Ctrl-U", "Ctrl-U") \
+#define UI_KEY_LIST(X)                                                                                       \
+    X(UP, "Up", "\u2191")                                                                                    \
+    X(DOWN, "Down", "\u2193")                                                                                \
+    X(LEFT, "Left", "\u2190")                                                                                \
+    X(RIGHT, "Right", "\u2192")                                                                              \
+    X(PAGE_UP, "PgUp", "PgUp")                                                                               \
+    X(PAGE_DOWN, "PgDn", "PgDn")                                                                             \
+    X(HOME, "Home", "Home")                                                                                  \
+    X(END, "End", "End")                                                                                     \
+    X(F1, "F1", "F1")                                                                                        \
+    X(DELETE, "Del", "Del")                                                                                  \
+    X(BACKSPACE, "Backspace", "Backspace")                                                                   \
+    X(ENTER, "Enter", "\u21b5")                                                                              \
+    X(ESCAPE, "Esc", "Esc")                                                                                  \
+    X(TAB, "Tab", "Tab")                                                                                     \
+    X(CTRL_R, "Ctrl-R", "Ctrl-R")                                                                            \
+    X(CTRL_U, "Ctrl-U", "Ctrl-U")                                                                            \
     X(RESIZE, "resize", "resize")
 
 enum {

@@ -1,7 +1,8 @@
-/* Rows from top to bottom: tabs, body (and side), plan, status, message, hints. They fill the screen without overlap. */
+/* Rows from top to bottom: tabs, body (and side), plan, status, message, hints. They fill the screen without
+ * overlap. */
 #include "ui/layout.h"
 
-#define ONE_STATUS_ROW_FROM 100 /* columns */
+#define ONE_STATUS_ROW_FROM 116 /* columns */
 
 ui_layout ui_layout_make(int width, int height, bool wants_side)
 {

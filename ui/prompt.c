@@ -1,4 +1,5 @@
-/* Questions and what their answers do. Enter answers, Esc drops the question; yes/no questions take one letter. */
+/* Questions and what their answers do. Enter answers, Esc drops the question; yes/no questions take one
+ * letter. */
 #include "ui/prompt.h"
 
 #include <stdarg.h>
@@ -26,7 +27,10 @@ bool ui_prompt_is_choice(const ui_prompt *prompt)
     return prompt->kind == UI_PROMPT_QUIT || prompt->kind == UI_PROMPT_OVERWRITE;
 }
 
-static void close_prompt(ui_state *state) { state->prompt.kind = UI_PROMPT_NONE; }
+static void close_prompt(ui_state *state)
+{
+    state->prompt.kind = UI_PROMPT_NONE;
+}
 
 /* ---- answers ---- */
 

@@ -1,8 +1,9 @@
-/* Curses, kept in one place. The terminal is put back on three ways out: ui_screen_close (normal ends and signals that
- * ask to end, which the main loop turns into normal ends), and a handler for signals that mean a crash. The handler uses
- * only what is safe in one: it writes the bytes that leave full-screen mode, which were computed when the screen was
- * opened, restores the line settings, and lets the signal do what it would have done. That needs two pieces of
- * process-wide state, as signals and terminals are process-wide themselves. */
+/* Curses, kept in one place. The terminal is put back on three ways out: ui_screen_close (normal ends and
+ * signals that ask to end, which the main loop turns into normal ends), and a handler for signals that mean a
+ * crash. The handler uses only what is safe in one: it writes the bytes that leave full-screen mode, which
+ * were computed when the screen was opened, restores the line settings, and lets the signal do what it would
+ * have done. That needs two pieces of process-wide state, as signals and terminals are process-wide
+ * themselves. */
 #include "ui/screen.h"
 
 #include <curses.h>
@@ -104,8 +105,10 @@ static esp_status check_terminal(esp_error *err)
                         name ? name : "");
     const char *move = tigetstr("cup");
     if (!move || move == (const char *)-1)
-        return esp_fail(err, ESP_UNSUPPORTED, "TERM is '%s', a terminal that cannot move its cursor; the workbench needs one that can",
-                        name ? name : "");
+        return esp_fail(
+            err, ESP_UNSUPPORTED,
+            "TERM is '%s', a terminal that cannot move its cursor; the workbench needs one that can",
+            name ? name : "");
     return ESP_OK;
 }
 
@@ -136,7 +139,8 @@ static attr_t curses_attributes(unsigned attributes)
            (attributes & UI_REVERSE ? A_REVERSE : 0) | (attributes & UI_UNDERLINE ? A_UNDERLINE : 0);
 }
 
-/* Bright colours on a terminal with eight: the plain one, bold; bright black, which may be invisible, is dim instead. */
+/* Bright colours on a terminal with eight: the plain one, bold; bright black, which may be invisible, is dim
+ * instead. */
 static ui_style fit_style(ui_style style)
 {
     if (COLORS < 16 && style.foreground == 8) {
@@ -177,10 +181,10 @@ static void define_common_keys(void)
     static const struct {
         const char *bytes;
         int code;
-    } keys[] = {{"\033[A", KEY_UP},     {"\033[B", KEY_DOWN},    {"\033[C", KEY_RIGHT}, {"\033[D", KEY_LEFT},
-                {"\033[H", KEY_HOME},   {"\033[F", KEY_END},     {"\033OH", KEY_HOME},  {"\033OF", KEY_END},
-                {"\033[1~", KEY_HOME},  {"\033[4~", KEY_END},    {"\033[7~", KEY_HOME}, {"\033[8~", KEY_END},
-                {"\033[5~", KEY_PPAGE}, {"\033[6~", KEY_NPAGE},  {"\033[3~", KEY_DC}};
+    } keys[] = {{"\033[A", KEY_UP},     {"\033[B", KEY_DOWN},   {"\033[C", KEY_RIGHT}, {"\033[D", KEY_LEFT},
+                {"\033[H", KEY_HOME},   {"\033[F", KEY_END},    {"\033OH", KEY_HOME},  {"\033OF", KEY_END},
+                {"\033[1~", KEY_HOME},  {"\033[4~", KEY_END},   {"\033[7~", KEY_HOME}, {"\033[8~", KEY_END},
+                {"\033[5~", KEY_PPAGE}, {"\033[6~", KEY_NPAGE}, {"\033[3~", KEY_DC}};
 
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
         if (key_defined(keys[i].bytes) == 0)
@@ -254,9 +258,15 @@ void ui_screen_close(ui_screen *screen)
 
 /* ---- size ---- */
 
-ui_theme ui_screen_theme(const ui_screen *screen) { return screen->theme; }
+ui_theme ui_screen_theme(const ui_screen *screen)
+{
+    return screen->theme;
+}
 
-ui_alphabet ui_screen_alphabet(const ui_screen *screen) { return screen->alphabet; }
+ui_alphabet ui_screen_alphabet(const ui_screen *screen)
+{
+    return screen->alphabet;
+}
 
 void ui_screen_size(const ui_screen *screen, int *width, int *height)
 {
@@ -302,10 +312,18 @@ static ui_key function_key(wint_t code)
     static const struct {
         wint_t code;
         ui_key key;
-    } keys[] = {{KEY_UP, UI_KEY_UP},       {KEY_DOWN, UI_KEY_DOWN},           {KEY_LEFT, UI_KEY_LEFT},
-                {KEY_RIGHT, UI_KEY_RIGHT}, {KEY_PPAGE, UI_KEY_PAGE_UP},       {KEY_NPAGE, UI_KEY_PAGE_DOWN},
-                {KEY_HOME, UI_KEY_HOME},   {KEY_END, UI_KEY_END},             {KEY_F(1), UI_KEY_F1},
-                {KEY_DC, UI_KEY_DELETE},   {KEY_BACKSPACE, UI_KEY_BACKSPACE}, {KEY_ENTER, UI_KEY_ENTER},
+    } keys[] = {{KEY_UP, UI_KEY_UP},
+                {KEY_DOWN, UI_KEY_DOWN},
+                {KEY_LEFT, UI_KEY_LEFT},
+                {KEY_RIGHT, UI_KEY_RIGHT},
+                {KEY_PPAGE, UI_KEY_PAGE_UP},
+                {KEY_NPAGE, UI_KEY_PAGE_DOWN},
+                {KEY_HOME, UI_KEY_HOME},
+                {KEY_END, UI_KEY_END},
+                {KEY_F(1), UI_KEY_F1},
+                {KEY_DC, UI_KEY_DELETE},
+                {KEY_BACKSPACE, UI_KEY_BACKSPACE},
+                {KEY_ENTER, UI_KEY_ENTER},
                 {KEY_RESIZE, UI_KEY_RESIZE}};
 
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
@@ -336,8 +354,8 @@ static ui_key plain_key(wint_t code)
     }
 }
 
-/* Sequences that the terminal's description does not know must not be taken for the letters in them. Returns whether
- * the escape just read began one; it is then read to its end. */
+/* Sequences that the terminal's description does not know must not be taken for the letters in them. Returns
+ * whether the escape just read began one; it is then read to its end. */
 static bool swallow_sequence(void)
 {
     wint_t code = 0;

@@ -1,5 +1,5 @@
-/* The terminal: the only file that calls curses. Opening it changes the terminal's state; closing, a fatal signal, or
- * the end of the program by any normal path puts it back. */
+/* The terminal: the only file that calls curses. Opening it changes the terminal's state; closing, a fatal
+ * signal, or the end of the program by any normal path puts it back. */
 #ifndef ESP_UI_SCREEN_H
 #define ESP_UI_SCREEN_H
 
@@ -8,9 +8,9 @@
 
 typedef struct ui_screen ui_screen;
 
-/* What the terminal can do, found before anything is changed. ESP_UNSUPPORTED when standard input or output is no
- * terminal, or TERM names one that cannot move its cursor; nothing was written then. `theme` may be NULL (chosen),
- * `is_ascii` forces the plainest alphabet. One screen at a time. */
+/* What the terminal can do, found before anything is changed. ESP_UNSUPPORTED when standard input or output
+ * is no terminal, or TERM names one that cannot move its cursor; nothing was written then. `theme` may be
+ * NULL (chosen), `is_ascii` forces the plainest alphabet. One screen at a time. */
 esp_status ui_screen_open(const char *theme, bool is_ascii, ui_screen **out, esp_error *err);
 
 /* Puts the terminal back; NULL is allowed. */

@@ -12,7 +12,10 @@ static const ui_view_ops *const views[UI_VIEW_COUNT] = {
 #undef UI_VIEW_TABLE
 };
 
-const ui_view_ops *ui_view_of(ui_view_id view) { return views[view]; }
+const ui_view_ops *ui_view_of(ui_view_id view)
+{
+    return views[view];
+}
 
 /* ---- messages ---- */
 
@@ -60,9 +63,9 @@ static void follow_version(ui_state *state)
         state->layer = preview->layers.count - 1;
     if (state->layer < 0)
         state->layer = 0;
-    int ids[512], depths[512];
-    int count = ui_version_tree(state->snapshot->versions, ids, depths, 512);
-    for (int i = 0; i < count && i < 512; i++)
+    int ids[UI_MOST_VERSIONS], depths[UI_MOST_VERSIONS];
+    int count = ui_version_tree(state->snapshot->versions, ids, depths, UI_MOST_VERSIONS);
+    for (int i = 0; i < count; i++)
         if (ids[i] == state->snapshot->current)
             state->version_row = i;
     ui_look_at_layer(state);
@@ -103,7 +106,8 @@ void ui_state_take_event(ui_state *state, const esp_event *event)
         say_cancelled(state, event);
     else
         ui_say_failure(state, event->status, &event->error);
-    if (strcmp(event->title, "open") == 0 && event->status != ESP_OK && !esp_snapshot_preview(state->snapshot)) {
+    if (strcmp(event->title, "open") == 0 && event->status != ESP_OK &&
+        !esp_snapshot_preview(state->snapshot)) {
         state->failure = event->status;
         state->failure_error = event->error;
         state->wants_quit = true;
@@ -127,8 +131,9 @@ const esp_layer *ui_selected_layer(const ui_state *state)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
 
-    return preview && state->layer >= 0 && state->layer < preview->layers.count ? &preview->layers.items[state->layer]
-                                                                               : NULL;
+    return preview && state->layer >= 0 && state->layer < preview->layers.count
+               ? &preview->layers.items[state->layer]
+               : NULL;
 }
 
 const esp_preview_layer *ui_selected_preview(const ui_state *state)
@@ -161,7 +166,8 @@ void ui_look_at_layer(ui_state *state)
     esp_error err = {0};
 
     if (state->session && ui_selected_layer(state))
-        ui_say_failure(state, esp_session_select_layer(state->session, state->layer, state->criterion, &err), &err);
+        ui_say_failure(state, esp_session_select_layer(state->session, state->layer, state->criterion, &err),
+                       &err);
 }
 
 void ui_move_layer(ui_state *state, int delta)
@@ -182,7 +188,8 @@ void ui_move_layer(ui_state *state, int delta)
 
 /* ---- versions ---- */
 
-static void walk_tree(const esp_versions *versions, int parent, int depth, int *ids, int *depths, int max, int *count)
+static void walk_tree(const esp_versions *versions, int parent, int depth, int *ids, int *depths, int max,
+                      int *count)
 {
     for (int i = 0; i < versions->count; i++) {
         const esp_study_version *version = &versions->items[i];

@@ -1,5 +1,5 @@
-/* What the workbench shows and where its cursors are. One struct, owned by the UI thread; the engine's side of things is
- * in the snapshot, which is only read. */
+/* What the workbench shows and where its cursors are. One struct, owned by the UI thread; the engine's side
+ * of things is in the snapshot, which is only read. */
 #ifndef ESP_UI_STATE_H
 #define ESP_UI_STATE_H
 
@@ -20,7 +20,7 @@ typedef enum ui_view_id {
 #define UI_VIEW_ENUM(name, table) UI_VIEW_##name,
     UI_VIEW_LIST(UI_VIEW_ENUM)
 #undef UI_VIEW_ENUM
-    UI_VIEW_COUNT
+        UI_VIEW_COUNT
 } ui_view_id;
 
 typedef enum ui_prompt_kind {
@@ -44,19 +44,19 @@ typedef struct ui_state {
     const esp_snapshot *snapshot; /* own reference; NULL before the first */
 
     ui_view_id view, view_before_help;
-    int layer;        /* selected layer of the current version */
-    int layer_top;    /* first row of the table on screen */
+    int layer;     /* selected layer of the current version */
+    int layer_top; /* first row of the table on screen */
     int criterion;
     bool shows_scatter;
-    int version_row;  /* selected row of the history */
+    int version_row; /* selected row of the history */
     int history_top, help_top;
     char filter[64];
 
     ui_prompt prompt;
     char message[512];
     ui_element message_element;
-    uint64_t seen_message;     /* serial of the last snapshot message taken over */
-    int seen_version;          /* current version of the last snapshot */
+    uint64_t seen_message; /* serial of the last snapshot message taken over */
+    int seen_version;      /* current version of the last snapshot */
     bool has_progress;
     esp_progress_copy progress;
     const char *running_title; /* of the job that reports progress */
@@ -64,7 +64,7 @@ typedef struct ui_state {
     size_t demanded;
 
     bool wants_quit;
-    esp_status failure;        /* the model could not be opened: the program ends with it */
+    esp_status failure; /* the model could not be opened: the program ends with it */
     esp_error failure_error;
 } ui_state;
 
@@ -110,7 +110,8 @@ void ui_look_at_layer(ui_state *state);
 /* Jobs that are not yet over, without the ones nobody asked for. */
 bool ui_is_busy(const ui_state *state);
 
-/* Versions in the order of the tree: fills at most `max` ids and depths; returns how many there are. */
+/* Versions in the order of the tree: fills at most `max` ids and depths; returns how many it filled. */
+#define UI_MOST_VERSIONS 512
 int ui_version_tree(const esp_versions *versions, int *ids, int *depths, int max);
 
 #endif

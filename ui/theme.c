@@ -11,7 +11,8 @@ typedef struct theme_row {
 } theme_row;
 
 static const theme_row rows[UI_ELEMENT_COUNT] = {
-#define UI_ELEMENT(name, fg256, bg256, fg16, bg16, mono, attributes) {fg256, bg256, fg16, bg16, mono, attributes},
+#define UI_ELEMENT(name, fg256, bg256, fg16, bg16, mono, attributes)                                         \
+    {fg256, bg256, fg16, bg16, mono, attributes},
 #include "ui/theme.def"
 #undef UI_ELEMENT
 };
@@ -39,7 +40,10 @@ static unsigned parse_attributes(const char *letters)
     unsigned attributes = 0;
 
     for (; *letters; letters++)
-        attributes |= *letters == 'B' ? UI_BOLD : *letters == 'D' ? UI_FAINT_TEXT : *letters == 'R' ? UI_REVERSE : UI_UNDERLINE;
+        attributes |= *letters == 'B'   ? UI_BOLD
+                      : *letters == 'D' ? UI_FAINT_TEXT
+                      : *letters == 'R' ? UI_REVERSE
+                                        : UI_UNDERLINE;
     return attributes;
 }
 
@@ -90,4 +94,7 @@ esp_status ui_theme_parse(const char *word, ui_theme *out, esp_error *err)
     return ESP_INVALID;
 }
 
-const char *ui_theme_word(ui_theme theme) { return words[theme]; }
+const char *ui_theme_word(ui_theme theme)
+{
+    return words[theme];
+}

@@ -37,7 +37,8 @@ typedef enum ui_theme {
 /* How an element looks. The selected row of a list keeps its elements' foregrounds on another background. */
 ui_style ui_theme_style(ui_theme theme, ui_element element, bool is_selected);
 
-/* The best theme for a terminal with `colors` colours; mono when NO_COLOR is set (`no_color` its value, or NULL). */
+/* The best theme for a terminal with `colors` colours; mono when NO_COLOR is set (`no_color` its value, or
+ * NULL). */
 ui_theme ui_theme_choose(int colors, const char *no_color);
 
 /* By word; unknown words name the nearest. */

@@ -10,6 +10,7 @@
 #include "graph/layers.h"
 #include "io/dataset.h"
 #include "io/onnx.h"
+#include "prune/counts.h"
 #include "prune/surgery.h"
 #include "train/evaluate.h"
 
@@ -45,7 +46,7 @@ static esp_status measure_side(esp_cli *cli, side *it, const esp_option_list *in
         status = esp_infer(it->graph, 1, shapes, shape_count, &inferred, err);
     }
     if (status == ESP_OK) {
-        status = esp_graph_count(it->graph, inferred, &it->counts, err);
+        status = esp_model_count(it->graph, inferred, &it->counts, err);
     }
     if (status == ESP_OK) {
         const esp_latency_options options = {

@@ -10,6 +10,7 @@
 #include "graph/layers.h"
 #include "graph/op.h"
 #include "io/onnx.h"
+#include "prune/counts.h"
 #include "prune/coupling.h"
 #include "prune/roles.h"
 
@@ -54,7 +55,7 @@ static esp_status load(inspection *it, const esp_option_list *input_items, esp_e
                            : esp_fail_memory(err, "the layers' roles", 0);
     }
     if (status == ESP_OK) {
-        status = esp_graph_count(it->graph, it->one, &it->counts, err);
+        status = esp_model_count(it->graph, it->one, &it->counts, err);
     }
     return status;
 }

@@ -121,7 +121,7 @@ esp_status esp_builder_input(esp_builder *builder, const char *name, esp_dtype d
     const char *batch = esp_arena_strdup(builder->arena, has_batch_name ? batch_name : "N");
     if (batch == NULL)
         return esp_builder_no_memory(err);
-    int index;
+    int index = -1;
     esp_status status = define_value(builder, name, "input", &index, err);
     if (status != ESP_OK)
         return status;
@@ -140,7 +140,7 @@ esp_status esp_builder_constant(esp_builder *builder, const char *name, const es
                                 esp_error *err)
 {
     *out = -1;
-    int index;
+    int index = -1;
     esp_status status = define_value(builder, name, "constant", &index, err);
     if (status != ESP_OK)
         return status;

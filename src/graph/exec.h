@@ -39,14 +39,17 @@ const esp_view *esp_exec_value(const esp_exec *exec, int value);
 /* ESP_CANCELLED when the token was set. Errors name the node. */
 esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_error *err);
 
-/* Training: where to put dLoss/d(output) before esp_exec_backward; same shape as the output. */
+/* Training: where to put dLoss/d(output), after forward and before every esp_exec_backward; same shape as the
+ * output. An output whose gradient was never asked for counts as zero. NULL when the executor is for
+ * evaluation. */
 const esp_view *esp_exec_output_grad(esp_exec *exec, int index);
 
 /* Gradients of all trainable params into their `grad` (overwritten). */
 esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_error *err);
 
 /* Gradient of the loss with respect to graph input `index` after backward, when asked before: tests use it.
- */
+ * Asking compiles again: views taken before are void. NULL when it was not asked for or no gradient reaches
+ * the input. */
 esp_status esp_exec_want_input_grad(esp_exec *exec, int index, esp_error *err);
 const esp_view *esp_exec_input_grad(const esp_exec *exec, int index);
 

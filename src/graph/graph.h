@@ -49,8 +49,7 @@ typedef struct esp_value {
 } esp_value;
 
 typedef struct esp_node {
-    const char
-        *name; /* unique, never empty: made from the operator and first output when the file had none */
+    const char *name; /* unique, never empty: operator and first output when the file had none */
     const esp_op *op;
     int input_count, output_count;
     const int *inputs;  /* value indices; -1 for an absent optional input */

@@ -23,12 +23,11 @@ typedef enum esp_channel_rule {
 typedef enum esp_op_flag {
     ESP_OP_VIEW = 1, /* the output is input 0's memory under another shape (when input 0 is not a constant) */
     ESP_OP_IN_PLACE = 2, /* evaluation may write output 0 over input 0 when that dies here and shapes agree */
-    ESP_OP_SHAPE_ONLY = 4, /* result depends on shapes, not on contents, of input 0 (Shape) */
+    ESP_OP_SHAPE_ONLY = 4, /* depends on input 0's shape alone (Shape): ties no channels, whatever the rule */
     ESP_OP_LOGITS = 8,     /* turns logits into probabilities at the end of a classifier (Softmax) */
-    ESP_OP_KEEPS_ZERO =
-        16, /* 0 in gives 0 out, element-wise (Relu, ...): used for constants behind cut filters */
-    ESP_OP_POINTWISE = 32, /* acts on each spatial position alone (element-wise, batch-norm) */
-    ESP_OP_EVAL_VIEW = 64, /* as ESP_OP_VIEW, but at evaluation only (Dropout) */
+    ESP_OP_KEEPS_ZERO = 16, /* 0 in gives 0 out, element-wise (Relu): for constants behind cut filters */
+    ESP_OP_POINTWISE = 32,  /* acts on each spatial position alone (element-wise, batch-norm) */
+    ESP_OP_EVAL_VIEW = 64,  /* as ESP_OP_VIEW, but at evaluation only (Dropout) */
 } esp_op_flag;
 
 /* What backward reads. */
@@ -52,8 +51,8 @@ typedef struct esp_infer_context {
     const esp_node *node;
     int64_t opset;
     int input_count;
-    const esp_view *const
-        *inputs; /* shape and dtype always; data NULL unless the value is known; NULL = absent */
+    /* Shape and dtype always; data NULL unless the value is known. NULL = absent. */
+    const esp_view *const *inputs;
     int output_count;
     esp_view *outputs; /* to fill: dtype and shape */
 } esp_infer_context;
@@ -88,8 +87,7 @@ typedef struct esp_narrow_context {
     int64_t input_kept_count;
     const int64_t *output_kept;
     int64_t output_kept_count;
-    const int64_t
-        *output_source; /* per old output channel: old input channel it comes from, or -1 = padding */
+    const int64_t *output_source; /* per old output channel: old input channel, or -1 = padding */
     /* results: replacements for constant inputs (NULL = unchanged) and for attributes */
     esp_tensor *new_inputs[8];
     esp_attr new_attrs[8]; /* `ints` memory comes from `arena` */
@@ -111,9 +109,8 @@ struct esp_op {
     esp_status (*backward)(const esp_op_context *context, esp_error *err); /* NULL: no gradient passes */
     size_t (*scratch)(const esp_op_context *context, int slots); /* bytes; views have shapes but no data */
     size_t (*saved)(const esp_op_context *context);              /* bytes; NULL: nothing is saved */
-    int64_t (*macs)(
-        const esp_infer_context *context); /* multiply-accumulates per run; NULL: 0 (METHODS.md 4) */
-    bool (*layer)(const esp_node *node, esp_layer_form *form); /* NULL unless it is a layer (rule CUT) */
+    int64_t (*macs)(const esp_infer_context *context);           /* per run; NULL: 0 (METHODS.md section 4) */
+    bool (*layer)(const esp_node *node, esp_layer_form *form);   /* NULL unless it is a layer (rule CUT) */
     esp_status (*narrow)(esp_narrow_context *context, esp_error *err); /* NULL: nothing to rewrite */
     esp_channel_rule rule;
     unsigned flags;     /* esp_op_flag */

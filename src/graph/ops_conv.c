@@ -4,6 +4,8 @@
 #include "graph/ops.h"
 #include "tensor/conv.h"
 
+_Static_assert(sizeof(esp_conv_geometry) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
+
 static esp_status check_weight(const esp_infer_context *context, esp_error *err)
 {
     const esp_shape *x = &context->inputs[0]->shape, *w = &context->inputs[1]->shape;

@@ -104,6 +104,8 @@ typedef struct transpose_plan {
     esp_shape y;
 } transpose_plan;
 
+_Static_assert(sizeof(transpose_plan) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
+
 static esp_status read_permutation(const esp_node *node, int rank, int64_t perm[ESP_MAX_RANK], esp_error *err)
 {
     bool is_used[ESP_MAX_RANK] = {false};

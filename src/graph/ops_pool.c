@@ -8,6 +8,8 @@
 #include "tensor/elementwise.h"
 #include "tensor/pool2d.h"
 
+_Static_assert(sizeof(esp_pool2d_geometry) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
+
 /* ---- MaxPool and AveragePool: x [N,C,H,W] ---- */
 
 static bool is_ceil(const esp_node *node)
@@ -150,6 +152,8 @@ typedef struct mean_plan {
     int64_t reduced_count;
     esp_pool2d_geometry planes;
 } mean_plan;
+
+_Static_assert(sizeof(mean_plan) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
 
 /* Which axes go. Newer versions take the axes as input 1; none means all, or nothing with
  * noop_with_empty_axes. */

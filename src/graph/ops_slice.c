@@ -16,6 +16,8 @@ typedef struct slice_plan {
     esp_shape y;
 } slice_plan;
 
+_Static_assert(sizeof(slice_plan) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
+
 /* What the node asks for, per axis: from starts[] by steps[], counts[] times. */
 typedef struct slice_bounds {
     int64_t starts[ESP_MAX_RANK], steps[ESP_MAX_RANK];
@@ -229,6 +231,8 @@ typedef struct pad_plan {
     int64_t x_strides[ESP_MAX_RANK], y_strides[ESP_MAX_RANK];
     bool is_empty;
 } pad_plan;
+
+_Static_assert(sizeof(pad_plan) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
 
 /* Amounts at both ends of every axis; negative ones crop. */
 static esp_status read_pads(const esp_infer_context *context, int64_t begin[ESP_MAX_RANK],

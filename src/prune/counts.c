@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "graph/op.h"
+#include "prune/slots.h"
 
 int64_t esp_layer_weight_elements(const esp_layer *layer)
 {
@@ -94,4 +95,55 @@ esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *couplin
     esp_free(is_done);
     *out = counts;
     return ESP_OK;
+}
+
+esp_status esp_model_count_with(const esp_graph *graph, const esp_inferred *inferred, const esp_layers *layers,
+                                const esp_mask *masks, esp_counts *out, esp_error *err)
+{
+    esp_coupling *coupling = NULL;
+    bool *is_removable = NULL;
+    esp_counts whole = {0};
+    esp_role *roles = esp_alloc_zero((size_t)layers->count, sizeof *roles);
+    esp_status status = roles ? ESP_OK : esp_fail_memory(err, "counts", (size_t)layers->count * sizeof *roles);
+
+    if (status == ESP_OK)
+        status = esp_roles_find(graph, layers, roles, err);
+    if (status == ESP_OK)
+        status = esp_coupling_new(graph, inferred, layers, &coupling, err);
+    if (status == ESP_OK) {
+        size_t limit = (size_t)esp_coupling_slot_limit(coupling);
+        is_removable = esp_alloc_zero(limit, sizeof *is_removable);
+        status = is_removable ? ESP_OK : esp_fail_memory(err, "counts", limit * sizeof *is_removable);
+    }
+    if (status == ESP_OK)
+        status = esp_slots_removable(coupling, layers, masks, is_removable, err);
+    if (status == ESP_OK)
+        status = esp_graph_count(graph, inferred, &whole, err);
+    if (status == ESP_OK)
+        status = esp_masked_counts(graph, coupling, layers, roles, masks, is_removable, &whole, out, err);
+    esp_coupling_free(coupling);
+    esp_free(is_removable);
+    esp_free(roles);
+    return status;
+}
+
+esp_status esp_model_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out, esp_error *err)
+{
+    esp_layers layers = {0};
+    esp_mask *masks = NULL;
+    esp_status status = esp_layers_list(graph, inferred, &layers, err);
+
+    if (status == ESP_OK) {
+        masks = esp_alloc_zero((size_t)layers.count, sizeof *masks);
+        status = masks ? ESP_OK : esp_fail_memory(err, "counts", (size_t)layers.count * sizeof *masks);
+    }
+    for (int l = 0; status == ESP_OK && l < layers.count; l++)
+        status = esp_mask_of_layer(graph, &layers.items[l], &masks[l], err);
+    if (status == ESP_OK)
+        status = esp_model_count_with(graph, inferred, &layers, masks, out, err);
+    for (int l = 0; masks && l < layers.count; l++)
+        esp_mask_free(&masks[l]);
+    esp_free(masks);
+    esp_layers_free(&layers);
+    return status;
 }

@@ -229,38 +229,23 @@ static esp_status count_cut(surgery *self, const esp_graph *cut, esp_counts *out
 {
     esp_inferred *inferred = NULL;
     esp_layers layers = {0};
-    esp_coupling *coupling = NULL;
     esp_mask *masks = NULL;
-    esp_role *roles = NULL;
-    bool *is_removable = NULL;
-    esp_counts whole;
     esp_status status = esp_infer(cut, 1, self->input_shapes, self->input_shape_count, &inferred, err);
     if (status == ESP_OK)
         status = esp_layers_list(cut, inferred, &layers, err);
-    if (status == ESP_OK)
-        status = esp_coupling_new(cut, inferred, &layers, &coupling, err);
-    if (status == ESP_OK)
-        status = esp_graph_count(cut, inferred, &whole, err);
     if (status != ESP_OK)
         goto done;
     masks = esp_alloc_zero((size_t)layers.count, sizeof *masks);
-    roles = esp_alloc_zero((size_t)layers.count, sizeof *roles);
-    is_removable = esp_alloc_zero((size_t)esp_coupling_slot_limit(coupling), sizeof *is_removable);
-    if (masks == NULL || roles == NULL || is_removable == NULL)
+    if (masks == NULL)
         status = esp_fail_memory(err, "counts", (size_t)layers.count * sizeof *masks);
     for (int i = 0; status == ESP_OK && i < layers.count; i++)
         status = mask_of_cut_layer(self, cut, &layers.items[i], &masks[i], err);
     if (status == ESP_OK)
-        status = esp_roles_find(cut, &layers, roles, err);
-    if (status == ESP_OK)
-        status = esp_masked_counts(cut, coupling, &layers, roles, masks, is_removable, &whole, out, err);
+        status = esp_model_count_with(cut, inferred, &layers, masks, out, err);
 done:
     for (int i = 0; masks != NULL && i < layers.count; i++)
         esp_mask_free(&masks[i]);
     esp_free(masks);
-    esp_free(roles);
-    esp_free(is_removable);
-    esp_coupling_free(coupling);
     esp_layers_free(&layers);
     esp_inferred_free(inferred);
     return status;

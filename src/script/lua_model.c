@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "io/onnx.h"
+#include "prune/counts.h"
 #include "prune/criteria.h"
 #include "prune/surgery.h"
 #include "script/binding.h"
@@ -115,7 +116,7 @@ static int model_counts(lua_State *L)
     const layer_list *list = push_layer_list(L, graph);
     esp_counts counts = {0};
     esp_error err = {0};
-    esp_lua_check(L, esp_graph_count(graph, list->inferred, &counts, &err), &err);
+    esp_lua_check(L, esp_model_count(graph, list->inferred, &counts, &err), &err);
     esp_lua_push_counts(L, &counts);
     return 1;
 }

@@ -1,5 +1,5 @@
-/* Edits work on a copy that replaces the plan when everything went well. Ratios are kept on a grid of thousandths, so
- * that going up and down by keys meets the same numbers again. */
+/* Edits work on a copy that replaces the plan when everything went well. Ratios are kept on a grid of
+ * thousandths, so that going up and down by keys meets the same numbers again. */
 #include "study/plan_edit.h"
 
 #include <math.h>
@@ -70,7 +70,8 @@ static void drop_all_rules(esp_plan *plan)
 }
 
 /* The layer's own rule is moved to the end, where it wins over patterns. */
-static esp_status set_rule(esp_plan *plan, const esp_layer *layer, double ratio, bool is_ignored, esp_error *err)
+static esp_status set_rule(esp_plan *plan, const esp_layer *layer, double ratio, bool is_ignored,
+                           esp_error *err)
 {
     int index = rule_index(plan, layer);
     int groups = index < 0 ? 0 : plan->rules[index].groups;
@@ -87,14 +88,16 @@ static void set_ratios(esp_plan *plan, double amount, bool is_relative)
     plan->border_ratio = clamp_ratio(amount + (is_relative ? plan->border_ratio : 0.0));
 }
 
-static esp_status edit_layer(esp_plan *plan, const esp_layer *layer, const esp_plan_edit *edit, esp_error *err)
+static esp_status edit_layer(esp_plan *plan, const esp_layer *layer, const esp_plan_edit *edit,
+                             esp_error *err)
 {
     const esp_plan_rule *own = esp_plan_layer_rule(plan, layer);
     int index = rule_index(plan, layer);
 
     switch (edit->kind) {
     case ESP_EDIT_LAYER_RATIO_ADD:
-        return set_rule(plan, layer, clamp_ratio(esp_plan_layer_ratio(plan, layer) + edit->amount), false, err);
+        return set_rule(plan, layer, clamp_ratio(esp_plan_layer_ratio(plan, layer) + edit->amount), false,
+                        err);
     case ESP_EDIT_LAYER_RATIO_SET:
         return set_rule(plan, layer, clamp_ratio(edit->amount), false, err);
     case ESP_EDIT_LAYER_IGNORE:
@@ -106,7 +109,8 @@ static esp_status edit_layer(esp_plan *plan, const esp_layer *layer, const esp_p
     }
 }
 
-esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const esp_plan_edit *edit, esp_error *err)
+esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const esp_plan_edit *edit,
+                               esp_error *err)
 {
     esp_plan next;
     esp_status status = esp_plan_clone(plan, &next, err);
@@ -134,7 +138,8 @@ esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const e
     default:
         status = edit->layer >= 0 && edit->layer < layers->count
                      ? edit_layer(&next, &layers->items[edit->layer], edit, err)
-                     : esp_fail(err, ESP_INVALID, "plan: layer %d, expected 0 to %d", edit->layer, layers->count - 1);
+                     : esp_fail(err, ESP_INVALID, "plan: layer %d, expected 0 to %d", edit->layer,
+                                layers->count - 1);
     }
     if (status != ESP_OK) {
         esp_plan_free(&next);

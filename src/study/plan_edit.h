@@ -1,5 +1,5 @@
-/* Small changes of a plan, as keys make them: the workbench sends what to change, never a whole plan, so that no key is
- * lost when several wait. */
+/* Small changes of a plan, as keys make them: the workbench sends what to change, never a whole plan, so that
+ * no key is lost when several wait. */
 #ifndef ESP_STUDY_PLAN_EDIT_H
 #define ESP_STUDY_PLAN_EDIT_H
 
@@ -14,12 +14,12 @@ typedef enum esp_plan_edit_kind {
     ESP_EDIT_RATIO_SET,       /* every ratio of the plan, to `amount` */
     ESP_EDIT_LAYER_RATIO_ADD, /* the layer's own ratio, starting from what holds for it now */
     ESP_EDIT_LAYER_RATIO_SET,
-    ESP_EDIT_LAYER_IGNORE,    /* toggles */
-    ESP_EDIT_LAYER_RESET,     /* drops what was said about the layer */
-    ESP_EDIT_GROUPS_ADD,      /* groups of SG, by `amount` */
+    ESP_EDIT_LAYER_IGNORE, /* toggles */
+    ESP_EDIT_LAYER_RESET,  /* drops what was said about the layer */
+    ESP_EDIT_GROUPS_ADD,   /* groups of SG, by `amount` */
     ESP_EDIT_METHOD_NEXT,
     ESP_EDIT_MODE_NEXT,
-    ESP_EDIT_RESET,           /* all ratios 0, no rules */
+    ESP_EDIT_RESET, /* all ratios 0, no rules */
 } esp_plan_edit_kind;
 
 typedef struct esp_plan_edit {
@@ -29,7 +29,8 @@ typedef struct esp_plan_edit {
 } esp_plan_edit;
 
 /* Changes `plan` in place, clamping to what is allowed. On failure the plan is unchanged. */
-esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const esp_plan_edit *edit, esp_error *err);
+esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const esp_plan_edit *edit,
+                               esp_error *err);
 
 /* The rule that is about this layer alone (its weight's name as pattern), or NULL. */
 const esp_plan_rule *esp_plan_layer_rule(const esp_plan *plan, const esp_layer *layer);

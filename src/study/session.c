@@ -1,7 +1,8 @@
 /* Life of a session, its commands (each makes a job), and the snapshots it posts.
  *
- * `now` is the snapshot being composed: only the worker thread touches it, and posting copies its pointers into a new
- * immutable snapshot. So an operation sets the parts it changed and posts; a failure before that changes nothing. */
+ * `now` is the snapshot being composed: only the worker thread touches it, and posting copies its pointers
+ * into a new immutable snapshot. So an operation sets the parts it changed and posts; a failure before that
+ * changes nothing. */
 #include "study/session.h"
 
 #include <stdarg.h>
@@ -91,16 +92,25 @@ void esp_session_free(esp_session *session)
 
 /* ---- snapshots and messages ---- */
 
-int esp_session_fd(const esp_session *session) { return esp_worker_fd(session->worker); }
+int esp_session_fd(const esp_session *session)
+{
+    return esp_worker_fd(session->worker);
+}
 
 bool esp_session_next_event(esp_session *session, esp_event *out)
 {
     return esp_worker_next_event(session->worker, out);
 }
 
-size_t esp_session_busy(esp_session *session) { return esp_worker_busy(session->worker); }
+size_t esp_session_busy(esp_session *session)
+{
+    return esp_worker_busy(session->worker);
+}
 
-size_t esp_session_demanded(esp_session *session) { return esp_worker_demanded(session->worker); }
+size_t esp_session_demanded(esp_session *session)
+{
+    return esp_worker_demanded(session->worker);
+}
 
 const esp_snapshot *esp_session_snapshot(esp_session *session)
 {
@@ -271,4 +281,7 @@ esp_status esp_session_go(esp_session *session, int version, esp_error *err)
     return submit_plain(session, "go", ESP_JOB_URGENT, esp_session_run_go, NULL, version, err);
 }
 
-void esp_session_cancel(esp_session *session) { esp_worker_cancel_all(session->worker); }
+void esp_session_cancel(esp_session *session)
+{
+    esp_worker_cancel_all(session->worker);
+}

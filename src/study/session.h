@@ -1,6 +1,6 @@
-/* A session: the open model with its versions, its data and a plan, owned by a worker thread. Every function here may
- * be called from one other thread (the UI's); what takes time becomes a job, and the answer arrives as an event and a
- * new snapshot. The session itself is changed by the worker thread only. */
+/* A session: the open model with its versions, its data and a plan, owned by a worker thread. Every function
+ * here may be called from one other thread (the UI's); what takes time becomes a job, and the answer arrives
+ * as an event and a new snapshot. The session itself is changed by the worker thread only. */
 #ifndef ESP_STUDY_SESSION_H
 #define ESP_STUDY_SESSION_H
 
@@ -16,7 +16,7 @@ typedef struct esp_session_options {
     const char *mean, *std;      /* overrides of the normalisation, or NULL */
     int64_t calibration_images;  /* 0: 500; the sample of the test set that estimates a plan's accuracy */
     uint64_t seed;
-    bool hides_timings;          /* see esp_snapshot */
+    bool hides_timings; /* see esp_snapshot */
 } esp_session_options;
 
 esp_status esp_session_new(const esp_session_options *options, esp_session **out, esp_error *err);
@@ -34,8 +34,8 @@ const esp_snapshot *esp_session_snapshot(esp_session *session);
 
 /* ---- jobs: each returns ESP_STATE when too many wait; failures of the job itself come as its event ---- */
 
-/* Opens the study of the options, if any, and a model. `path` may be NULL when the study has versions; a model the study
- * does not start from becomes another root. */
+/* Opens the study of the options, if any, and a model. `path` may be NULL when the study has versions; a
+ * model the study does not start from becomes another root. */
 esp_status esp_session_open(esp_session *session, const char *path, esp_error *err);
 
 /* Test images now, training images when they are needed. */
@@ -54,9 +54,9 @@ esp_status esp_session_measure(esp_session *session, esp_error *err);
 esp_status esp_session_cut(esp_session *session, esp_error *err);
 
 typedef struct esp_finetune {
-    double epochs;            /* > 0; may be fractional */
-    double lr;                /* 0: as published, 0.01 */
-    int64_t batch;            /* 0: 128 */
+    double epochs;                         /* > 0; may be fractional */
+    double lr;                             /* 0: as published, 0.01 */
+    int64_t batch;                         /* 0: 128 */
     int64_t train_limit, validation_limit; /* 0: all */
 } esp_finetune;
 

@@ -1,5 +1,5 @@
-/* The long jobs of a session: estimate, evaluate, bench, cut, fine-tune. Urgent jobs may run in between, so each one
- * holds its own references to what it works on and looks the world up again when it is done. */
+/* The long jobs of a session: estimate, evaluate, bench, cut, fine-tune. Urgent jobs may run in between, so
+ * each one holds its own references to what it works on and looks the world up again when it is done. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,12 +24,13 @@ static esp_status need_data(const esp_session *session, esp_error *err)
     return status;
 }
 
-static esp_status evaluate_on(esp_session *session, const esp_compute *compute, const esp_graph *graph, bool is_full,
-                              esp_eval_result *out, esp_error *err)
+static esp_status evaluate_on(esp_session *session, const esp_compute *compute, const esp_graph *graph,
+                              bool is_full, esp_eval_result *out, esp_error *err)
 {
     esp_eval_options options = {.mean = session->mean, .std = session->std};
 
-    return esp_evaluate(compute, graph, is_full ? session->test_set : session->calibration_set, &options, out, err);
+    return esp_evaluate(compute, graph, is_full ? session->test_set : session->calibration_set, &options, out,
+                        err);
 }
 
 /* Evaluates a version unless that is known already; posts what was found. */
@@ -59,7 +60,8 @@ static esp_status evaluate_version(esp_session *session, const esp_compute *comp
 }
 
 /* The plan's accuracy, masks applied. Nothing is shown when the plan has changed meanwhile. */
-static esp_status evaluate_plan(esp_session *session, const esp_compute *compute, bool is_full, esp_error *err)
+static esp_status evaluate_plan(esp_session *session, const esp_compute *compute, bool is_full,
+                                esp_error *err)
 {
     const esp_preview_box *box;
     esp_graph *masked = NULL;
@@ -74,8 +76,10 @@ static esp_status evaluate_plan(esp_session *session, const esp_compute *compute
     if (status == ESP_OK)
         status = evaluate_on(session, compute, masked, is_full, &result, err);
     if (status == ESP_OK && box == session->now.box) {
-        session->now.estimate = (esp_estimate){
-            .images = result.images, .is_full = is_full, .top1 = result.top1, .top1_error = result.top1_error};
+        session->now.estimate = (esp_estimate){.images = result.images,
+                                               .is_full = is_full,
+                                               .top1 = result.top1,
+                                               .top1_error = result.top1_error};
         status = esp_session_post(session, err);
     }
     esp_graph_unref(masked);
@@ -118,7 +122,8 @@ void esp_session_want_estimate(esp_session *session)
 
     /* An estimate that cannot be queued comes with the next change; nobody asked for it. */
     if (session->calibration_set && is_wanted &&
-        esp_session_job_new("estimate", ESP_JOB_BACKGROUND, esp_session_run_estimate, NULL, &job, &ignored) == ESP_OK)
+        esp_session_job_new("estimate", ESP_JOB_BACKGROUND, esp_session_run_estimate, NULL, &job, &ignored) ==
+            ESP_OK)
         (void)esp_worker_submit(session->worker, &job->job, NULL, &ignored);
 }
 
@@ -137,7 +142,8 @@ esp_status esp_session_run_evaluate(void *user, esp_job *job, const esp_compute 
         status = evaluate_plan(session, compute, true, err);
     if (status != ESP_OK)
         return status;
-    esp_session_say(session, "evaluated on %lld test images", (long long)esp_dataset_count(session->test_set));
+    esp_session_say(session, "evaluated on %lld test images",
+                    (long long)esp_dataset_count(session->test_set));
     esp_session_journal(session, "evaluate", "{}");
     return esp_session_post(session, err);
 }
@@ -207,7 +213,8 @@ static esp_status make_cut_version(esp_session *session, const esp_preview *prev
     if (status != ESP_OK)
         return status;
     title_of_cut(&preview->plan, title, sizeof title);
-    return esp_session_add_version(session, parent, title, json_pack("{s:o}", "cut", plan), graph, &metrics, err);
+    return esp_session_add_version(session, parent, title, json_pack("{s:o}", "cut", plan), graph, &metrics,
+                                   err);
 }
 
 esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
@@ -236,8 +243,8 @@ esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *comp
         status = esp_session_go_to(session, compute, made, err);
     if (status == ESP_OK) {
         session->redo_count = 0;
-        esp_session_say(session, "cut: version %d, %lld slots removed, largest relative difference %.1e", made,
-                        (long long)report.slots_removed, report.largest_relative);
+        esp_session_say(session, "cut: version %d, %lld slots removed, largest relative difference %.1e",
+                        made, (long long)report.slots_removed, report.largest_relative);
         esp_session_journal(session, "cut", esp_snapshot_current(&session->now)->how);
         esp_session_want_estimate(session);
         status = esp_session_post(session, err);
@@ -248,7 +255,6 @@ esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *comp
 }
 
 /* ---- fine-tune ---- */
-
 
 static esp_status add_point(esp_session *session, const esp_training_point *point, esp_error *err)
 {
@@ -262,7 +268,8 @@ static esp_status add_point(esp_session *session, const esp_training_point *poin
     return esp_session_post(session, err);
 }
 
-/* Progress passes through here on its way to the reader, and leaves a point on the curve a few dozen times per epoch. */
+/* Progress passes through here on its way to the reader, and leaves a point on the curve a few dozen times
+ * per epoch. */
 typedef struct training_watch {
     esp_session *session;
     const esp_compute *outer;
@@ -336,27 +343,29 @@ static esp_train_options training_options(const esp_session *session, const esp_
 }
 
 /* What a training leaves behind; `status` is its own. */
-static esp_status finish_training(esp_session *session, const esp_compute *compute, esp_status status, int parent,
-                                  const esp_train_options *options, const esp_graph *graph,
+static esp_status finish_training(esp_session *session, const esp_compute *compute, esp_status status,
+                                  int parent, const esp_train_options *options, const esp_graph *graph,
                                   const esp_train_result *result, esp_error *err)
 {
     const esp_study_version *from = esp_versions_find(session->now.versions, parent);
     bool is_cancelled = status == ESP_CANCELLED;
     int made = esp_versions_next_id(session->now.versions);
-    esp_metrics metrics = {.counts = from->metrics.counts, .latency_ms = from->metrics.latency_ms,
+    esp_metrics metrics = {.counts = from->metrics.counts,
+                           .latency_ms = from->metrics.latency_ms,
                            .latency_spread = from->metrics.latency_spread,
                            .latency_threads = from->metrics.latency_threads};
     char title[96];
     json_t *how;
 
     if (!graph || result->best_epoch == 0) {
-        esp_session_say(session, is_cancelled ? "stopped before an epoch was better than the start: no new version"
-                                              : "no epoch was better than the start: no new version");
+        esp_session_say(session, is_cancelled
+                                     ? "stopped before an epoch was better than the start: no new version"
+                                     : "no epoch was better than the start: no new version");
         return status;
     }
     esp_metrics_set_eval(&metrics, &result->best, options->validation_limit == 0);
-    snprintf(title, sizeof title, "%g epoch%s%s", options->epochs_limit, options->epochs_limit == 1.0 ? "" : "s",
-             is_cancelled ? " (stopped)" : "");
+    snprintf(title, sizeof title, "%g epoch%s%s", options->epochs_limit,
+             options->epochs_limit == 1.0 ? "" : "s", is_cancelled ? " (stopped)" : "");
     how = json_pack("{s:{s:f, s:f, s:I, s:f, s:f, s:i}}", "train", "epochs", options->epochs_limit, "lr",
                     options->schedule.lr, "batch", (json_int_t)options->batch, "momentum", options->momentum,
                     "weight_decay", options->weight_decay, "best_epoch", result->best_epoch);
@@ -366,8 +375,8 @@ static esp_status finish_training(esp_session *session, const esp_compute *compu
     if (status != ESP_OK)
         return status;
     session->redo_count = 0;
-    esp_session_say(session, "fine-tuned: version %d, top-1 %.2f %% -> %.2f %% at epoch %d", made, result->first.top1,
-                    result->best.top1, result->best_epoch);
+    esp_session_say(session, "fine-tuned: version %d, top-1 %.2f %% -> %.2f %% at epoch %d", made,
+                    result->first.top1, result->best.top1, result->best_epoch);
     esp_session_journal(session, "train", esp_snapshot_current(&session->now)->how);
     return is_cancelled ? ESP_CANCELLED : ESP_OK;
 }
@@ -392,7 +401,8 @@ static esp_status train(esp_session *session, const esp_compute *compute, const 
         options.epoch_user = session;
         watched.on_progress = on_training_progress;
         watched.progress_user = &watch;
-        status = esp_train(&watched, start, session->training_set, session->test_set, &options, &best, &result, err);
+        status = esp_train(&watched, start, session->training_set, session->test_set, &options, &best,
+                           &result, err);
         if (status == ESP_OK || status == ESP_CANCELLED)
             status = finish_training(session, &afterwards, status, parent, &options, best, &result, err);
     }

@@ -1,4 +1,5 @@
-/* The inside of a session, shared by session.c (life, commands, snapshots) and the session_*.c files (the jobs). */
+/* The inside of a session, shared by session.c (life, commands, snapshots) and the session_*.c files (the
+ * jobs). */
 #ifndef ESP_STUDY_SESSION_INTERNAL_H
 #define ESP_STUDY_SESSION_INTERNAL_H
 
@@ -15,7 +16,7 @@ typedef struct esp_desk {
     int version;
     esp_plan plan;
     esp_grouping_cache *cache;
-    esp_coupling *coupling;          /* NULL until a layer was looked at; borrows from `coupled` */
+    esp_coupling *coupling; /* NULL until a layer was looked at; borrows from `coupled` */
     const esp_preview_box *coupled;
 } esp_desk;
 
@@ -50,7 +51,8 @@ typedef struct esp_session_job {
 
 esp_job_run_fn esp_session_run_open, esp_session_run_data, esp_session_run_edit, esp_session_run_select,
     esp_session_run_estimate, esp_session_run_evaluate, esp_session_run_measure, esp_session_run_cut,
-    esp_session_run_finetune, esp_session_run_save, esp_session_run_undo, esp_session_run_redo, esp_session_run_go;
+    esp_session_run_finetune, esp_session_run_save, esp_session_run_undo, esp_session_run_redo,
+    esp_session_run_go;
 
 /* A job for `run`, not submitted. */
 esp_status esp_session_job_new(const char *title, unsigned flags, esp_job_run_fn *run, const char *text,
@@ -72,10 +74,11 @@ esp_status esp_session_current_graph(esp_session *session, const esp_study_versi
 esp_status esp_session_load_graph(esp_session *session, int id, esp_error *err);
 
 /* Replaces (same id) or adds a version, here and in the study. */
-esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new, esp_error *err);
+esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new,
+                                   esp_error *err);
 
-/* A new child of the current version (or a root) made of `graph`: fills id, parent, created; makes it current; the plan
- * of the new version starts at ratio 0 with the method and mode in use. */
+/* A new child of the current version (or a root) made of `graph`: fills id, parent, created; makes it
+ * current; the plan of the new version starts at ratio 0 with the method and mode in use. */
 esp_status esp_session_add_version(esp_session *session, int parent, const char *title, json_t *take_how,
                                    const esp_graph *graph, const esp_metrics *metrics, esp_error *err);
 

@@ -1,4 +1,5 @@
-/* The jobs of a session that open, look, edit, move and save: all quick. Long ones are in session_engine.c. */
+/* The jobs of a session that open, look, edit, move and save: all quick. Long ones are in session_engine.c.
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,7 @@
 #include "base/memory.h"
 #include "io/dataset.h"
 #include "io/onnx.h"
+#include "prune/counts.h"
 #include "study/session_internal.h"
 
 /* ---- open ---- */
@@ -29,7 +31,7 @@ static esp_status count_graph(const esp_graph *graph, esp_metrics *out, esp_erro
     memset(out, 0, sizeof *out);
     out->latency_ms = -1;
     if (status == ESP_OK)
-        status = esp_graph_count(graph, inferred, &out->counts, err);
+        status = esp_model_count(graph, inferred, &out->counts, err);
     esp_inferred_free(inferred);
     return status;
 }
@@ -49,7 +51,8 @@ static esp_status add_root(esp_session *session, const char *path, int *out_id, 
     if (status == ESP_OK) {
         *out_id = esp_versions_next_id(session->now.versions);
         title_of_path(path, title, sizeof title);
-        status = esp_session_add_version(session, 0, title, json_pack("{s:s}", "open", path), graph, &metrics, err);
+        status = esp_session_add_version(session, 0, title, json_pack("{s:s}", "open", path), graph, &metrics,
+                                         err);
     }
     esp_graph_unref(graph);
     return status;
@@ -148,7 +151,8 @@ static esp_status open_test_set(esp_session *session, const char *spec, esp_erro
     if (status == ESP_OK)
         status = esp_dataset_check_model(session->test_set, current->graph, err);
     if (status == ESP_OK)
-        status = esp_dataset_subset(session->test_set, session->calibration_images, 0, &session->calibration_set, err);
+        status = esp_dataset_subset(session->test_set, session->calibration_images, 0,
+                                    &session->calibration_set, err);
     return status;
 }
 
@@ -170,7 +174,7 @@ esp_status esp_session_run_data(void *user, esp_job *job, const esp_compute *com
         (void)esp_session_post(session, &ignored);
         return status;
     }
-    data->is_wanted = data->is_open = true;
+    data->is_open = true;
     snprintf(data->name, sizeof data->name, "%s", esp_dataset_name(session->test_set));
     snprintf(data->note, sizeof data->note, "%s", esp_dataset_note(session->test_set));
     data->test_count = esp_dataset_count(session->test_set);
@@ -188,8 +192,9 @@ esp_status esp_session_run_select(void *user, esp_job *job, const esp_compute *c
     esp_status status = esp_session_need_model(session, err);
 
     (void)compute;
-    if (status == ESP_OK && (select->number < 0 || select->number >= session->now.box->preview->layers.count ||
-                             select->other_number < 0 || select->other_number >= esp_criterion_count()))
+    if (status == ESP_OK &&
+        (select->number < 0 || select->number >= session->now.box->preview->layers.count ||
+         select->other_number < 0 || select->other_number >= esp_criterion_count()))
         status = esp_fail(err, ESP_INVALID, "there is no layer %d or no criterion %d", select->number,
                           select->other_number);
     if (status != ESP_OK)

@@ -1,5 +1,5 @@
-/* Versions of a session: which is current, what lies on its desk (plan and clusterings), and how a new one comes in.
- * Every change goes to the study on disk, when there is one, before it is shown. */
+/* Versions of a session: which is current, what lies on its desk (plan and clusterings), and how a new one
+ * comes in. Every change goes to the study on disk, when there is one, before it is shown. */
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -61,7 +61,8 @@ static esp_status open_desk(esp_session *session, int version, esp_error *err)
     for (int i = 0; i < session->desk_count; i++)
         if (session->desks[i].version == version)
             return ESP_OK;
-    grown = esp_realloc(session->desks, (size_t)session->desk_count, (size_t)session->desk_count + 1, sizeof *grown);
+    grown = esp_realloc(session->desks, (size_t)session->desk_count, (size_t)session->desk_count + 1,
+                        sizeof *grown);
     if (!grown)
         return esp_fail_memory(err, "desk", sizeof *grown);
     session->desks = grown;
@@ -113,8 +114,8 @@ esp_status esp_session_current_graph(esp_session *session, const esp_study_versi
     return status;
 }
 
-static esp_status resolve(esp_session *session, const esp_compute *compute, int version, esp_preview_box **out,
-                          esp_error *err)
+static esp_status resolve(esp_session *session, const esp_compute *compute, int version,
+                          esp_preview_box **out, esp_error *err)
 {
     esp_preview *preview = NULL;
     const esp_study_version *subject = esp_versions_find(session->now.versions, version);
@@ -154,7 +155,8 @@ static esp_status find_coupling(esp_session *session, esp_desk *desk, esp_error 
 
     if (desk->coupling)
         return ESP_OK;
-    status = esp_coupling_new(box->preview->graph, box->preview->inferred, &box->preview->layers, &desk->coupling, err);
+    status = esp_coupling_new(box->preview->graph, box->preview->inferred, &box->preview->layers,
+                              &desk->coupling, err);
     if (status == ESP_OK)
         desk->coupled = esp_shared_ref(box);
     return status;
@@ -214,7 +216,8 @@ esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, i
 
 /* ---- changes of the list ---- */
 
-esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new, esp_error *err)
+esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new,
+                                   esp_error *err)
 {
     esp_versions *next = NULL;
     esp_status status = esp_versions_with(session->now.versions, version, &next, err);

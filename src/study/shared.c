@@ -1,5 +1,5 @@
-/* Counting references: the last one to let go frees. Increments need no ordering; the decrement that reaches zero must
- * see everything the other holders did. */
+/* Counting references: the last one to let go frees. Increments need no ordering; the decrement that reaches
+ * zero must see everything the other holders did. */
 #include "study/shared.h"
 
 #include <stdatomic.h>

@@ -13,7 +13,7 @@ typedef struct esp_shared {
 /* One reference, held by the caller. */
 void esp_shared_init(esp_shared *shared, void (*release)(esp_shared *self));
 
-void *esp_shared_ref(const void *shared); /* NULL gives NULL */
+void *esp_shared_ref(const void *shared);  /* NULL gives NULL */
 void esp_shared_unref(const void *shared); /* NULL is allowed */
 
 /* Puts a reference of `next` in place of what `*slot` holds. */

@@ -1,5 +1,5 @@
-/* Snapshots share their parts by reference, so that making one costs no more than copying pointers: a ratio key makes a
- * new preview and a new snapshot, and everything else is what it was. */
+/* Snapshots share their parts by reference, so that making one costs no more than copying pointers: a ratio
+ * key makes a new preview and a new snapshot, and everything else is what it was. */
 #include "study/snapshot.h"
 
 #include <stdlib.h>
@@ -93,7 +93,8 @@ esp_status esp_layer_detail_new(const esp_preview *preview, int version, int lay
     if (!detail->scores || !detail->order)
         status = esp_fail_memory(err, "layer detail", (size_t)layer->filters * sizeof *detail->scores);
     if (status == ESP_OK)
-        status = esp_saliency(preview->graph, layer, esp_criterion_at(criterion), preview->plan.seed, detail->scores, err);
+        status = esp_saliency(preview->graph, layer, esp_criterion_at(criterion), preview->plan.seed,
+                              detail->scores, err);
     if (status == ESP_OK)
         status = esp_preview_importance(preview, layer_index, &detail->importance, err);
     if (status != ESP_OK) {
@@ -153,8 +154,8 @@ static esp_status copy_log(const esp_training_log *log, int extra, esp_training_
     return ESP_OK;
 }
 
-esp_status esp_training_log_with(const esp_training_log *log, const esp_training_point *point, esp_training_log **out,
-                                 esp_error *err)
+esp_status esp_training_log_with(const esp_training_log *log, const esp_training_point *point,
+                                 esp_training_log **out, esp_error *err)
 {
     esp_status status = copy_log(log, 1, out, err);
 

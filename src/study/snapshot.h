@@ -1,5 +1,5 @@
-/* A picture of a session: everything a reader draws, immutable and reference-counted. The worker makes one after every
- * change; a reader holds the one it draws for as long as it likes. */
+/* A picture of a session: everything a reader draws, immutable and reference-counted. The worker makes one
+ * after every change; a reader holds the one it draws for as long as it likes. */
 #ifndef ESP_STUDY_SNAPSHOT_H
 #define ESP_STUDY_SNAPSHOT_H
 
@@ -53,13 +53,13 @@ typedef struct esp_training_log {
 
 /* An empty log of a running training; a copy with one point more; a copy that is over. */
 esp_status esp_training_log_new(int from_version, double epochs, esp_training_log **out, esp_error *err);
-esp_status esp_training_log_with(const esp_training_log *log, const esp_training_point *point, esp_training_log **out,
-                                 esp_error *err);
+esp_status esp_training_log_with(const esp_training_log *log, const esp_training_point *point,
+                                 esp_training_log **out, esp_error *err);
 esp_status esp_training_log_stopped(const esp_training_log *log, esp_training_log **out, esp_error *err);
 
 /* The data of a session, for display. */
 typedef struct esp_data_state {
-    bool is_wanted, is_open; /* wanted and not open: still being read, or failed (a message said so) */
+    bool is_open;
     char name[96], note[128];
     int64_t train_count, test_count; /* 0: not read yet */
 } esp_data_state;
@@ -73,19 +73,20 @@ typedef struct esp_estimate {
 
 typedef struct esp_snapshot {
     esp_shared shared;
-    uint64_t serial;             /* grows with every snapshot of a session */
+    uint64_t serial;              /* grows with every snapshot of a session */
     const esp_versions *versions; /* NULL until a model is open */
-    int current;                 /* version id; 0 until a model is open */
-    int undo_to, redo_to;        /* version ids; 0: not possible */
-    const esp_preview_box *box;  /* the plan resolved against the current version; NULL until a model is open */
-    const esp_layer_detail *detail; /* the layer last selected; NULL until one was */
+    int current;                  /* version id; 0 until a model is open */
+    int undo_to, redo_to;         /* version ids; 0: not possible */
+    const esp_preview_box
+        *box; /* the plan resolved against the current version; NULL until a model is open */
+    const esp_layer_detail *detail;   /* the layer last selected; NULL until one was */
     const esp_training_log *training; /* the last training; NULL when there was none */
     esp_estimate estimate;
     esp_data_state data;
     bool has_study;
-    bool hides_timings;          /* readers print no times: tests and recorded demonstrations */
+    bool hides_timings; /* readers print no times: tests and recorded demonstrations */
     int thread_count;
-    uint64_t message_serial;     /* grows with every message */
+    uint64_t message_serial; /* grows with every message */
     char message[192];
 } esp_snapshot;
 

@@ -1,5 +1,6 @@
-/* The study on disk. SQLite gives atomic rows; base/file.h gives atomic model files (through the ONNX writer). The
- * schema's number is in user_version, so that a later program can migrate and an earlier one can refuse. */
+/* The study on disk. SQLite gives atomic rows; base/file.h gives atomic model files (through the ONNX
+ * writer). The schema's number is in user_version, so that a later program can migrate and an earlier one can
+ * refuse. */
 #include "study/store.h"
 
 #include <sqlite3.h>
@@ -16,9 +17,11 @@
 
 static const char schema[] =
     "BEGIN IMMEDIATE;"
-    "CREATE TABLE IF NOT EXISTS version (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES version(id), title TEXT NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS version (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES version(id), "
+    "title TEXT NOT NULL,"
     " how TEXT NOT NULL, metrics TEXT NOT NULL, created TEXT NOT NULL);"
-    "CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ','now')),"
+    "CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, at TEXT NOT NULL DEFAULT "
+    "(strftime('%Y-%m-%dT%H:%M:%SZ','now')),"
     " action TEXT NOT NULL, detail TEXT NOT NULL);"
     "CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "PRAGMA user_version = 1;"
@@ -32,9 +35,9 @@ struct esp_store {
 static esp_status fail_db(const esp_store *store, const char *what, esp_error *err)
 {
     int code = store->db ? sqlite3_errcode(store->db) : SQLITE_NOMEM;
-    esp_status status = code == SQLITE_NOMEM                                ? ESP_NO_MEMORY
+    esp_status status = code == SQLITE_NOMEM                              ? ESP_NO_MEMORY
                         : code == SQLITE_NOTADB || code == SQLITE_CORRUPT ? ESP_FORMAT
-                                                                            : ESP_IO;
+                                                                          : ESP_IO;
 
     return esp_fail(err, status, "%s/study.db: cannot %s: %s", store->directory, what,
                     store->db ? sqlite3_errmsg(store->db) : "out of memory");
@@ -64,10 +67,10 @@ static esp_status prepare_schema(esp_store *store, esp_error *err)
     if (status != ESP_OK)
         return status;
     if (number > SCHEMA_NUMBER)
-        return esp_fail(err, ESP_UNSUPPORTED, "%s/study.db: study format %d, expected at most %d", store->directory,
-                        number, SCHEMA_NUMBER);
-    if (sqlite3_exec(store->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;", NULL, NULL, NULL) !=
-        SQLITE_OK)
+        return esp_fail(err, ESP_UNSUPPORTED, "%s/study.db: study format %d, expected at most %d",
+                        store->directory, number, SCHEMA_NUMBER);
+    if (sqlite3_exec(store->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;", NULL, NULL,
+                     NULL) != SQLITE_OK)
         return fail_db(store, "open the study", err);
     if (number < SCHEMA_NUMBER && sqlite3_exec(store->db, schema, NULL, NULL, NULL) != SQLITE_OK)
         return fail_db(store, "start the study", err);
@@ -146,8 +149,8 @@ esp_status esp_store_graph(esp_store *store, int id, esp_graph **out, esp_error 
 /* ---- rows ---- */
 
 /* Runs one statement whose parameters are texts (NULL gives SQL NULL). */
-static esp_status run_texts(esp_store *store, const char *sql, const char *const *texts, int count, const char *what,
-                            esp_error *err)
+static esp_status run_texts(esp_store *store, const char *sql, const char *const *texts, int count,
+                            const char *what, esp_error *err)
 {
     sqlite3_stmt *statement = NULL;
     esp_status status = ESP_OK;
@@ -203,10 +206,15 @@ esp_status esp_store_add(esp_store *store, const esp_study_version *version, esp
     if (status == ESP_OK) {
         snprintf(id, sizeof id, "%d", version->id);
         snprintf(parent, sizeof parent, "%d", version->parent);
-        const char *texts[] = {id,      version->parent > 0 ? parent : NULL, version->title, version->how ? version->how : "{}",
-                               metrics, version->created};
-        status = run_texts(store, "INSERT INTO version (id, parent, title, how, metrics, created) VALUES (?,?,?,?,?,?)",
-                           texts, 6, "write a version", err);
+        const char *texts[] = {id,
+                               version->parent > 0 ? parent : NULL,
+                               version->title,
+                               version->how ? version->how : "{}",
+                               metrics,
+                               version->created};
+        status = run_texts(
+            store, "INSERT INTO version (id, parent, title, how, metrics, created) VALUES (?,?,?,?,?,?)",
+            texts, 6, "write a version", err);
     }
     esp_free(metrics);
     return status;
@@ -221,7 +229,8 @@ esp_status esp_store_set_metrics(esp_store *store, int id, const esp_metrics *me
     snprintf(number, sizeof number, "%d", id);
     if (status == ESP_OK) {
         const char *texts[] = {text, number};
-        status = run_texts(store, "UPDATE version SET metrics = ? WHERE id = ?", texts, 2, "write metrics", err);
+        status =
+            run_texts(store, "UPDATE version SET metrics = ? WHERE id = ?", texts, 2, "write metrics", err);
     }
     if (status == ESP_OK && sqlite3_changes(store->db) == 0)
         status = esp_fail(err, ESP_INVALID, "%s: there is no version %d", store->directory, id);
@@ -244,7 +253,8 @@ static int64_t read_number(esp_store *store, const char *sql)
     sqlite3_stmt *statement = NULL;
     int64_t number = 0;
 
-    if (sqlite3_prepare_v2(store->db, sql, -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW)
+    if (sqlite3_prepare_v2(store->db, sql, -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW)
         number = sqlite3_column_int64(statement, 0);
     sqlite3_finalize(statement);
     return number;
@@ -259,10 +269,14 @@ esp_status esp_store_journal(esp_store *store, const char *action, const char *d
 {
     const char *texts[] = {action, detail ? detail : "{}"};
 
-    return run_texts(store, "INSERT INTO journal (action, detail) VALUES (?,?)", texts, 2, "write the journal", err);
+    return run_texts(store, "INSERT INTO journal (action, detail) VALUES (?,?)", texts, 2,
+                     "write the journal", err);
 }
 
-int64_t esp_store_journal_count(esp_store *store) { return read_number(store, "SELECT count(*) FROM journal"); }
+int64_t esp_store_journal_count(esp_store *store)
+{
+    return read_number(store, "SELECT count(*) FROM journal");
+}
 
 /* ---- reading all versions ---- */
 
@@ -274,7 +288,8 @@ static void copy_column(sqlite3_stmt *statement, int column, char *target, size_
 }
 
 /* Columns: id, parent, title, how, metrics, created. */
-static esp_status read_version(const esp_store *store, sqlite3_stmt *statement, esp_study_version *out, esp_error *err)
+static esp_status read_version(const esp_store *store, sqlite3_stmt *statement, esp_study_version *out,
+                               esp_error *err)
 {
     const char *metrics = (const char *)sqlite3_column_text(statement, 4);
     const char *how = (const char *)sqlite3_column_text(statement, 3);
@@ -320,7 +335,8 @@ esp_status esp_store_versions(esp_store *store, esp_versions **out, esp_error *e
         }
         esp_version_clear(&version);
     }
-    if (status == ESP_OK && sqlite3_errcode(store->db) != SQLITE_OK && sqlite3_errcode(store->db) != SQLITE_DONE)
+    if (status == ESP_OK && sqlite3_errcode(store->db) != SQLITE_OK &&
+        sqlite3_errcode(store->db) != SQLITE_DONE)
         status = fail_db(store, "read the versions", err);
     sqlite3_finalize(statement);
     if (status != ESP_OK) {

@@ -1,8 +1,9 @@
-/* A study on disk: DIR/study.db (SQLite, write-ahead log) with one row per version and a journal of actions, and
- * DIR/versions/NNNN.onnx, the models, which any ONNX tool can open.
+/* A study on disk: DIR/study.db (SQLite, write-ahead log) with one row per version and a journal of actions,
+ * and DIR/versions/NNNN.onnx, the models, which any ONNX tool can open.
  *
- * Order of writing: the model's file first (complete or not at all), its row after. So every row has its file; a file
- * without a row is left over from a crash, is ignored, and is replaced when its number comes up again. */
+ * Order of writing: the model's file first (complete or not at all), its row after. So every row has its
+ * file; a file without a row is left over from a crash, is ignored, and is replaced when its number comes up
+ * again. */
 #ifndef ESP_STUDY_STORE_H
 #define ESP_STUDY_STORE_H
 
@@ -10,8 +11,9 @@
 
 typedef struct esp_store esp_store;
 
-/* Opens a study, or starts one in a new or empty directory. Two programs may read the same study; writers wait for each
- * other. ESP_UNSUPPORTED for a study of a later format; ESP_FORMAT for a study.db that is none. */
+/* Opens a study, or starts one in a new or empty directory. Two programs may read the same study; writers
+ * wait for each other. ESP_UNSUPPORTED for a study of a later format; ESP_FORMAT for a study.db that is none.
+ */
 esp_status esp_store_open(const char *directory, esp_store **out, esp_error *err);
 void esp_store_close(esp_store *store); /* NULL is allowed */
 

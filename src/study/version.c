@@ -1,4 +1,5 @@
-/* Version lists are copied on change: they are short (tens of entries), and every snapshot can keep its own. */
+/* Version lists are copied on change: they are short (tens of entries), and every snapshot can keep its own.
+ */
 #include "study/version.h"
 
 #include <float.h>
@@ -38,14 +39,15 @@ esp_status esp_metrics_to_json(const esp_metrics *metrics, json_t **out, esp_err
     if (is_whole && metrics->eval_images > 0)
         is_whole = json_object_set_new(json, "eval",
                                        json_pack("{s:I, s:b, s:f, s:f, s:f, s:f}", "images",
-                                                 (json_int_t)metrics->eval_images, "full", metrics->eval_is_full,
-                                                 "top1", metrics->top1, "top1_error", metrics->top1_error, "top5",
-                                                 metrics->top5, "loss",
+                                                 (json_int_t)metrics->eval_images, "full",
+                                                 metrics->eval_is_full, "top1", metrics->top1, "top1_error",
+                                                 metrics->top1_error, "top5", metrics->top5, "loss",
                                                  isfinite(metrics->loss) ? metrics->loss : DBL_MAX)) == 0;
     if (is_whole && metrics->latency_ms >= 0)
-        is_whole = json_object_set_new(json, "latency",
-                                       json_pack("{s:f, s:f, s:i}", "median_ms", metrics->latency_ms, "spread",
-                                                 metrics->latency_spread, "threads", metrics->latency_threads)) == 0;
+        is_whole =
+            json_object_set_new(json, "latency",
+                                json_pack("{s:f, s:f, s:i}", "median_ms", metrics->latency_ms, "spread",
+                                          metrics->latency_spread, "threads", metrics->latency_threads)) == 0;
     if (!is_whole) {
         json_decref(json);
         return esp_fail_memory(err, "metrics", sizeof *metrics);
@@ -61,12 +63,13 @@ esp_status esp_metrics_from_json(const json_t *json, esp_metrics *out, esp_error
     json_int_t params = 0, macs = 0, images = 0;
     int is_full = 0;
 
-    if (json_unpack_ex((json_t *)json, &problem, 0, "{s:I, s:I, s:F, s:F, s?{s:I, s:b, s:F, s:F, s:F, s:F}, s?{s:F, s:F, s:i}}",
-                       "params", &params, "macs", &macs, "paper_params", &metrics.counts.paper_params, "paper_macs",
-                       &metrics.counts.paper_macs, "eval", "images", &images, "full", &is_full, "top1", &metrics.top1,
-                       "top1_error", &metrics.top1_error, "top5", &metrics.top5, "loss", &metrics.loss, "latency",
-                       "median_ms", &metrics.latency_ms, "spread", &metrics.latency_spread, "threads",
-                       &metrics.latency_threads) != 0)
+    if (json_unpack_ex((json_t *)json, &problem, 0,
+                       "{s:I, s:I, s:F, s:F, s?{s:I, s:b, s:F, s:F, s:F, s:F}, s?{s:F, s:F, s:i}}", "params",
+                       &params, "macs", &macs, "paper_params", &metrics.counts.paper_params, "paper_macs",
+                       &metrics.counts.paper_macs, "eval", "images", &images, "full", &is_full, "top1",
+                       &metrics.top1, "top1_error", &metrics.top1_error, "top5", &metrics.top5, "loss",
+                       &metrics.loss, "latency", "median_ms", &metrics.latency_ms, "spread",
+                       &metrics.latency_spread, "threads", &metrics.latency_threads) != 0)
         return esp_fail(err, ESP_FORMAT, "metrics: %s", problem.text);
     metrics.counts.params = params;
     metrics.counts.macs = macs;
@@ -104,8 +107,8 @@ static bool copy_version(const esp_study_version *version, esp_study_version *ou
     return out->how != NULL;
 }
 
-esp_status esp_versions_with(const esp_versions *versions, const esp_study_version *version, esp_versions **out,
-                             esp_error *err)
+esp_status esp_versions_with(const esp_versions *versions, const esp_study_version *version,
+                             esp_versions **out, esp_error *err)
 {
     int count = versions ? versions->count : 0;
     bool replaces = esp_versions_find(versions, version->id) != NULL;

@@ -25,17 +25,18 @@ typedef struct esp_metrics {
 void esp_metrics_set_eval(esp_metrics *metrics, const esp_eval_result *result, bool is_full);
 void esp_metrics_set_latency(esp_metrics *metrics, const esp_latency_result *result);
 
-/* {"params", "macs", "paper_params", "paper_macs", "eval": {...}, "latency": {...}}; unknown parts are left out. */
+/* {"params", "macs", "paper_params", "paper_macs", "eval": {...}, "latency": {...}}; unknown parts are left
+ * out. */
 esp_status esp_metrics_to_json(const esp_metrics *metrics, json_t **out, esp_error *err);
 esp_status esp_metrics_from_json(const json_t *json, esp_metrics *out, esp_error *err);
 
 typedef struct esp_study_version {
-    int id;          /* from 1, in order of making */
-    int parent;      /* 0: a root */
-    char title[96];  /* "resnet20_cifar10", "wsp 0.40 cut", "2 epochs" */
-    char *how;       /* one line of JSON: {"open": path}, {"cut": plan}, {"train": options} */
+    int id;           /* from 1, in order of making */
+    int parent;       /* 0: a root */
+    char title[96];   /* "resnet20_cifar10", "wsp 0.40 cut", "2 epochs" */
+    char *how;        /* one line of JSON: {"open": path}, {"cut": plan}, {"train": options} */
     char created[32]; /* UTC, ISO 8601 */
-    bool is_saved;   /* in a study, or written to a file by the user, or a file the user opened */
+    bool is_saved;    /* in a study, or written to a file by the user, or a file the user opened */
     esp_metrics metrics;
     esp_graph *graph; /* NULL for a version of a study that was not read yet */
 } esp_study_version;
@@ -47,11 +48,12 @@ typedef struct esp_versions {
     esp_study_version *items; /* ascending ids */
 } esp_versions;
 
-/* A copy with one version more (fields copied, graph referenced), or with the one of the same id replaced. `versions`
- * may be NULL. */
-esp_status esp_versions_with(const esp_versions *versions, const esp_study_version *version, esp_versions **out,
-                             esp_error *err);
-const esp_study_version *esp_versions_find(const esp_versions *versions, int id); /* NULL when there is none */
+/* A copy with one version more (fields copied, graph referenced), or with the one of the same id replaced.
+ * `versions` may be NULL. */
+esp_status esp_versions_with(const esp_versions *versions, const esp_study_version *version,
+                             esp_versions **out, esp_error *err);
+const esp_study_version *esp_versions_find(const esp_versions *versions,
+                                           int id); /* NULL when there is none */
 
 /* The root that a version descends from. */
 const esp_study_version *esp_versions_root(const esp_versions *versions, int id);

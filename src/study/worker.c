@@ -1,10 +1,11 @@
-/* The worker: waiting jobs in an ordered list, finishes in a ring, progress and notices in latest-wins slots, all under
- * one mutex.
+/* The worker: waiting jobs in an ordered list, finishes in a ring, progress and notices in latest-wins slots,
+ * all under one mutex.
  *
- * Invariants. `in_flight` counts jobs from submit until their finish was read and never exceeds `capacity`, which is the
- * size of the ring: a finish always has room, so the worker is never stuck on a reader that is gone. The pipe holds a
- * byte exactly while `is_signalled`. Urgent jobs run on the same thread, also between the steps of a long job, from its
- * progress report: the pool is idle there, and an urgent job sees the same state as if it had been queued first. */
+ * Invariants. `in_flight` counts jobs from submit until their finish was read and never exceeds `capacity`,
+ * which is the size of the ring: a finish always has room, so the worker is never stuck on a reader that is
+ * gone. The pipe holds a byte exactly while `is_signalled`. Urgent jobs run on the same thread, also between
+ * the steps of a long job, from its progress report: the pool is idle there, and an urgent job sees the same
+ * state as if it had been queued first. */
 #include "study/worker.h"
 
 #include <errno.h>
@@ -103,7 +104,10 @@ static void store_progress(esp_worker *worker, const esp_job *job, const esp_pro
     signal_reader(worker);
 }
 
-static size_t is_demanded(unsigned flags) { return flags & (ESP_JOB_URGENT | ESP_JOB_BACKGROUND) ? 0 : 1; }
+static size_t is_demanded(unsigned flags)
+{
+    return flags & (ESP_JOB_URGENT | ESP_JOB_BACKGROUND) ? 0 : 1;
+}
 
 bool esp_worker_next_event(esp_worker *worker, esp_event *out)
 {
@@ -140,7 +144,10 @@ void esp_worker_notice(esp_worker *worker)
     pthread_mutex_unlock(&worker->mutex);
 }
 
-int esp_worker_fd(const esp_worker *worker) { return worker->pipe_read; }
+int esp_worker_fd(const esp_worker *worker)
+{
+    return worker->pipe_read;
+}
 
 size_t esp_worker_busy(esp_worker *worker)
 {
@@ -162,11 +169,15 @@ size_t esp_worker_demanded(esp_worker *worker)
     return demanded;
 }
 
-int esp_worker_thread_count(const esp_worker *worker) { return esp_pool_thread_count(worker->pool); }
+int esp_worker_thread_count(const esp_worker *worker)
+{
+    return esp_pool_thread_count(worker->pool);
+}
 
 /* ---- jobs in ---- */
 
-/* Moves every waiting job that `matches` out of the list, finishing it as cancelled; returns them for release. */
+/* Moves every waiting job that `matches` out of the list, finishing it as cancelled; returns them for
+ * release. */
 static esp_job *take_waiting(esp_worker *worker, bool (*matches)(const esp_job *job, int64_t id), int64_t id)
 {
     esp_job *taken = NULL; /* mutex held */
@@ -192,7 +203,10 @@ static bool is_background(const esp_job *job, int64_t id)
     return (job->flags & ESP_JOB_BACKGROUND) != 0;
 }
 
-static bool has_id(const esp_job *job, int64_t id) { return job->id == id; }
+static bool has_id(const esp_job *job, int64_t id)
+{
+    return job->id == id;
+}
 
 static bool is_any(const esp_job *job, int64_t id)
 {
@@ -245,7 +259,8 @@ esp_status esp_worker_submit(esp_worker *worker, esp_job *take_job, int64_t *out
     release_list(displaced);
     if (!is_taken) {
         take_job->release(take_job);
-        return esp_fail(err, ESP_STATE, "%zu jobs are waiting already: wait for one to end, or cancel", worker->capacity);
+        return esp_fail(err, ESP_STATE, "%zu jobs are waiting already: wait for one to end, or cancel",
+                        worker->capacity);
     }
     return ESP_OK;
 }
@@ -318,7 +333,8 @@ static bool take_urgent(esp_worker *worker)
     bool found;
 
     pthread_mutex_lock(&worker->mutex);
-    found = worker->waiting && (worker->waiting->flags & ESP_JOB_URGENT) && !worker->nested && !worker->is_stopping;
+    found = worker->waiting && (worker->waiting->flags & ESP_JOB_URGENT) && !worker->nested &&
+            !worker->is_stopping;
     if (found) {
         worker->nested = worker->waiting;
         worker->waiting = worker->nested->next;

@@ -1,12 +1,14 @@
 /* The bodies of conv_kernels.h, included once per instruction set. The includer defines
- *   KERNEL(name)       the name with a suffix        KERNEL_TARGET     the function attribute
- *   LANES, VECTOR      width and type of a vector    V_ZERO() V_SET(x) V_LOAD(p) V_STORE(p, v) V_ADD V_FMA(a,
- * b, c) V_LOAD_FIRST(p, n), V_STORE_FIRST(p, v, n)       the first n lanes (all if n >= LANES); the rest zero
- * / kept V_LOAD_EVEN(p, n), V_STORE_EVEN(p, v, n)         the same for the floats p[0], p[2], p[4] ...
+ *   KERNEL(name), KERNEL_TARGET   the name with a suffix, the function attribute
+ *   LANES, VECTOR                 width and type of a vector
+ *   V_ZERO V_SET V_LOAD V_STORE V_ADD V_FMA
+ *   V_LOAD_FIRST, V_STORE_FIRST   the first n lanes (all if n >= LANES); the rest zero / kept
+ *   V_LOAD_EVEN, V_STORE_EVEN     the same for the floats p[0], p[2], p[4] ...
  *   TILE_FILTERS, TILE_VECTORS, OUTER_DEPTH_1, OUTER_DEPTH_2
- *   KERNEL(square)     transposes LANES vectors in place
+ *   KERNEL(square)                transposes LANES vectors in place
  * No include guard: this is a template. */
 
+/* clang-format off: it does not know that UNROLL stands before a loop. */
 KERNEL_INLINE void KERNEL(rows_tile)(const int filters, int64_t depth, const int32_t *offsets,
                                      const float *base, const float *w, float *out, int64_t out_stride)
 {
@@ -33,27 +35,39 @@ KERNEL_INLINE void KERNEL(outer_tile)(const int depth, const int vectors, const 
     VECTOR sums[OUTER_DEPTH_1][2];
     UNROLL for (int r = 0; r < depth; r++) UNROLL for (int v = 0; v < vectors; v++) sums[r][v] = V_ZERO();
     const int64_t x_column = sweep->x_column, dy_column = sweep->dy_column;
-    for (int64_t n = 0; n < sweep->images; n++)
-        for (int64_t row = 0; row < sweep->rows; row++) {
-            const float *a = x + n * sweep->x_image + row * sweep->x_row;
-            const float *b = dy + n * sweep->dy_image + row * sweep->dy_row;
-            for (int64_t column = 0; column < sweep->columns; column++, a += x_column, b += dy_column) {
-                VECTOR gradient[2];
-                UNROLL for (int v = 0; v < vectors; v++) gradient[v] = V_LOAD(b + v * LANES);
-                UNROLL for (int r = 0; r < depth; r++)
-                {
-                    VECTOR value = V_SET(a[r]);
-                    UNROLL for (int v = 0; v < vectors; v++) sums[r][v] =
-                        V_FMA(value, gradient[v], sums[r][v]);
-                }
+    for (int64_t line = 0; line < sweep->images * sweep->rows; line++) {
+        int64_t n = line / sweep->rows, row = line % sweep->rows;
+        const float *a = x + n * sweep->x_image + row * sweep->x_row;
+        const float *b = dy + n * sweep->dy_image + row * sweep->dy_row;
+        for (int64_t column = 0; column < sweep->columns; column++, a += x_column, b += dy_column) {
+            VECTOR gradient[2];
+            UNROLL for (int v = 0; v < vectors; v++) gradient[v] = V_LOAD(b + v * LANES);
+            UNROLL for (int r = 0; r < depth; r++)
+            {
+                VECTOR value = V_SET(a[r]);
+                UNROLL for (int v = 0; v < vectors; v++) sums[r][v] = V_FMA(value, gradient[v], sums[r][v]);
             }
         }
+    }
     UNROLL for (int r = 0; r < depth; r++) UNROLL for (int v = 0; v < vectors; v++)
     {
         float *at = target + r * target_stride + v * LANES;
         V_STORE(at, V_ADD(V_LOAD(at), sums[r][v]));
     }
 }
+
+/* A block of the transposition: LANES source rows (zeros from `rows` on) by LANES columns. */
+KERNEL_INLINE void KERNEL(load_block)(int64_t rows, int64_t columns, const float *source,
+                                      int64_t source_stride, VECTOR block[LANES])
+{
+    if (rows >= LANES)
+        UNROLL for (int i = 0; i < LANES; i++)
+            __builtin_prefetch(source + i * source_stride + FETCH_AHEAD_ROWS);
+    UNROLL for (int i = 0; i < LANES; i++) block[i] =
+        i < rows ? V_LOAD_FIRST(source + i * source_stride, columns) : V_ZERO();
+    KERNEL(square)(block);
+}
+/* clang-format on */
 
 #define ROWS_KERNEL(filters)                                                                                 \
     KERNEL_TARGET static void KERNEL(rows_##filters)(int64_t depth, const int32_t *offsets,                  \
@@ -125,20 +139,12 @@ KERNEL_TARGET static void KERNEL(transpose)(int64_t rows, int64_t padded_rows, i
     for (int64_t row = 0; row < padded_rows; row += LANES)
         for (int64_t column = 0; column < columns; column += LANES) {
             VECTOR block[LANES];
-            if (row + LANES <= rows)
-                UNROLL for (int i = 0; i < LANES; i++)
-                    __builtin_prefetch(source + (row + i) * source_stride + column + FETCH_AHEAD_ROWS);
-            UNROLL for (int i = 0; i < LANES; i++) block[i] =
-                row + i < rows ? V_LOAD_FIRST(source + (row + i) * source_stride + column, columns - column)
-                               : V_ZERO();
-            KERNEL(square)(block);
-            UNROLL for (int i = 0; i < LANES; i++)
-                __builtin_prefetch(target + (column + LANES + i) * target_stride + row, 1);
-            int64_t stored = padded_rows - row, count = columns - column < LANES ? columns - column : LANES;
-            for (int64_t i = 0; i < count; i++)
-                if (stored >= LANES)
-                    V_STORE(target + (column + i) * target_stride + row, block[i]);
-                else
-                    V_STORE_FIRST(target + (column + i) * target_stride + row, block[i], stored);
+            KERNEL(load_block)
+            (rows - row, columns - column, source + row * source_stride + column, source_stride, block);
+            float *stored = target + column * target_stride + row;
+            for (int64_t i = 0; i < LANES && i < columns - column; i++, stored += target_stride) {
+                __builtin_prefetch(stored + LANES * target_stride, 1);
+                V_STORE_FIRST(stored, block[i], padded_rows - row);
+            }
         }
 }

@@ -31,7 +31,9 @@ expect 1 "nowhere" "$ESPALIER" eval "$MODEL" --data idx:nowhere
 expect 2 "fashion-mnist" "$ESPALIER" eval "$MODEL" --data fashion-mnits
 expect 1 "no/such/dir" "$ESPALIER" prune "$MODEL" --method wsp --ratio 0.5 -o no/such/dir/x.onnx
 
-expect 1 "line" "$ESPALIER" prune "$MODEL" --plan "$MODEL" --dry-run || true
+expect 1 "malformed JSON" "$ESPALIER" prune "$MODEL" --plan "$MODEL" --dry-run
+echo '{"version":1,"method":"sg","rato":{}}' >plan.json
+expect 2 "rato" "$ESPALIER" prune "$MODEL" --plan plan.json --dry-run
 [ ! -e x.onnx ] || fail "a failed command left a file"
 
 expect_out "Options" "$ESPALIER" prune --help

@@ -1,5 +1,5 @@
-/* The idle mark travels in the terminal's own byte stream ("ESC ] 777 ; idle N BEL"), behind everything that was drawn
- * before it, so seeing it means that those bytes have been drawn here too. */
+/* The idle mark travels in the terminal's own byte stream ("ESC ] 777 ; idle N BEL"), behind everything that
+ * was drawn before it, so seeing it means that those bytes have been drawn here too. */
 #include "terminal.h"
 
 #include <errno.h>
@@ -33,6 +33,9 @@ struct terminal {
     long marks;
 };
 
+/* There in builds with the address sanitizer. */
+void __lsan_do_leak_check(void) __attribute__((weak));
+
 static void run_child(const terminal_options *options, const ui_app_options *app)
 {
     esp_error err = {0};
@@ -40,7 +43,7 @@ static void run_child(const terminal_options *options, const ui_app_options *app
 
     for (int number = 1; number < NSIG; number++) /* the test runner has handlers of its own */
         signal(number, SIG_DFL);
-    setenv("TERM", options->term ? options->term : "xterm-256color", 1);
+    setenv("TERM", options->term ? options->term : "screen-256color", 1);
     setenv("LC_ALL", options->locale ? options->locale : "C.UTF-8", 1);
     setenv("ESPALIER_TEST_IDLE_FD", "1", 1);
     unsetenv("COLORTERM");
@@ -54,6 +57,8 @@ static void run_child(const terminal_options *options, const ui_app_options *app
     if (status != ESP_OK)
         fprintf(stderr, "%s\r\n", err.message);
     fflush(NULL);
+    if (__lsan_do_leak_check)
+        __lsan_do_leak_check(); /* _exit would skip it */
     _exit((int)status);
 }
 
@@ -72,7 +77,8 @@ static void find_marks(terminal *t)
     }
 }
 
-/* Reads what there is, waiting for at least one byte; false when the child has ended and all it sent was read. */
+/* Reads what there is, waiting for at least one byte; false when the child has ended and all it sent was
+ * read. */
 static bool pump(terminal *t)
 {
     char buffer[4096];
@@ -107,7 +113,8 @@ static void wait_idle(terminal *t)
 terminal *terminal_start(const terminal_options *options, const ui_app_options *app)
 {
     terminal *t = calloc(1, sizeof *t);
-    struct winsize size = {.ws_row = (unsigned short)options->height, .ws_col = (unsigned short)options->width};
+    struct winsize size = {.ws_row = (unsigned short)options->height,
+                           .ws_col = (unsigned short)options->width};
 
     assert_non_null(t);
     int life[2];
@@ -153,7 +160,10 @@ void terminal_press(terminal *t, const char *const *keys, int count)
     wait_idle(t);
 }
 
-void terminal_signal(terminal *t, int number) { kill(t->child, number); }
+void terminal_signal(terminal *t, int number)
+{
+    kill(t->child, number);
+}
 
 void terminal_resize(terminal *t, int width, int height)
 {
@@ -168,7 +178,8 @@ void terminal_resize(terminal *t, int width, int height)
     }
 }
 
-/* What the child sent last may still be on its way when it has ended: a mark of our own, sent after it, ends the wait. */
+/* What the child sent last may still be on its way when it has ended: a mark of our own, sent after it, ends
+ * the wait. */
 int terminal_finish(terminal *t)
 {
     int status = 0;
@@ -201,7 +212,8 @@ bool terminal_is_restored(const terminal *t)
     if (tcgetattr(t->slave, &now) != 0)
         return false;
     return (!enter || (leave && leave > enter)) && (!hide || (show && show > hide)) &&
-           now.c_lflag == t->before.c_lflag && now.c_iflag == t->before.c_iflag && now.c_oflag == t->before.c_oflag;
+           now.c_lflag == t->before.c_lflag && now.c_iflag == t->before.c_iflag &&
+           now.c_oflag == t->before.c_oflag;
 }
 
 /* ---- looking ---- */
@@ -256,7 +268,10 @@ char *terminal_text(terminal *t)
     return text;
 }
 
-const char *terminal_bytes(const terminal *t) { return t->bytes; }
+const char *terminal_bytes(const terminal *t)
+{
+    return t->bytes;
+}
 
 void terminal_free(terminal *t)
 {

@@ -1,12 +1,13 @@
-/* Golden screens: the real workbench on a tiny model, keys in, screens out, compared with tests/ui/screens/. A changed
- * screen fails with the new one printed; UPDATE_SCREENS=1 rewrites the files, and a person reads the difference. */
+/* Golden screens: the real workbench on a tiny model, keys in, screens out, compared with tests/ui/screens/.
+ * A changed screen fails with the new one printed; UPDATE_SCREENS=1 rewrites the files, and a person reads
+ * the difference. */
 /* labels: threads */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "terminal.h"
 #include "io/onnx.h"
+#include "terminal.h"
 #include "unit/study/tiny_study.h"
 
 /* A file of screens, being written while it is compared. */
@@ -19,7 +20,8 @@ typedef struct album {
     FILE *stream;
 } album;
 
-static const char *const down = "\033[B", *const right = "\033[C", *const enter = "\r", *const escape = "\033";
+static const char *const down = "\033[B", *const right = "\033[C", *const enter = "\r",
+                         *const escape = "\033";
 
 /* Filled in place: its stream points into it. */
 static void album_open(album *a, const char *name, const terminal_options *options)
@@ -65,7 +67,8 @@ static void print_difference(const char *stored, const char *now)
         if (strncmp(now, "== ", 3) == 0)
             snprintf(title, sizeof title, "%.*s", (int)now_length, now);
         if (stored_length != now_length || strncmp(stored, now, now_length) != 0)
-            printf("%s\n  stored %.*s\n  now    %.*s\n", title, (int)stored_length, stored, (int)now_length, now);
+            printf("%s\n  stored %.*s\n  now    %.*s\n", title, (int)stored_length, stored, (int)now_length,
+                   now);
         stored += stored_length + (stored[stored_length] == '\n');
         now += now_length + (now[now_length] == '\n');
     }

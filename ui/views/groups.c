@@ -1,6 +1,6 @@
-/* Groups: the importance matrix of the selected layer as a heatmap. Rows are filters, ordered so that those that read the
- * same channels lie together; columns are channels, ordered by the group that needs them most; so the blocks appear.
- * Masked entries are dim. A matrix larger than the screen is averaged down. */
+/* Groups: the importance matrix of the selected layer as a heatmap. Rows are filters, ordered so that those
+ * that read the same channels lie together; columns are channels, ordered by the group that needs them most;
+ * so the blocks appear. Masked entries are dim. A matrix larger than the screen is averaged down. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,9 +156,13 @@ static bool matrix_make(const esp_layer_detail *detail, const esp_preview_layer 
 /* ---- heatmap ---- */
 
 /* The range of matrix rows (or columns) that screen cell `i` of `cells` shows. */
-static int64_t range_start(int64_t i, int64_t cells, int64_t count) { return i * count / cells; }
+static int64_t range_start(int64_t i, int64_t cells, int64_t count)
+{
+    return i * count / cells;
+}
 
-static void draw_entry(const matrix *m, ui_canvas *canvas, int x, int y, const int64_t rows[2], const int64_t columns[2])
+static void draw_entry(const matrix *m, ui_canvas *canvas, int x, int y, const int64_t rows[2],
+                       const int64_t columns[2])
 {
     double total = 0.0;
     int64_t kept = 0, count = 0;
@@ -191,14 +195,16 @@ static int cells_for(int64_t entries, int room, int most_each)
 
 static void draw_heatmap(const matrix *m, ui_canvas *canvas, ui_rect rect)
 {
-    int tall = (int)fmin((double)rect.height / (double)m->detail->filters, (double)rect.width / 2.0 / (double)m->detail->channels);
+    int tall = (int)fmin((double)rect.height / (double)m->detail->filters,
+                         (double)rect.width / 2.0 / (double)m->detail->channels);
     int each = tall < 1 ? 1 : tall > MOST_CELL_HEIGHT ? MOST_CELL_HEIGHT : tall;
     int width = cells_for(m->detail->channels, rect.width, 2 * each);
     int height = cells_for(m->detail->filters, rect.height, each);
 
     for (int y = 0; y < height; y++)
         for (int x = 0; x < width; x++) {
-            int64_t rows[2] = {range_start(y, height, m->detail->filters), range_start(y + 1, height, m->detail->filters)};
+            int64_t rows[2] = {range_start(y, height, m->detail->filters),
+                               range_start(y + 1, height, m->detail->filters)};
             int64_t columns[2] = {range_start(x, width, m->detail->channels),
                                   range_start(x + 1, width, m->detail->channels)};
             rows[1] = rows[1] > rows[0] ? rows[1] : rows[0] + 1;
@@ -225,7 +231,8 @@ static void draw_table(const matrix *m, ui_canvas *canvas, ui_rect rect)
         ui_textf(canvas, rect.x, y, rect.width, g->channels_kept ? UI_TEXT : UI_DIM, "%5d %5lld %5lld", i + 1,
                  (long long)g->size, (long long)g->channels_kept);
         if (rect.width > 20)
-            ui_bar(canvas, rect.x + 18, y, rect.width - 19, (double)g->channels_kept / (double)channels, UI_KEPT);
+            ui_bar(canvas, rect.x + 18, y, rect.width - 19, (double)g->channels_kept / (double)channels,
+                   UI_KEPT);
     }
 }
 
@@ -237,8 +244,9 @@ static void draw_legend(const matrix *m, ui_canvas *canvas, ui_rect rect)
 
     for (int i = 0; i < UI_HEAT_STEPS && x + 1 < rect.x + rect.width; i++)
         ui_put(canvas, x++, rect.y, is_plain ? ui_heat_rune(canvas, i) : 0x2588, (ui_element)(UI_HEAT_0 + i));
-    ui_textf(canvas, x + 2, rect.y, rect.x + rect.width - x - 2, UI_DIM, "%lld group%s, %.0f%% of %lldx%lld kept",
-             (long long)m->group_count, m->group_count == 1 ? "" : "s", 100.0 * (double)esp_mask_kept(&m->item->mask) / (double)all,
+    ui_textf(canvas, x + 2, rect.y, rect.x + rect.width - x - 2, UI_DIM,
+             "%lld group%s, %.0f%% of %lldx%lld kept", (long long)m->group_count,
+             m->group_count == 1 ? "" : "s", 100.0 * (double)esp_mask_kept(&m->item->mask) / (double)all,
              (long long)m->detail->filters, (long long)m->detail->channels);
 }
 
@@ -261,7 +269,8 @@ static void draw_groups(ui_state *state, ui_canvas *canvas, ui_rect rect)
     }
     ui_text(canvas, rect.x + 1, rect.y + 1, map.width, "filters down, channels across", UI_DIM);
     draw_heatmap(&m, canvas, map);
-    draw_table(&m, canvas, (ui_rect){rect.x + rect.width - TABLE_WIDTH, rect.y + 1, TABLE_WIDTH - 1, rect.height - 2});
+    draw_table(&m, canvas,
+               (ui_rect){rect.x + rect.width - TABLE_WIDTH, rect.y + 1, TABLE_WIDTH - 1, rect.height - 2});
     draw_legend(&m, canvas, (ui_rect){rect.x + 1, rect.y + rect.height - 1, rect.width - 2, 1});
     matrix_free(&m);
 }

@@ -95,4 +95,5 @@ static void move_help(ui_state *state, int delta)
     state->help_top = state->help_top + delta < 0 ? 0 : state->help_top + delta;
 }
 
-const ui_view_ops ui_view_help = {.title = "Help", .has_side = false, .draw = draw_help, .draw_side = NULL, .move = move_help};
+const ui_view_ops ui_view_help = {
+    .title = "Help", .has_side = false, .draw = draw_help, .draw_side = NULL, .move = move_help};

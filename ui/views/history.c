@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "ui/views/parts.h"
 
-#define MOST_VERSIONS 512
+#define MOST_DEPTH 12
 
 static void latency_of(const ui_state *state, const esp_metrics *metrics, char *text, size_t size)
 {
@@ -28,7 +28,8 @@ static void top1_of(const esp_metrics *metrics, char *text, size_t size)
 
 #define METRICS_WIDTH 38
 
-static void draw_metrics(const ui_state *state, ui_canvas *canvas, int x, int y, const esp_study_version *version)
+static void draw_metrics(const ui_state *state, ui_canvas *canvas, int x, int y,
+                         const esp_study_version *version)
 {
     char params[16], macs[16], latency[24], top1[16];
 
@@ -42,39 +43,57 @@ static void draw_metrics(const ui_state *state, ui_canvas *canvas, int x, int y,
     ui_text_right(canvas, x + 28, y, 9, top1, version->metrics.eval_images ? UI_STRONG : UI_DIM);
 }
 
+/* Whether the branch at `depth` goes on below row `i`. */
+static bool goes_on(const int *depths, int count, int i, int depth)
+{
+    for (i++; i < count && depths[i] >= depth; i++)
+        if (depths[i] == depth)
+            return true;
+    return false;
+}
+
 /* Branches as thin lines: a child hangs under its parent. */
-static int draw_branch(ui_canvas *canvas, int x, int y, int depth)
+static int draw_branch(ui_canvas *canvas, int x, int y, const int *depths, int count, int i)
 {
     bool is_ascii = canvas->alphabet == UI_ASCII;
+    int depth = depths[i] < MOST_DEPTH ? depths[i] : MOST_DEPTH;
 
+    for (int level = 1; level < depth; level++, x += 2)
+        if (goes_on(depths, count, i, level))
+            ui_put(canvas, x, y, is_ascii ? '|' : 0x2502, UI_BORDER);
     if (depth == 0)
         return x;
-    x += 2 * (depth - 1);
-    ui_put(canvas, x, y, is_ascii ? '`' : 0x2514, UI_BORDER);
+    if (goes_on(depths, count, i, depth))
+        ui_put(canvas, x, y, is_ascii ? '|' : 0x251c, UI_BORDER);
+    else
+        ui_put(canvas, x, y, is_ascii ? '`' : 0x2514, UI_BORDER);
     ui_put(canvas, x + 1, y, is_ascii ? '-' : 0x2500, UI_BORDER);
     return x + 2;
 }
 
-static void draw_version(const ui_state *state, ui_canvas *canvas, ui_rect rect, int y, int id, int depth)
+static void draw_version(const ui_state *state, ui_canvas *canvas, ui_rect rect, int y, const int *ids,
+                         const int *depths, int count, int i)
 {
+    int id = ids[i];
     const esp_study_version *version = esp_versions_find(state->snapshot->versions, id);
     bool is_current = id == state->snapshot->current;
     int end = rect.x + rect.width - METRICS_WIDTH;
     int x = rect.x + 1;
 
     ui_text(canvas, x, y, 1, is_current ? (canvas->alphabet == UI_ASCII ? "*" : "\u25cf") : " ", UI_BRAND);
-    x = draw_branch(canvas, x + 2, y, depth < 12 ? depth : 12);
+    x = draw_branch(canvas, x + 2, y, depths, count, i);
     x += ui_textf(canvas, x, y, end - x, UI_DIM, "%d ", id);
     x += ui_text(canvas, x, y, end - x - 2, version->title, is_current ? UI_STRONG : UI_TEXT);
-    if (!version->is_saved)
+    if (!version->is_saved && end - x > 8)
         ui_text(canvas, x + 1, y, end - x - 1, "unsaved", UI_WARN);
     draw_metrics(state, canvas, end, y, version);
 }
 
 static void draw_history(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
-    int ids[MOST_VERSIONS], depths[MOST_VERSIONS];
-    int count = state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, MOST_VERSIONS) : 0;
+    int ids[UI_MOST_VERSIONS], depths[UI_MOST_VERSIONS];
+    int count =
+        state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, UI_MOST_VERSIONS) : 0;
     int end = rect.x + rect.width - METRICS_WIDTH;
     ui_rect rows = ui_rect_shrink(rect, 0, 2, 0, 0);
 
@@ -90,7 +109,7 @@ static void draw_history(ui_state *state, ui_canvas *canvas, ui_rect rect)
     state->history_top = ui_scroll(state->history_top, state->version_row, count, rows.height);
     for (int i = state->history_top; i < count && i - state->history_top < rows.height; i++) {
         int y = rows.y + i - state->history_top;
-        draw_version(state, canvas, rect, y, ids[i], depths[i]);
+        draw_version(state, canvas, rect, y, ids, depths, count, i);
         if (i == state->version_row)
             ui_select_row(canvas, rows, y);
     }
@@ -130,10 +149,12 @@ static void draw_how(ui_canvas *canvas, ui_rect *rect, const char *how)
 /* How the selected version came to be. */
 static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
-    int ids[MOST_VERSIONS], depths[MOST_VERSIONS];
-    int count = state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, MOST_VERSIONS) : 0;
+    int ids[UI_MOST_VERSIONS], depths[UI_MOST_VERSIONS];
+    int count =
+        state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, UI_MOST_VERSIONS) : 0;
     const esp_study_version *version =
-        state->version_row < count ? esp_versions_find(state->snapshot->versions, ids[state->version_row]) : NULL;
+        state->version_row < count ? esp_versions_find(state->snapshot->versions, ids[state->version_row])
+                                   : NULL;
     ui_rect inside = ui_rect_shrink(rect, 2, 1, 1, 0);
 
     ui_vertical(canvas, rect.x, rect.y, rect.height, UI_BORDER);
@@ -143,7 +164,8 @@ static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
     ui_fact(canvas, &inside, "version", UI_STRONG, "%d %s", version->id, version->title);
     if (version->parent)
         ui_fact(canvas, &inside, "from", UI_TEXT, "version %d", version->parent);
-    ui_fact(canvas, &inside, "made", UI_TEXT, "%s", state->snapshot->hides_timings ? "####-##-##" : version->created);
+    ui_fact(canvas, &inside, "made", UI_TEXT, "%s",
+            state->snapshot->hides_timings ? "####-##-##" : version->created);
     ui_fact(canvas, &inside, "kept", UI_TEXT, "%s", version->is_saved ? "yes" : "in memory only");
     if (version->metrics.eval_images)
         ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld images", version->metrics.top1,

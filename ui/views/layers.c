@@ -1,5 +1,6 @@
-/* Layers: the table, one row per layer, with bars for its share of the network and for what the plan leaves of it.
- * Columns are a table of their own; the narrower the screen, the fewer of them, least important first. */
+/* Layers: the table, one row per layer, with bars for its share of the network and for what the plan leaves
+ * of it. Columns are a table of their own; the narrower the screen, the fewer of them, least important first.
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -27,16 +28,16 @@ typedef struct column {
 } column;
 
 static const column columns[COLUMN_COUNT] = {
-    [COLUMN_SHAPE] = {"shape", 12, 5, true},   [COLUMN_PARAMS] = {"params", 6, 0, false},
+    [COLUMN_SHAPE] = {"shape", 12, 5, true},     [COLUMN_PARAMS] = {"params", 6, 0, false},
     [COLUMN_PARAMS_BAR] = {"share", 6, 6, true}, [COLUMN_MACS] = {"MACs", 6, 1, false},
-    [COLUMN_MACS_BAR] = {"share", 6, 7, true}, [COLUMN_ASKED] = {"asked", 8, 2, false},
-    [COLUMN_GOT] = {"got", 5, 3, false},       [COLUMN_KEPT] = {"kept", 8, 8, false},
+    [COLUMN_MACS_BAR] = {"share", 6, 7, true},   [COLUMN_ASKED] = {"asked", 8, 2, false},
+    [COLUMN_GOT] = {"got", 5, 3, false},         [COLUMN_KEPT] = {"kept", 8, 8, false},
     [COLUMN_KEPT_BAR] = {"left", 7, 4, true},
 };
 
-#define LEAST_NAME_WIDTH 16
-#define MOST_NAME_WIDTH  36
-#define GOOD_BAR_WIDTH   10
+#define LEAST_NAME_WIDTH 12
+#define MOST_NAME_WIDTH  28
+#define NARROW_TABLE     66
 #define MOST_BAR_WIDTH   24
 
 typedef struct table {
@@ -55,10 +56,25 @@ static void spread(int *width, int most, int *room)
     *room -= more;
 }
 
-static table plan_table(ui_rect rect)
+/* The longest name, within reason: on a narrow screen columns are worth more than whole names. */
+static int wanted_name_width(const esp_preview *preview, int room)
 {
-    table plan = {.rect = rect, .name_width = LEAST_NAME_WIDTH, .bar_width = columns[COLUMN_KEPT_BAR].width};
-    int room = rect.width - 2 - LEAST_NAME_WIDTH;
+    int most = room < NARROW_TABLE ? LEAST_NAME_WIDTH + 4 : MOST_NAME_WIDTH, widest = LEAST_NAME_WIDTH;
+    char name[128];
+
+    for (int i = 0; preview && i < preview->layers.count; i++) {
+        int width = ui_text_width(ui_layer_name(&preview->layers.items[i], name, sizeof name));
+        widest = width > widest ? width : widest;
+    }
+    return widest < most ? widest : most;
+}
+
+static table plan_table(ui_rect rect, const esp_preview *preview)
+{
+    table plan = {.rect = rect,
+                  .name_width = wanted_name_width(preview, rect.width),
+                  .bar_width = columns[COLUMN_KEPT_BAR].width};
+    int room = rect.width - 2 - plan.name_width;
 
     for (int rank = 0; rank < COLUMN_COUNT; rank++)
         for (int i = 0; i < COLUMN_COUNT; i++)
@@ -66,8 +82,6 @@ static table plan_table(ui_rect rect)
                 plan.is_shown[i] = true;
                 room -= columns[i].width + 2;
             }
-    spread(&plan.bar_width, GOOD_BAR_WIDTH, &room);
-    spread(&plan.name_width, MOST_NAME_WIDTH, &room);
     spread(&plan.bar_width, MOST_BAR_WIDTH, &room);
     return plan;
 }
@@ -101,7 +115,7 @@ typedef struct row {
     const esp_preview *preview;
     const esp_layer *layer;
     const esp_preview_layer *item;
-    const char *word;   /* why it is not ordinary, or "" */
+    const char *word; /* why it is not ordinary, or "" */
     bool has_own_ratio;
     double most_params, most_macs;
 } row;
@@ -141,7 +155,10 @@ static void cell_text(const row *r, int id, char *text, size_t size, ui_element 
     }
 }
 
-static double share(double value, double most) { return most > 0 ? value / most : 0.0; }
+static double share(double value, double most)
+{
+    return most > 0 ? value / most : 0.0;
+}
 
 static void draw_cell(ui_canvas *canvas, const row *r, int id, int x, int y, int width)
 {
@@ -159,8 +176,9 @@ static void draw_cell(ui_canvas *canvas, const row *r, int id, int x, int y, int
         ui_bar(canvas, x, y, width, share((double)r->item->macs_before, r->most_macs), UI_SHARE);
         break;
     case COLUMN_KEPT_BAR:
-        ui_bar_split(canvas, x, y, width, share((double)r->item->params_after, (double)r->item->params_before), 1.0,
-                     UI_KEPT, UI_CUT);
+        ui_bar_split(canvas, x, y, width,
+                     share((double)r->item->params_after, (double)r->item->params_before), 1.0, UI_KEPT,
+                     UI_CUT);
         break;
     default:
         cell_text(r, id, text, sizeof text, &element);
@@ -173,7 +191,8 @@ static void draw_row(ui_canvas *canvas, const table *plan, const row *r, int y)
     int x = plan->rect.x + 1;
     char name[128];
 
-    ui_text_middle(canvas, x, y, plan->name_width, ui_layer_name(r->layer, name, sizeof name), r->word[0] ? UI_DIM : UI_TEXT);
+    ui_text_middle(canvas, x, y, plan->name_width, ui_layer_name(r->layer, name, sizeof name),
+                   r->word[0] ? UI_DIM : UI_TEXT);
     x += plan->name_width + 2;
     for (int i = 0; i < COLUMN_COUNT; i++) {
         if (!plan->is_shown[i])
@@ -196,13 +215,15 @@ static row row_of(const ui_state *state, const esp_preview *preview, int layer)
     r.has_own_ratio = rule && rule->ratio >= 0;
     for (int i = 0; i < preview->layers.count; i++) {
         const esp_preview_layer *item = &preview->items[i];
-        r.most_params = (double)item->params_before > r.most_params ? (double)item->params_before : r.most_params;
+        r.most_params =
+            (double)item->params_before > r.most_params ? (double)item->params_before : r.most_params;
         r.most_macs = (double)item->macs_before > r.most_macs ? (double)item->macs_before : r.most_macs;
     }
     return r;
 }
 
-static void draw_rows(ui_state *state, ui_canvas *canvas, const table *plan, const esp_preview *preview, ui_rect rows)
+static void draw_rows(ui_state *state, ui_canvas *canvas, const table *plan, const esp_preview *preview,
+                      ui_rect rows)
 {
     int shown = 0, cursor = 0, place = 0;
 
@@ -231,7 +252,7 @@ static void draw_rows(ui_state *state, ui_canvas *canvas, const table *plan, con
 static void draw_layers(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
-    table plan = plan_table(rect);
+    table plan = plan_table(rect, preview);
 
     if (!preview) {
         ui_say_empty(canvas, rect, "opening the model");

@@ -39,7 +39,8 @@ char *ui_layer_shape(const ui_canvas *canvas, const esp_layer *layer, char *buff
     long long from = (long long)(layer->channels * layer->group), filters = (long long)layer->filters;
 
     if (layer->is_conv)
-        snprintf(buffer, size, "%lldx%lld %lld%s%lld", (long long)layer->kernel_h, (long long)layer->kernel_w, from, to, filters);
+        snprintf(buffer, size, "%lldx%lld %lld%s%lld", (long long)layer->kernel_h, (long long)layer->kernel_w,
+                 from, to, filters);
     else
         snprintf(buffer, size, "fc %lld%s%lld", from, to, filters);
     return buffer;
@@ -109,7 +110,8 @@ bool ui_filter_is_kept(const esp_preview_layer *item, int64_t filter)
 }
 
 /* Column `i` of `width` shows the filters [first, last) of the sorted order. */
-void ui_draw_sorted(ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail, const esp_preview_layer *item)
+void ui_draw_sorted(ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail,
+                    const esp_preview_layer *item)
 {
     double most = detail->scores[detail->order[detail->filters - 1]];
     int64_t per_filter = rect.width / detail->filters;
@@ -131,7 +133,8 @@ void ui_draw_sorted(ui_canvas *canvas, ui_rect rect, const esp_layer_detail *det
 
 /* ---- the side panel ---- */
 
-static void draw_counts(ui_canvas *canvas, ui_rect *rect, const esp_layer *layer, const esp_preview_layer *item)
+static void draw_counts(ui_canvas *canvas, ui_rect *rect, const esp_layer *layer,
+                        const esp_preview_layer *item)
 {
     const char *to = canvas->alphabet == UI_ASCII ? "->" : "\u2192";
     char before[16], after[16];
@@ -142,14 +145,17 @@ static void draw_counts(ui_canvas *canvas, ui_rect *rect, const esp_layer *layer
     esp_format_count(before, sizeof before, (double)item->macs_before);
     esp_format_count(after, sizeof after, (double)item->macs_after);
     ui_fact(canvas, rect, "MACs", UI_TEXT, "%s %s %s", before, to, after);
-    ui_fact(canvas, rect, "filters", UI_TEXT, "%lld of %lld", (long long)item->filters_kept, (long long)layer->filters);
+    ui_fact(canvas, rect, "filters", UI_TEXT, "%lld of %lld", (long long)item->filters_kept,
+            (long long)layer->filters);
     ui_fact(canvas, rect, "channels", UI_TEXT, "%lld of %lld", (long long)item->channels_kept,
             (long long)layer->channels);
     if (item->grouping.labels)
         ui_fact(canvas, rect, "groups", UI_TEXT, "%lld asked, %lld executed", (long long)item->grouping.k,
                 (long long)item->grouping.executed_groups);
-    if (item->takes_part)
-        ui_fact(canvas, rect, "ratio", UI_TEXT, "%.3g asked, %.3f got", item->asked, item->got);
+    if (item->takes_part) {
+        ui_fact(canvas, rect, "asked", UI_TEXT, "%.3g", item->asked);
+        ui_fact(canvas, rect, "got", UI_TEXT, "%.3f", item->got);
+    }
 }
 
 void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
@@ -164,7 +170,8 @@ void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
     if (!layer)
         return;
     ui_heading(canvas, rect.x + 1, rect.y, rect.width - 1, "Selected");
-    ui_text_middle(canvas, inside.x, inside.y, inside.width, ui_layer_name(layer, name, sizeof name), UI_STRONG);
+    ui_text_middle(canvas, inside.x, inside.y, inside.width, ui_layer_name(layer, name, sizeof name),
+                   UI_STRONG);
     inside = ui_rect_shrink(inside, 0, 1, 0, 0);
     ui_fact(canvas, &inside, "node", UI_TEXT, "%s", layer->name);
     ui_fact(canvas, &inside, "shape", UI_TEXT, "%s%s", ui_layer_shape(canvas, layer, shape, sizeof shape),

@@ -7,8 +7,8 @@
 /* Why a layer takes no part, in a word; "" when it does. */
 const char *ui_layer_word(const ui_state *state, int layer);
 
-/* What people call a layer: its weight's name without ".weight" when it has that form (module paths of frameworks),
- * else the node's. */
+/* What people call a layer: its weight's name without ".weight" when it has that form (module paths of
+ * frameworks), else the node's. */
 char *ui_layer_name(const esp_layer *layer, char *buffer, size_t size);
 
 /* "3x3 16>32", "fc 64>10". */
@@ -33,8 +33,9 @@ void ui_say_empty(ui_canvas *canvas, ui_rect rect, const char *text);
 /* What a filter's bar in sorted order looks like: kept, or cut by the plan. */
 bool ui_filter_is_kept(const esp_preview_layer *item, int64_t filter);
 
-/* Sorted scores of the selected layer as columns over the whole rect; returns columns used per filter times 1 (0 when
- * several filters share a column). */
-void ui_draw_sorted(ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail, const esp_preview_layer *item);
+/* Sorted scores of the selected layer as columns over the whole rect; returns columns used per filter times 1
+ * (0 when several filters share a column). */
+void ui_draw_sorted(ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail,
+                    const esp_preview_layer *item);
 
 #endif

@@ -1,5 +1,6 @@
-/* Saliency: how much each filter of the selected layer matters, in ascending order, with the threshold that the asked
- * ratio means for these scores; or, for WSP, both norms of every channel against each other with both thresholds. */
+/* Saliency: how much each filter of the selected layer matters, in ascending order, with the threshold that
+ * the asked ratio means for these scores; or, for WSP, both norms of every channel against each other with
+ * both thresholds. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +12,10 @@
 
 #define AXIS_WIDTH 8
 
-static void axis_number(double value, char *text, size_t size) { snprintf(text, size, value < 100 ? "%.3g" : "%.0f", value); }
+static void axis_number(double value, char *text, size_t size)
+{
+    snprintf(text, size, value < 100 ? "%.3g" : "%.0f", value);
+}
 
 /* ---- sorted bars ---- */
 
@@ -50,7 +54,8 @@ static void draw_bars(const ui_state *state, ui_canvas *canvas, ui_rect rect, co
     const esp_preview_layer *item = ui_selected_preview(state);
     ui_rect chart = ui_rect_shrink(rect, AXIS_WIDTH + 1, 0, 1, 2);
     double most = detail->scores[detail->order[detail->filters - 1]];
-    double asked = esp_plan_layer_ratio(&esp_snapshot_preview(state->snapshot)->plan, ui_selected_layer(state));
+    double asked =
+        esp_plan_layer_ratio(&esp_snapshot_preview(state->snapshot)->plan, ui_selected_layer(state));
     char text[128];
 
     axis_number(most, text, sizeof text);
@@ -67,8 +72,10 @@ static void draw_bars(const ui_state *state, ui_canvas *canvas, ui_rect rect, co
     for (int64_t f = 0; f < detail->filters; f++)
         cut += ui_filter_is_kept(item, f) ? 0 : 1;
     int x = chart.x, y = chart.y + chart.height + 1;
-    x += ui_textf(canvas, x, y, chart.width, UI_DIM, "%lld filters, weakest first   ", (long long)detail->filters);
-    x += ui_textf(canvas, x, y, chart.x + chart.width - x, UI_KEPT, "%lld kept  ", (long long)detail->filters - cut);
+    x += ui_textf(canvas, x, y, chart.width, UI_DIM, "%lld filters, weakest first   ",
+                  (long long)detail->filters);
+    x += ui_textf(canvas, x, y, chart.x + chart.width - x, UI_KEPT, "%lld kept  ",
+                  (long long)detail->filters - cut);
     x += ui_textf(canvas, x, y, chart.x + chart.width - x, UI_CUT, "%d cut  ", cut);
     if (item->takes_part)
         ui_textf(canvas, x, y, chart.x + chart.width - x, UI_THRESHOLD, "asked %.3g", asked);
@@ -112,7 +119,8 @@ static int place(double value, double most, int cells)
 }
 
 /* One sign per channel; a weak one wins over a strong one in its cell. */
-static void draw_points(ui_canvas *canvas, ui_rect chart, const esp_wsp_pair *pair, double most_x, double most_y)
+static void draw_points(ui_canvas *canvas, ui_rect chart, const esp_wsp_pair *pair, double most_x,
+                        double most_y)
 {
     bool is_ascii = canvas->alphabet == UI_ASCII;
 
@@ -121,7 +129,8 @@ static void draw_points(ui_canvas *canvas, ui_rect chart, const esp_wsp_pair *pa
             if (is_weak(pair, c) == (weak != 0))
                 ui_put(canvas, chart.x + place(pair->filter_l1[c], most_x, chart.width),
                        chart.y + chart.height - 1 - place(pair->channel_l1[c], most_y, chart.height),
-                       weak ? (is_ascii ? 'x' : 0x25cf) : (is_ascii ? 'o' : 0x2022), weak ? UI_BAD : UI_POINT);
+                       weak ? (is_ascii ? 'x' : 0x25cf) : (is_ascii ? 'o' : 0x2022),
+                       weak ? UI_BAD : UI_POINT);
 }
 
 /* Threshold lines as thin rules in the cells behind the points, and the weak corner they close off. */
@@ -141,7 +150,8 @@ static void draw_corner(ui_canvas *canvas, ui_rect chart, double share_x, double
             ui_put(canvas, i, j, is_ascii ? '.' : 0x2591, UI_TRACK);
 }
 
-static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail)
+static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect,
+                         const esp_layer_detail *detail)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
     const esp_wsp_pair *pair = pair_of(preview, detail);
@@ -149,8 +159,9 @@ static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect,
     char text[128];
 
     if (!pair) {
-        ui_say_empty(canvas, rect, ui_selected_preview(state)->note[0] ? ui_selected_preview(state)->note
-                                   : "no layer reads what this one writes");
+        ui_say_empty(canvas, rect,
+                     ui_selected_preview(state)->note[0] ? ui_selected_preview(state)->note
+                                                         : "no layer reads what this one writes");
         return;
     }
     double most_x = fmax(largest(pair->filter_l1, pair->channels), pair->filter_threshold);
@@ -171,7 +182,8 @@ static void draw_scatter(const ui_state *state, ui_canvas *canvas, ui_rect rect,
     ui_text_right(canvas, chart.x, chart.y + chart.height + 1, chart.width, text, UI_DIM);
     int x = chart.x, y = chart.y + chart.height + 2;
     x += ui_textf(canvas, x, y, chart.width, UI_POINT, "%lld channels   ", (long long)pair->channels);
-    x += ui_textf(canvas, x, y, chart.width, UI_BAD, "%lld weak by both norms   ", (long long)pair->weak_count);
+    x += ui_textf(canvas, x, y, chart.width, UI_BAD, "%lld weak by both norms   ",
+                  (long long)pair->weak_count);
     ui_textf(canvas, x, y, chart.x + chart.width - x, UI_THRESHOLD, "asked %.3g", pair->ratio);
 }
 
@@ -183,7 +195,8 @@ static void draw_saliency(ui_state *state, ui_canvas *canvas, ui_rect rect)
     const esp_layer_detail *detail = ui_selected_detail(state);
     const esp_criterion *criterion = esp_criterion_at(state->criterion);
     ui_rect inside = ui_rect_shrink(rect, 0, 2, 0, 0);
-    bool is_scatter = layer && state->shows_scatter && esp_snapshot_preview(state->snapshot)->plan.method == ESP_METHOD_WSP;
+    bool is_scatter =
+        layer && state->shows_scatter && esp_snapshot_preview(state->snapshot)->plan.method == ESP_METHOD_WSP;
     char title[192];
 
     if (!layer) {
@@ -195,7 +208,8 @@ static void draw_saliency(ui_state *state, ui_canvas *canvas, ui_rect rect)
         draw_scatter(state, canvas, ui_rect_shrink(rect, 0, 1, 0, 0), detail);
         return;
     }
-    ui_textf(canvas, rect.x + 1, rect.y + 1, rect.width - 2, UI_DIM, "%s: %s", criterion->name, criterion->title);
+    ui_textf(canvas, rect.x + 1, rect.y + 1, rect.width - 2, UI_DIM, "%s: %s", criterion->name,
+             criterion->title);
     if (detail)
         draw_bars(state, canvas, inside, detail);
     else

@@ -11,9 +11,18 @@
 
 typedef double pick_fn(const esp_training_point *point);
 
-static double pick_loss(const esp_training_point *point) { return point->loss; }
-static double pick_top1(const esp_training_point *point) { return point->is_validated ? point->top1 : (double)NAN; }
-static double pick_train_top1(const esp_training_point *point) { return point->train_top1; }
+static double pick_loss(const esp_training_point *point)
+{
+    return point->loss;
+}
+static double pick_top1(const esp_training_point *point)
+{
+    return point->is_validated ? point->top1 : (double)NAN;
+}
+static double pick_train_top1(const esp_training_point *point)
+{
+    return point->train_top1;
+}
 
 typedef struct curve_range {
     double least, most;
@@ -31,7 +40,8 @@ static curve_range range_of(const esp_training_log *log, pick_fn *pick, curve_ra
     return range;
 }
 
-static void draw_curve(const esp_training_log *log, pick_fn *pick, ui_dots *dots, curve_range range, ui_element element)
+static void draw_curve(const esp_training_log *log, pick_fn *pick, ui_dots *dots, curve_range range,
+                       ui_element element)
 {
     int last_column = -1, last_row = 0;
     double span = range.most > range.least ? range.most - range.least : 1.0;
@@ -42,15 +52,16 @@ static void draw_curve(const esp_training_log *log, pick_fn *pick, ui_dots *dots
             continue;
         int column = (int)(log->points[i].epoch / fmax(log->epochs, 1e-9) * (dots->columns - 1));
         int row = (int)((range.most - value) / span * (dots->rows - 1) + 0.5);
-        ui_dots_line(dots, last_column < 0 ? column : last_column, last_column < 0 ? row : last_row, column, row, element);
+        ui_dots_line(dots, last_column < 0 ? column : last_column, last_column < 0 ? row : last_row, column,
+                     row, element);
         last_column = column;
         last_row = row;
     }
 }
 
 /* One chart with up to two curves on a common scale. */
-static void draw_chart(const esp_training_log *log, ui_canvas *canvas, ui_rect rect, const char *title, pick_fn *first,
-                       ui_element first_element, pick_fn *second, ui_element second_element)
+static void draw_chart(const esp_training_log *log, ui_canvas *canvas, ui_rect rect, const char *title,
+                       pick_fn *first, ui_element first_element, pick_fn *second, ui_element second_element)
 {
     ui_rect chart = ui_rect_shrink(rect, AXIS_WIDTH + 1, 1, 1, 1);
     curve_range range = range_of(log, first, (curve_range){INFINITY, -INFINITY});
@@ -87,7 +98,8 @@ static void number_or_dash(char *text, size_t size, const char *format_value, do
         snprintf(text, size, "-");
 }
 
-static void draw_epoch(const ui_state *state, ui_canvas *canvas, ui_rect rect, int y, const esp_training_point *point)
+static void draw_epoch(const ui_state *state, ui_canvas *canvas, ui_rect rect, int y,
+                       const esp_training_point *point)
 {
     char loss[16], train[16], top1[16], rate[16], value[16];
 
@@ -98,9 +110,9 @@ static void draw_epoch(const ui_state *state, ui_canvas *canvas, ui_rect rect, i
     snprintf(value, sizeof value, "%.2f", point->top1);
     number_or_dash(top1, sizeof top1, value, point->is_validated ? point->top1 : (double)NAN);
     snprintf(rate, sizeof rate, "%.0f", point->images_per_s);
-    ui_textf(canvas, rect.x + 1, y, rect.width - 2, point->is_best ? UI_GOOD : UI_TEXT, "%5.4g  %8s  %8s  %8s  %8.4g  %8s%s",
-             point->epoch, loss, train, top1, point->lr, state->snapshot->hides_timings ? "####" : rate,
-             point->is_best ? "  best so far" : "");
+    ui_textf(canvas, rect.x + 1, y, rect.width - 2, point->is_best ? UI_GOOD : UI_TEXT,
+             "%5.4g  %8s  %8s  %8s  %8.4g  %8s%s", point->epoch, loss, train, top1, point->lr,
+             state->snapshot->hides_timings ? "####" : rate, point->is_best ? "  best so far" : "");
 }
 
 static void draw_epochs(const ui_state *state, ui_canvas *canvas, ui_rect rect, const esp_training_log *log)
@@ -112,7 +124,8 @@ static void draw_epochs(const ui_state *state, ui_canvas *canvas, ui_rect rect, 
         first--;
         shown += log->points[first].is_validated ? 1 : 0;
     }
-    ui_text(canvas, rect.x + 1, rect.y, rect.width - 2, "epoch      loss   train %    test %        lr  images/s", UI_HEADING);
+    ui_text(canvas, rect.x + 1, rect.y, rect.width - 2,
+            "epoch      loss   train %    test %        lr  images/s", UI_HEADING);
     ui_horizontal(canvas, rect.x, rect.y + 1, rect.width, UI_BORDER);
     int y = rect.y + 2;
     for (int i = first; i < log->count; i++)
@@ -138,7 +151,9 @@ static void draw_train(ui_state *state, ui_canvas *canvas, ui_rect rect)
     draw_chart(log, canvas, left, "training loss", pick_loss, UI_LINE_LOSS, NULL, UI_TEXT);
     draw_chart(log, canvas, (ui_rect){left.x + left.width, left.y, charts.width - left.width, left.height},
                "top-1 % (test, training)", pick_top1, UI_LINE_TOP1, pick_train_top1, UI_LINE_LR);
-    draw_epochs(state, canvas, (ui_rect){rect.x, rect.y + rect.height - table_rows, rect.width, table_rows}, log);
+    draw_epochs(state, canvas, (ui_rect){rect.x, rect.y + rect.height - table_rows, rect.width, table_rows},
+                log);
 }
 
-const ui_view_ops ui_view_train = {.title = "Train", .has_side = false, .draw = draw_train, .draw_side = NULL};
+const ui_view_ops ui_view_train = {
+    .title = "Train", .has_side = false, .draw = draw_train, .draw_side = NULL};

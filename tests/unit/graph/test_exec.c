@@ -481,6 +481,23 @@ static void views_and_in_place_steps_need_no_memory(void **state)
     esp_graph_unref(graph);
 }
 
+/* Written over its first input, the sum would read its own result as the third. */
+static void a_sum_that_reads_an_input_twice_is_right(void **state)
+{
+    (void)state;
+    net n = net_new(13);
+    int x = net_input(&n, "x", S2(1, 3));
+    int a = net_add(&n, "Neg", IN(x), NULL), b = net_add(&n, "Exp", IN(x), NULL);
+    net_output(&n, net_add(&n, "Sum", IN(a, b, a), NULL));
+    esp_graph *graph = net_finish(&n);
+    esp_exec *exec = exec_new(graph, (esp_exec_options){.batch = 1});
+    view_data(esp_exec_input(exec, 0))[1] = 1;
+    run_forward(exec);
+    assert_close(view_data(esp_exec_output(exec, 0)), (const float[]){1, 0.71828183f, 1}, 3, 1e-6);
+    esp_exec_free(exec);
+    esp_graph_unref(graph);
+}
+
 static void an_input_may_be_an_output(void **state)
 {
     (void)state;
@@ -655,6 +672,7 @@ int main(void)
         cmocka_unit_test(an_output_nobody_graded_counts_as_zero),
         cmocka_unit_test(a_parameter_no_output_needs_gets_a_zero_gradient),
         cmocka_unit_test(views_and_in_place_steps_need_no_memory),
+        cmocka_unit_test(a_sum_that_reads_an_input_twice_is_right),
         cmocka_unit_test(an_input_may_be_an_output),
         cmocka_unit_test(runs_allocate_nothing),
         cmocka_unit_test(a_set_token_cancels_both_passes),

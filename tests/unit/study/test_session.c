@@ -20,7 +20,8 @@ static esp_session *open_session(const char *directory, const char *study, bool 
     esp_error err = {0};
 
     expect_ok(esp_session_new(&options, &session, &err), &err);
-    expect_ok(esp_session_open(session, opens_model ? scratch_path(directory, "tiny.onnx") : NULL, &err), &err);
+    expect_ok(esp_session_open(session, opens_model ? scratch_path(directory, "tiny.onnx") : NULL, &err),
+              &err);
     tiny_study_settle(session, false, NULL);
     return session;
 }

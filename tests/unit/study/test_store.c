@@ -12,7 +12,8 @@
 
 static esp_study_version version_of(int id, int parent, const char *title, esp_graph *graph)
 {
-    esp_study_version version = {.id = id, .parent = parent, .graph = graph, .how = (char *)"{\"open\":\"x\"}"};
+    esp_study_version version = {
+        .id = id, .parent = parent, .graph = graph, .how = (char *)"{\"open\":\"x\"}"};
 
     snprintf(version.title, sizeof version.title, "%s", title);
     snprintf(version.created, sizeof version.created, "2024-05-06T07:08:09Z");
@@ -116,7 +117,8 @@ static void a_model_left_by_a_crash_is_replaced(void **state)
 static void a_version_is_never_written_twice(void **state)
 {
     char *directory = scratch_make();
-    esp_graph *graph = small_conv_model(8, 4, 4, false, 3), *other = small_conv_model(8, 6, 4, false, 4), *loaded = NULL;
+    esp_graph *graph = small_conv_model(8, 4, 4, false, 3), *other = small_conv_model(8, 6, 4, false, 4),
+              *loaded = NULL;
     esp_store *store = NULL;
     esp_error err = {0};
     esp_study_version root = version_of(1, 0, "root", graph), again = version_of(1, 0, "again", other);
@@ -145,7 +147,10 @@ static void a_file_that_is_no_study_and_a_later_format_are_refused(void **state)
 
     (void)state;
     snprintf(path, sizeof path, "%s/study.db", directory);
-    scratch_write(path, "this is a text file, longer than a header of one hundred bytes; it has nothing of a database in it, nothing", 108);
+    scratch_write(path,
+                  "this is a text file, longer than a header of one hundred bytes; it has nothing of a "
+                  "database in it, nothing",
+                  108);
     expect_failure(esp_store_open(directory, &store, &err), ESP_FORMAT, &err, "study.db");
     assert_null(store);
     assert_int_equal(unlink(path), 0);

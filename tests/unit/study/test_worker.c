@@ -7,7 +7,8 @@
 #include "study/worker.h"
 #include "unit/train/train_fixtures.h"
 
-/* What the jobs of a test share. Jobs write `order` on the worker thread; tests read it when the worker is idle. */
+/* What the jobs of a test share. Jobs write `order` on the worker thread; tests read it when the worker is
+ * idle. */
 typedef struct world {
     sem_t started, may_end;
     char order[32];
@@ -58,7 +59,8 @@ static esp_status run_gate(void *user, esp_job *job, const esp_compute *compute,
 static esp_status run_steps(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
 {
     world *w = user;
-    const esp_progress progress = {.stage = "steps", .done = 1, .total = 2, .unit = "steps", .detail = "half-way"};
+    const esp_progress progress = {
+        .stage = "steps", .done = 1, .total = 2, .unit = "steps", .detail = "half-way"};
 
     (void)err;
     sem_post(&w->started);

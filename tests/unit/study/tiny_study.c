@@ -17,7 +17,8 @@ static void put_number(unsigned char *target, uint32_t number)
         target[i] = (unsigned char)(number >> (24 - 8 * i));
 }
 
-static void write_split(const char *directory, const char *images, const char *labels, int64_t count, uint64_t seed)
+static void write_split(const char *directory, const char *images, const char *labels, int64_t count,
+                        uint64_t seed)
 {
     esp_dataset *dataset = quarters_dataset(count, SIZE, seed);
     size_t pixels = SIZE * SIZE, image_bytes = 16 + (size_t)count * pixels, label_bytes = 8 + (size_t)count;

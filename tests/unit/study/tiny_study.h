@@ -1,4 +1,5 @@
-/* A model and a dataset on disk, small enough for tests of sessions and of the workbench to run in moments. */
+/* A model and a dataset on disk, small enough for tests of sessions and of the workbench to run in moments.
+ */
 #ifndef ESP_TESTS_TINY_STUDY_H
 #define ESP_TESTS_TINY_STUDY_H
 
@@ -8,11 +9,13 @@
 #define TINY_TRAIN_IMAGES 96
 #define TINY_TEST_IMAGES  60
 
-/* Writes directory/tiny.onnx and the four IDX files in directory/data; for esp_dataset_open as "idx:directory/data". */
+/* Writes directory/tiny.onnx and the four IDX files in directory/data; for esp_dataset_open as
+ * "idx:directory/data". */
 void tiny_study_write(const char *directory);
 
-/* Reads events until the session is idle, waiting in poll() for them; fails the test when a job fails. The last failure
- * that `allows_failure` let pass is left in `err` (which may be NULL otherwise). Returns how many jobs were cancelled. */
+/* Reads events until the session is idle, waiting in poll() for them; fails the test when a job fails. The
+ * last failure that `allows_failure` let pass is left in `err` (which may be NULL otherwise). Returns how
+ * many jobs were cancelled. */
 int tiny_study_settle(esp_session *session, bool allows_failure, esp_error *err);
 
 #endif

@@ -17,12 +17,13 @@ static ui_canvas new_canvas(int width, int height, ui_alphabet alphabet)
 
 static void assert_row(const ui_canvas *canvas, int y, const char *expected)
 {
-    char row[256];
+    char row[256] = "";
     size_t used = 0;
 
     for (int x = 0; x < canvas->width; x++) {
         uint32_t rune = ui_canvas_at(canvas, x, y)->rune;
-        used += (size_t)snprintf(row + used, sizeof row - used, rune == 0 ? "" : rune < 0x80 ? "%c" : "<%x>", (int)rune);
+        if (rune)
+            used += (size_t)snprintf(row + used, sizeof row - used, rune < 0x80 ? "%c" : "<%x>", (int)rune);
     }
     assert_string_equal(row, expected);
 }
