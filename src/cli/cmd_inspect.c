@@ -12,7 +12,6 @@
 #include "io/onnx.h"
 #include "prune/counts.h"
 #include "prune/coupling.h"
-#include "prune/roles.h"
 
 /* Everything the three forms of output (table, JSON, coupling) read. */
 typedef struct inspection {
@@ -20,13 +19,11 @@ typedef struct inspection {
     esp_graph *graph;
     esp_inferred *one, *two; /* at batch 1 and 2: dims that follow the batch print its name; two may be NULL */
     esp_layers layers;
-    esp_role *roles;
     esp_counts counts;
 } inspection;
 
 static void release(inspection *it)
 {
-    esp_free(it->roles);
     esp_layers_free(&it->layers);
     esp_inferred_free(it->two);
     esp_inferred_free(it->one);
@@ -48,11 +45,6 @@ static esp_status load(inspection *it, const esp_option_list *input_items, esp_e
         esp_error ignored = {0};
         esp_infer(it->graph, 2, shapes, shape_count, &it->two, &ignored); /* a fixed batch has no second size */
         status = esp_layers_list(it->graph, it->one, &it->layers, err);
-    }
-    if (status == ESP_OK) {
-        it->roles = esp_alloc_zero((size_t)it->layers.count + 1, sizeof *it->roles);
-        status = it->roles ? esp_roles_find(it->graph, &it->layers, it->roles, err)
-                           : esp_fail_memory(err, "the layers' roles", 0);
     }
     if (status == ESP_OK) {
         status = esp_model_count(it->graph, it->one, &it->counts, err);
@@ -109,7 +101,7 @@ static esp_status print_people(const inspection *it, esp_error *err)
         const esp_node *node = esp_graph_node(it->graph, layer->node);
         esp_table_cell(table, "%s", layer->name);
         esp_table_cell(table, "%s", kind_of(layer, kind, sizeof kind));
-        esp_table_cell(table, "%s", esp_role_word(it->roles[i]));
+        esp_table_cell(table, "%s", esp_role_word(layer->role));
         esp_table_cell(table, "%s", value_shape(it, node->outputs[0], shape, sizeof shape));
         esp_table_cell(table, "%lld", (long long)layer->filters);
         esp_table_cell(table, "%lld", (long long)layer->channels);
@@ -146,7 +138,7 @@ static esp_status print_json(const inspection *it, esp_error *err)
         json_array_append_new(
             layers, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:[I,I], s:I, s:I}", "name", layer->name,
                               "weight", layer->weight_name, "kind", layer->is_conv ? "conv" : "fc", "role",
-                              esp_role_word(it->roles[i]), "output",
+                              esp_role_word(layer->role), "output",
                               value_shape(it, node->outputs[0], shape, sizeof shape), "filters",
                               (json_int_t)layer->filters, "channels", (json_int_t)layer->channels, "group",
                               (json_int_t)layer->group, "kernel", (json_int_t)layer->kernel_h,

@@ -2,104 +2,14 @@
  * which of the weight's axes are filters and channels; everything here follows from that.
  *
  * The `paper` counter gives 2 batch-norm parameters per channel to every *maskable* conv: all but the 1x1
- * convs on residual shortcuts, which the published methods leave alone. A conv counts as one when its output
- * reaches an addition through nothing but channel-wise operators, and the addition's other side comes from
- * the same tensor the conv reads, through more layers than this one. */
+ * convs on residual shortcuts, which the published methods leave alone. */
 #include "graph/layers.h"
 
 #include <string.h>
 
 #include "base/memory.h"
+#include "graph/layer_roles.h"
 #include "graph/op.h"
-
-/* ---- shortcuts ---- */
-
-/* The layer that makes a value, looking through operators that keep channels (batch-norm, activation); -1
- * when something else comes first. */
-static int layer_behind(const esp_graph *graph, int value)
-{
-    for (;;) {
-        int producer = value < 0 ? -1 : esp_graph_value(graph, value)->producer;
-        if (producer < 0)
-            return -1;
-        const esp_node *node = esp_graph_node(graph, producer);
-        if (node->op->layer != NULL)
-            return producer;
-        if (node->op->rule != ESP_CHANNEL_COPY)
-            return -1;
-        value = node->inputs[0];
-    }
-}
-
-typedef struct depth_search {
-    const esp_graph *graph;
-    int target;
-    int *depths; /* per node: layers on the deepest way from target through this node's outputs; -1 none */
-} depth_search;
-
-/* Layers on the deepest way from `target` to `value`; -1 when there is none. Nodes before the target's
- * readers are not on any way: `depths` is filled in node order. */
-static int depth_of(const depth_search *search, int value)
-{
-    if (value == search->target)
-        return 0;
-    int producer = value < 0 ? -1 : esp_graph_value(search->graph, value)->producer;
-    return producer < 0 ? -1 : search->depths[producer];
-}
-
-static void fill_depths(const depth_search *search, int last)
-{
-    for (int n = 0; n <= last; n++) {
-        const esp_node *node = esp_graph_node(search->graph, n);
-        int deepest = -1;
-        for (int i = 0; i < node->input_count; i++) {
-            int depth = depth_of(search, node->inputs[i]);
-            deepest = depth > deepest ? depth : deepest;
-        }
-        search->depths[n] = deepest < 0 ? -1 : deepest + (node->op->layer != NULL);
-    }
-}
-
-/* Whether the conv is the short side of this addition. */
-static bool is_short_side(const esp_graph *graph, int conv, int addition, int *depths)
-{
-    const esp_node *node = esp_graph_node(graph, addition);
-    int short_value = -1;
-    for (int i = 0; i < node->input_count; i++) {
-        if (layer_behind(graph, node->inputs[i]) == conv)
-            short_value = node->inputs[i];
-    }
-    if (short_value < 0)
-        return false;
-    depth_search search = {
-        .graph = graph, .target = esp_graph_node(graph, conv)->inputs[0], .depths = depths};
-    fill_depths(&search, addition);
-    for (int i = 0; i < node->input_count; i++) {
-        if (node->inputs[i] != short_value && depth_of(&search, node->inputs[i]) > 1)
-            return true;
-    }
-    return false;
-}
-
-/* Follows the conv's output through channel-wise operators to additions. */
-static bool is_shortcut(const esp_graph *graph, int conv, int *depths)
-{
-    int value = esp_graph_node(graph, conv)->outputs[0];
-    for (;;) {
-        int next = -1;
-        for (int i = 0; i < esp_graph_consumer_count(graph, value); i++) {
-            int reader = esp_graph_consumer(graph, value, i);
-            const esp_node *node = esp_graph_node(graph, reader);
-            if (node->op->rule == ESP_CHANNEL_TIE && is_short_side(graph, conv, reader, depths))
-                return true;
-            if (node->op->rule == ESP_CHANNEL_COPY && node->inputs[0] == value)
-                next = node->outputs[0];
-        }
-        if (next < 0)
-            return false;
-        value = next;
-    }
-}
 
 /* ---- the list ---- */
 
@@ -151,25 +61,17 @@ esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred,
     *out = (esp_layers){0};
     for (int n = 0; n < nodes; n++)
         candidates += esp_graph_node(graph, n)->op->layer != NULL;
-    esp_layer *items = esp_alloc((size_t)candidates, sizeof *items);
-    int *depths = esp_alloc((size_t)nodes, sizeof *depths);
-    if (items == NULL || depths == NULL) {
-        esp_free(items);
-        esp_free(depths);
-        return esp_fail_memory(err, "the list of layers", (size_t)candidates * sizeof *items);
-    }
-    int count = 0;
-    for (int n = 0; n < nodes; n++) {
-        esp_layer *layer = &items[count];
-        if (!describe_layer(graph, inferred, n, layer))
-            continue;
-        layer->is_shortcut = layer->is_conv && layer->kernel_h == 1 && layer->kernel_w == 1 &&
-                             layer->group == 1 && is_shortcut(graph, n, depths);
-        count++;
-    }
-    esp_free(depths);
-    *out = (esp_layers){.count = count, .items = items};
-    return ESP_OK;
+    esp_layers layers = {.items = esp_alloc((size_t)candidates, sizeof *layers.items)};
+    if (layers.items == NULL)
+        return esp_fail_memory(err, "the list of layers", (size_t)candidates * sizeof *layers.items);
+    for (int n = 0; n < nodes; n++)
+        layers.count += describe_layer(graph, inferred, n, &layers.items[layers.count]);
+    esp_status status = esp_layer_roles_find(graph, &layers, err);
+    if (status == ESP_OK)
+        *out = layers;
+    else
+        esp_layers_free(&layers);
+    return status;
 }
 
 void esp_layers_free(esp_layers *layers)
@@ -209,7 +111,7 @@ void esp_layer_weight_canonical(const esp_layer *layer, const esp_tensor *weight
 void esp_layer_paper(const esp_layer *layer, int64_t surviving_weights, int64_t live_filters,
                      int64_t live_biases, double *params, double *macs)
 {
-    bool is_maskable = layer->is_conv && !layer->is_shortcut;
+    bool is_maskable = layer->is_conv && layer->role != ESP_ROLE_SHORTCUT;
     double norms = is_maskable ? (double)live_filters : 0.0;
     *params = (double)surviving_weights + 2.0 * norms + (double)live_biases;
     *macs = (double)surviving_weights * (double)layer->positions + norms + (double)live_biases;

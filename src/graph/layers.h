@@ -7,6 +7,18 @@
 #include "graph/graph.h"
 #include "graph/infer.h"
 
+/* What part a layer plays in the published methods. */
+typedef enum esp_role {
+    ESP_ROLE_BODY,
+    ESP_ROLE_STEM,     /* first convolution: reads the network's input */
+    ESP_ROLE_SHORTCUT, /* 1x1 convolution beside a residual branch: its way to the Add is shorter than the other's and
+                          starts from the same value */
+    ESP_ROLE_GROUPED,  /* group > 1 (depthwise): has no filter x channel choice of its own */
+} esp_role;
+
+/* "body", "stem", "shortcut", "grouped". */
+const char *esp_role_word(esp_role role);
+
 typedef struct esp_layer {
     int node;
     const char *name;        /* the node's */
@@ -21,7 +33,7 @@ typedef struct esp_layer {
     int64_t positions;             /* H_out * W_out (batch 1); 1 for fully connected on [N, in] */
     int64_t params;                /* elements of weight and bias */
     int64_t macs;                  /* per image */
-    bool is_shortcut; /* the 1x1 conv of a residual shortcut: no part in the published methods' masks */
+    esp_role role;
 } esp_layer;
 
 typedef struct esp_layers {

@@ -54,7 +54,7 @@ static int64_t removed_parameters(const esp_graph *graph, const esp_coupling *co
     return removed;
 }
 
-static void count_paper(const esp_layers *layers, const esp_role *roles, const esp_mask *masks,
+static void count_paper(const esp_layers *layers, const esp_mask *masks,
                         esp_counts *counts)
 {
     counts->paper_params = counts->paper_macs = 0;
@@ -62,7 +62,6 @@ static void count_paper(const esp_layers *layers, const esp_role *roles, const e
         esp_layer layer = layers->items[l];
         int64_t weights = esp_mask_kept(&masks[l]) * layer.kernel_h * layer.kernel_w, live = 0;
         double params, macs;
-        layer.is_shortcut = roles[l] == ESP_ROLE_SHORTCUT;
         for (int64_t f = 0; f < layer.filters; f++)
             live += esp_mask_filter_is_live(&masks[l], f);
         esp_layer_paper(&layer, weights, live, layer.bias >= 0 ? live : 0, &params, &macs);
@@ -72,7 +71,7 @@ static void count_paper(const esp_layers *layers, const esp_role *roles, const e
 }
 
 esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *coupling, const esp_layers *layers,
-                             const esp_role *roles, const esp_mask *masks, const bool *is_removable,
+                             const esp_mask *masks, const bool *is_removable,
                              const esp_counts *whole, esp_counts *out, esp_error *err)
 {
     size_t values = (size_t)esp_graph_value_count(graph);
@@ -91,7 +90,7 @@ esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *couplin
         is_done[layer->weight] = true;
     }
     counts.params -= removed_parameters(graph, coupling, is_removable, is_done);
-    count_paper(layers, roles, masks, &counts);
+    count_paper(layers, masks, &counts);
     esp_free(is_done);
     *out = counts;
     return ESP_OK;
@@ -103,13 +102,8 @@ esp_status esp_model_count_with(const esp_graph *graph, const esp_inferred *infe
     esp_coupling *coupling = NULL;
     bool *is_removable = NULL;
     esp_counts whole = {0};
-    esp_role *roles = esp_alloc_zero((size_t)layers->count, sizeof *roles);
-    esp_status status = roles ? ESP_OK : esp_fail_memory(err, "counts", (size_t)layers->count * sizeof *roles);
+    esp_status status = esp_coupling_new(graph, inferred, layers, &coupling, err);
 
-    if (status == ESP_OK)
-        status = esp_roles_find(graph, layers, roles, err);
-    if (status == ESP_OK)
-        status = esp_coupling_new(graph, inferred, layers, &coupling, err);
     if (status == ESP_OK) {
         size_t limit = (size_t)esp_coupling_slot_limit(coupling);
         is_removable = esp_alloc_zero(limit, sizeof *is_removable);
@@ -120,10 +114,9 @@ esp_status esp_model_count_with(const esp_graph *graph, const esp_inferred *infe
     if (status == ESP_OK)
         status = esp_graph_count(graph, inferred, &whole, err);
     if (status == ESP_OK)
-        status = esp_masked_counts(graph, coupling, layers, roles, masks, is_removable, &whole, out, err);
+        status = esp_masked_counts(graph, coupling, layers, masks, is_removable, &whole, out, err);
     esp_coupling_free(coupling);
     esp_free(is_removable);
-    esp_free(roles);
     return status;
 }
 

@@ -4,14 +4,13 @@
 
 #include "prune/coupling.h"
 #include "prune/mask.h"
-#include "prune/roles.h"
 
 /* `whole` are the counts of the model without masks (esp_graph_count). `true`: less the weights that are
  * masked, and the biases and normalisation of removable slots (prune/slots.h). `paper`: esp_layer_paper
- * (roles say which layers are shortcuts) of surviving weights and live filters; a filter is live while it has
+ * of surviving weights and live filters; a filter is live while it has
  * a connection. */
 esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *coupling, const esp_layers *layers,
-                             const esp_role *roles, const esp_mask *masks, const bool *is_removable,
+                             const esp_mask *masks, const bool *is_removable,
                              const esp_counts *whole, esp_counts *out, esp_error *err);
 
 /* Both counters for a model as it is: whole, less what the masks it carries take away. `inferred` at batch 1. What every

@@ -103,7 +103,7 @@ static esp_status start(preview_subject *subject, const esp_plan *plan, esp_prev
         return esp_fail_memory(err, "a preview", count * sizeof *preview->items);
     status = esp_plan_clone(plan, &preview->plan, err);
     for (size_t l = 0; status == ESP_OK && l < count; l++) {
-        preview->items[l].role = subject->roles[l];
+        preview->items[l].role = subject->layers.items[l].role;
         status = esp_mask_clone(&subject->masks[l], &preview->items[l].mask, err);
     }
     return status;
@@ -148,7 +148,7 @@ static esp_status count(const esp_preview *preview, const esp_coupling *coupling
 {
     const preview_subject *subject = preview->subject;
 
-    return esp_masked_counts(subject->graph, coupling, &subject->layers, subject->roles, masks, is_removable,
+    return esp_masked_counts(subject->graph, coupling, &subject->layers, masks, is_removable,
                              &subject->whole, out, err);
 }
 

@@ -8,7 +8,6 @@
 #include "graph/layers.h"
 #include "prune/mask.h"
 #include "prune/plan.h"
-#include "prune/roles.h"
 #include "prune/wsp.h"
 
 /* SG: the grouping of one layer. */

@@ -31,7 +31,6 @@ void preview_subject_unref(preview_subject *subject)
         esp_free((char *)(uintptr_t)subject->shapes[i].name);
     esp_free(subject->shapes);
     esp_free(subject->masks);
-    esp_free(subject->roles);
     esp_free(subject->is_stored);
     esp_free(subject->sharer);
     esp_layers_free(&subject->layers);
@@ -59,15 +58,13 @@ static esp_status look_at_layers(preview_subject *subject, esp_error *err)
 {
     const esp_layers *layers = &subject->layers;
     size_t count = (size_t)layers->count;
-    esp_status status;
+    esp_status status = ESP_OK;
 
-    subject->roles = esp_alloc_zero(count, sizeof *subject->roles);
     subject->masks = esp_alloc_zero(count, sizeof *subject->masks);
     subject->is_stored = esp_alloc_zero(count, sizeof *subject->is_stored);
     subject->sharer = esp_alloc_zero(count, sizeof *subject->sharer);
-    if (!subject->roles || !subject->masks || !subject->is_stored || !subject->sharer)
+    if (!subject->masks || !subject->is_stored || !subject->sharer)
         return esp_fail_memory(err, "layers", count * sizeof *subject->masks);
-    status = esp_roles_find(subject->graph, layers, subject->roles, err);
     for (int l = 0; status == ESP_OK && l < layers->count; l++) {
         const esp_tensor *weight = esp_graph_value(subject->graph, layers->items[l].weight)->constant;
         subject->is_stored[l] = weight && esp_tensor_dtype(weight) == ESP_F32;
@@ -84,7 +81,7 @@ esp_status preview_subject_new(const esp_graph *graph, const esp_input_shape *sh
                                preview_subject **out, esp_error *err)
 {
     preview_subject *subject = esp_alloc_zero(1, sizeof *subject);
-    esp_status status;
+    esp_status status = ESP_OK;
 
     *out = NULL;
     if (!subject)
@@ -166,7 +163,7 @@ esp_status preview_cache_use(esp_grouping_cache *cache, const esp_graph *graph, 
                              int shape_count, esp_error *err)
 {
     size_t count;
-    esp_status status;
+    esp_status status = ESP_OK;
 
     if (is_about(cache->subject, graph, shapes, shape_count))
         return ESP_OK;
@@ -210,7 +207,7 @@ static esp_status run_layer_tasks(const esp_compute *compute, esp_grouping_cache
 {
     size_t count = (size_t)cache->subject->layers.count;
     layer_tasks tasks = {cache, is_wanted, NULL, NULL};
-    esp_status status;
+    esp_status status = ESP_OK;
 
     tasks.statuses = esp_alloc_zero(count, sizeof *tasks.statuses);
     tasks.errors = esp_alloc_zero(count, sizeof *tasks.errors);
@@ -263,7 +260,7 @@ esp_status preview_importance(const preview_subject *subject, int layer, float *
     int64_t count = item->filters * item->channels;
     esp_weight_rows rows;
     float *importance;
-    esp_status status;
+    esp_status status = ESP_OK;
 
     *out = NULL;
     status = esp_weight_rows_of(subject->graph, item, &rows, err);

@@ -16,7 +16,6 @@ typedef struct preview_subject {
     esp_graph *graph;
     esp_inferred *inferred;
     esp_layers layers;
-    esp_role *roles;  /* per layer */
     esp_mask *masks;  /* per layer: what the model carries */
     bool *is_stored;  /* per layer: its weight is a float constant of the graph */
     int *sharer;      /* per layer: another layer with the same weight, or -1 */

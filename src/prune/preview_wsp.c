@@ -147,11 +147,11 @@ esp_status preview_by_wsp(const esp_compute *compute, esp_grouping_cache *cache,
         goto done;
     for (int l = 0; l < subject->layers.count; l++) {
         is_open[l] = preview_may_take_part(preview, l);
-        if (!is_sound && is_open[l] && subject->roles[l] == ESP_ROLE_SHORTCUT)
+        if (!is_sound && is_open[l] && subject->layers.items[l].role == ESP_ROLE_SHORTCUT)
             preview_note(&preview->items[l], "shortcut: left out, as published");
     }
     status = is_sound ? esp_wsp_sets(coupling, &subject->layers, norms, &preview->wsp, err)
-                      : esp_wsp_pairs_from(subject->graph, &subject->layers, subject->roles, norms,
+                      : esp_wsp_pairs_from(subject->graph, &subject->layers, norms,
                                            &preview->wsp, err);
     if (status == ESP_OK)
         status = open_pairs(preview, coupling, is_open, err);

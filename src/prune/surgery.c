@@ -8,7 +8,6 @@
 
 #include "base/memory.h"
 #include "prune/counts.h"
-#include "prune/roles.h"
 #include "prune/surgery_internal.h"
 
 esp_surgery_options esp_surgery_defaults(void)

@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "graph/flow.h"
 #include "graph/op.h"
 #include "prune/criteria.h"
-#include "prune/flow.h"
 
 /* ---- the list ---- */
 
@@ -195,16 +195,21 @@ static esp_status add_pair(esp_wsp *wsp, const esp_layers *layers, const esp_lay
     return ESP_OK;
 }
 
+/* Shortcuts and grouped layers take no part. */
+static bool is_paired(const esp_layer *layer)
+{
+    return layer->role != ESP_ROLE_SHORTCUT && layer->role != ESP_ROLE_GROUPED;
+}
+
 /* All pairs; the list has room for one per layer. */
-static esp_status fill_pairs(const esp_graph *graph, const esp_layers *layers, const esp_role *roles,
-                             const esp_layer_l1 *norms, const esp_flow *flow, const bool *is_output,
-                             esp_wsp *wsp, esp_error *err)
+static esp_status fill_pairs(const esp_graph *graph, const esp_layers *layers, const esp_layer_l1 *norms,
+                             const esp_flow *flow, const bool *is_output, esp_wsp *wsp, esp_error *err)
 {
     int writer = -1, count = 0;
     esp_status status = ESP_OK;
 
     for (int l = 0; status == ESP_OK && l < layers->count; l++) {
-        if (roles[l] == ESP_ROLE_SHORTCUT || roles[l] == ESP_ROLE_GROUPED)
+        if (!is_paired(&layers->items[l]))
             continue;
         count = wsp->pair_count;
         if (writer >= 0 && is_output[esp_graph_node(graph, layers->items[writer].node)->outputs[0]])
@@ -224,8 +229,8 @@ static esp_status fill_pairs(const esp_graph *graph, const esp_layers *layers, c
     return status;
 }
 
-esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_role *roles,
-                              const esp_layer_l1 *norms, esp_wsp *out, esp_error *err)
+esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_layer_l1 *norms,
+                              esp_wsp *out, esp_error *err)
 {
     esp_wsp wsp = {0};
     esp_flow flow = {0};
@@ -239,7 +244,7 @@ esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, 
     if (status != ESP_OK)
         goto done;
     wsp.pairs = esp_alloc_zero((size_t)layers->count, sizeof *wsp.pairs);
-    status = wsp.pairs ? fill_pairs(graph, layers, roles, norms, &flow, is_output, &wsp, err)
+    status = wsp.pairs ? fill_pairs(graph, layers, norms, &flow, is_output, &wsp, err)
                        : esp_fail_memory(err, "pairs of layers", (size_t)layers->count * sizeof *wsp.pairs);
 
 done:
@@ -256,25 +261,21 @@ esp_status esp_wsp_pairs(const esp_graph *graph, const esp_layers *layers, const
                          esp_wsp *out, esp_error *err)
 {
     size_t count = (size_t)layers->count;
-    esp_role *roles = esp_alloc(count, sizeof *roles);
     esp_layer_l1 *norms = esp_alloc_zero(count, sizeof *norms);
     esp_status status = ESP_OK;
 
     *out = (esp_wsp){0};
-    if (!roles || !norms)
+    if (!norms)
         status = esp_fail_memory(err, "pairs of layers", count * sizeof *norms);
-    if (status == ESP_OK)
-        status = esp_roles_find(graph, layers, roles, err);
     for (int l = 0; status == ESP_OK && l < layers->count; l++)
-        if (roles[l] != ESP_ROLE_SHORTCUT && roles[l] != ESP_ROLE_GROUPED)
+        if (is_paired(&layers->items[l]))
             status = esp_layer_l1_of(graph, &layers->items[l], &masks[l], &norms[l], err);
     if (status == ESP_OK)
-        status = esp_wsp_pairs_from(graph, layers, roles, norms, out, err);
+        status = esp_wsp_pairs_from(graph, layers, norms, out, err);
 
     for (int l = 0; norms && l < layers->count; l++)
         esp_layer_l1_free(&norms[l]);
     esp_free(norms);
-    esp_free(roles);
     return status;
 }
 

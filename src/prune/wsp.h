@@ -5,7 +5,6 @@
 #include "graph/layers.h"
 #include "prune/coupling.h"
 #include "prune/mask.h"
-#include "prune/roles.h"
 #include "prune/weights.h"
 
 /* What is measured against what: a writer layer and the layer that reads its channels (as published), or a
@@ -40,14 +39,13 @@ typedef struct esp_wsp {
 } esp_wsp;
 
 /* Pairs in the order of the layers, as published: shortcuts' 1x1 convolutions and grouped convolutions left
- * out (prune/roles.h). Pairs whose sizes do not fit, and writers of network outputs, are listed under
+ * out (esp_role). Pairs whose sizes do not fit, and writers of network outputs, are listed under
  * left_out. `masks` has one mask per layer (all ones at first). Ratios are 0, nothing is selected yet. */
 esp_status esp_wsp_pairs(const esp_graph *graph, const esp_layers *layers, const esp_mask *masks,
                          esp_wsp *out, esp_error *err);
 
-/* The same from roles and norms (one entry per layer) that are known already. */
-esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_role *roles,
-                              const esp_layer_l1 *norms, esp_wsp *out, esp_error *err);
+/* The same from norms (one entry per layer) that are known already. */
+esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_layer_l1 *norms, esp_wsp *out, esp_error *err);
 
 /* Sound: one entry per free coupled set that has writers and readers. Filter score of a slot = sum over the
  * writers, channel score = sum over the readers, each in units of its layer's mean. Pinned sets are listed

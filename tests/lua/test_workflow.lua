@@ -36,7 +36,7 @@ for _, plan in ipairs { { method = "wsp", mode = "sound", ratio = 0.6 }, { metho
     test.is_true(preview:masked():difference(cut) < 1e-3, what .. ": and so they do when compared here")
     test.is_true(cut:counts().params < trained:counts().params, what .. ": smaller")
     test.equal(preview:after().params, cut:counts().params, what .. ": the preview's count is the cut model's")
-    local tuned = cut:train { data = training, validation = testing, epochs = 2, batch = 16, lr = 0.02 }
+    local tuned = cut:train { data = training, validation = testing, epochs = 6, batch = 16, lr = 0.05, seed = 5 }
     test.equal(tuned:counts().params, cut:counts().params, what .. ": fine-tuning keeps the size")
     test.is_true(tuned:evaluate { data = testing }.top1 > 90, what .. ": and the accuracy")
 end

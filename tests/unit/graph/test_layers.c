@@ -176,13 +176,13 @@ static void resnet50_has_the_published_size(void **state)
     int shortcuts = 0;
     for (int i = 0; i < layers.count; i++) {
         const esp_layer *layer = &layers.items[i];
-        shortcuts += layer->is_shortcut;
-        if (layer->is_shortcut)
+        shortcuts += (layer->role == ESP_ROLE_SHORTCUT);
+        if ((layer->role == ESP_ROLE_SHORTCUT))
             assert_true(layer->filters == 4 * layer->channels || layer->filters == 2 * layer->channels);
     }
     assert_int_equal(layers.count, 54);
     assert_int_equal(shortcuts, 4);
-    assert_false(layers.items[0].is_shortcut);
+    assert_false(layers.items[0].role == ESP_ROLE_SHORTCUT);
     assert_int_equal(layers.items[0].positions, 112 * 112);
     esp_layers_free(&layers);
     esp_inferred_free(inferred);
@@ -205,7 +205,7 @@ static void equal_branches_have_no_shortcut(void **state)
     list_layers(graph, &inferred, &layers);
     assert_int_equal(layers.count, 4);
     for (int i = 0; i < 4; i++)
-        assert_false(layers.items[i].is_shortcut);
+        assert_false(layers.items[i].role == ESP_ROLE_SHORTCUT);
     esp_layers_free(&layers);
     esp_inferred_free(inferred);
     esp_graph_unref(graph);
@@ -282,7 +282,7 @@ static void paper_counts_of_a_masked_layer(void **state)
     esp_layer_paper(&layer, 50, 7, 3, &params, &macs);
     assert_float_equal((float)params, 50 + 2 * 7 + 3, 0);
     assert_float_equal((float)macs, 5000 + 7 + 3, 0);
-    layer.is_shortcut = true;
+    layer.role = ESP_ROLE_SHORTCUT;
     esp_layer_paper(&layer, 50, 7, 0, &params, &macs);
     assert_float_equal((float)params, 50, 0);
     assert_float_equal((float)macs, 5000, 0);

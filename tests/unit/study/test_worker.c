@@ -251,6 +251,26 @@ static void any_job_displaces_a_background_job(void **state)
     esp_worker_free(worker);
 }
 
+static void a_waiting_background_job_is_dropped_without_running(void **state)
+{
+    world w;
+    esp_worker *worker = start(&w, 8);
+    int64_t background;
+
+    (void)state;
+    submit(worker, &w, run_gate, 'g', 0);
+    sem_wait(&w.started);
+    background = submit(worker, &w, run_letter, 'b', ESP_JOB_BACKGROUND);
+    submit(worker, &w, run_letter, 'a', 0);
+    sem_post(&w.may_end);
+    for (int i = 0; i < 3; i++) {
+        esp_event event = wait_finish(worker);
+        assert_int_equal(event.status, event.job == background ? ESP_CANCELLED : ESP_OK);
+    }
+    assert_string_equal(w.order, "ga");
+    esp_worker_free(worker);
+}
+
 static void cancel_reaches_running_and_waiting_jobs(void **state)
 {
     world w;
@@ -311,6 +331,7 @@ int main(void)
         cmocka_unit_test(urgent_jobs_run_before_waiting_ones),
         cmocka_unit_test(urgent_jobs_run_between_the_steps_of_a_long_one),
         cmocka_unit_test(any_job_displaces_a_background_job),
+        cmocka_unit_test(a_waiting_background_job_is_dropped_without_running),
         cmocka_unit_test(cancel_reaches_running_and_waiting_jobs),
         cmocka_unit_test(a_failure_arrives_with_its_message),
         cmocka_unit_test(freeing_stops_what_runs_and_releases_what_waits),

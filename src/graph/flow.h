@@ -1,7 +1,7 @@
 /* What depends on the network's inputs: the data that layers pass on, as against weights and numbers computed
  * from shapes. */
-#ifndef ESP_PRUNE_FLOW_H
-#define ESP_PRUNE_FLOW_H
+#ifndef ESP_GRAPH_FLOW_H
+#define ESP_GRAPH_FLOW_H
 
 #include <stdbool.h>
 

@@ -1,20 +1,16 @@
 /* Roles of layers, found from the graph's shape. */
 #include <string.h>
 
-#include "prune/roles.h"
 #include "unit/base/scratch.h"
 #include "unit/prune/prune_nets.h"
 
 /* Checks the role of one node's layer. */
 static void check_role(const net_view *view, const char *node, esp_role expected)
 {
-    esp_role roles[64];
-    esp_error err = {0};
+    esp_role found = view->layers->items[net_layer(view, node)].role;
 
-    expect_ok(esp_roles_find(view->graph, view->layers, roles, &err), &err);
-    if (roles[net_layer(view, node)] != expected)
-        fail_msg("'%s' is %s, expected %s", node, esp_role_word(roles[net_layer(view, node)]),
-                 esp_role_word(expected));
+    if (found != expected)
+        fail_msg("'%s' is %s, expected %s", node, esp_role_word(found), esp_role_word(expected));
 }
 
 static void residual_network_has_a_stem_and_a_shortcut(void **state)

@@ -1,5 +1,5 @@
 /* One walk in topological order. */
-#include "prune/flow.h"
+#include "graph/flow.h"
 
 #include "base/memory.h"
 #include "graph/op.h"

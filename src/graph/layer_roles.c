@@ -2,14 +2,14 @@
  * is a 1x1 convolution whose result meets, at an element-wise node, a branch that starts from the same value
  * and passes more layers. Between layers lie operators that carry channels on (normalisation, activation,
  * pooling); a way may pass any of them. */
-#include "prune/roles.h"
+#include "graph/layer_roles.h"
 
 #include <limits.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "graph/flow.h"
 #include "graph/op.h"
-#include "prune/flow.h"
 
 #define UNREACHED INT_MAX
 
@@ -129,7 +129,7 @@ static bool is_shortcut(search *find, const esp_layer *layer)
 
 /* Convolutions that no layer lies before are stems; grouped ones stay grouped; all others are body for now.
  */
-static void mark_stems(search *find, const esp_layers *layers, esp_role *roles)
+static void mark_stems(search *find, esp_layers *layers)
 {
     const esp_graph *graph = find->graph;
 
@@ -137,14 +137,14 @@ static void mark_stems(search *find, const esp_layers *layers, esp_role *roles)
         find->is_source[esp_graph_input(graph, i)] = true;
     count_layers(find, -1);
     for (int l = 0; l < layers->count; l++) {
-        const esp_layer *layer = &layers->items[l];
+        esp_layer *layer = &layers->items[l];
         int value = esp_flow_input(&find->flow, esp_graph_node(graph, layer->node));
         bool is_first = layer->is_conv && value >= 0 && find->layers_from[value] == 0;
-        roles[l] = layer->group > 1 ? ESP_ROLE_GROUPED : is_first ? ESP_ROLE_STEM : ESP_ROLE_BODY;
+        layer->role = layer->group > 1 ? ESP_ROLE_GROUPED : is_first ? ESP_ROLE_STEM : ESP_ROLE_BODY;
     }
 }
 
-esp_status esp_roles_find(const esp_graph *graph, const esp_layers *layers, esp_role *roles, esp_error *err)
+esp_status esp_layer_roles_find(const esp_graph *graph, esp_layers *layers, esp_error *err)
 {
     size_t values = (size_t)esp_graph_value_count(graph);
     search find = {.graph = graph};
@@ -159,10 +159,10 @@ esp_status esp_roles_find(const esp_graph *graph, const esp_layers *layers, esp_
         status = esp_fail_memory(err, "the layers' roles", values * sizeof *find.layers_from);
         goto done;
     }
-    mark_stems(&find, layers, roles);
+    mark_stems(&find, layers);
     for (int l = 0; l < layers->count; l++)
         if (is_shortcut(&find, &layers->items[l]))
-            roles[l] = ESP_ROLE_SHORTCUT;
+            layers->items[l].role = ESP_ROLE_SHORTCUT;
 
 done:
     esp_flow_free(&find.flow);
