@@ -73,7 +73,6 @@ static esp_status parse_milestones(const char *text, esp_schedule *schedule, esp
     return ESP_OK;
 }
 
-/* Without milestones a step schedule drops at one and two thirds, the proportions of the published 30/60/90. */
 static esp_status finish_options(train_request *it, esp_error *err)
 {
     esp_train_options *options = &it->options;
@@ -81,10 +80,6 @@ static esp_status finish_options(train_request *it, esp_error *err)
     esp_status status = it->schedule ? esp_schedule_parse_kind(it->schedule, &schedule->kind, err) : ESP_OK;
     if (status == ESP_OK && it->milestones) {
         status = parse_milestones(it->milestones, schedule, err);
-    } else if (status == ESP_OK && schedule->kind == ESP_SCHEDULE_STEP) {
-        schedule->milestone_count = 2;
-        schedule->milestones[0] = options->epochs_limit / 3;
-        schedule->milestones[1] = options->epochs_limit * 2 / 3;
     }
     options->seed = (uint64_t)it->seed;
     options->augmentation.crop_padding = (int)it->crop;
@@ -177,8 +172,8 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
         {"epochs", 'e', ESP_OPTION_REAL, &train_options->epochs_limit, "N", "how long; 0.25 is a quarter of the images",
          1e-6, 1e6, 0},
         {"lr", 0, ESP_OPTION_REAL, &train_options->schedule.lr, "RATE", "learning rate (default 0.01)", 1e-12, 1e3, 0},
-        {"schedule", 0, ESP_OPTION_TEXT, &it.schedule, "NAME", "step (default), constant or cosine", 0, 0, 0},
-        {"milestones", 0, ESP_OPTION_TEXT, &it.milestones, "E,E,..", "step: epochs at which the rate drops", 0, 0, 0},
+        {"schedule", 0, ESP_OPTION_TEXT, &it.schedule, "NAME", "cosine (default), step or constant", 0, 0, 0},
+        {"milestones", 0, ESP_OPTION_TEXT, &it.milestones, "E,E,..", "step: epochs at which the rate drops (default: thirds)", 0, 0, 0},
         {"gamma", 0, ESP_OPTION_REAL, &train_options->schedule.gamma, "F", "step: factor of a drop (default 0.1)", 1e-9,
          1, 0},
         {"warmup", 0, ESP_OPTION_REAL, &train_options->schedule.warmup_epochs, "N", "epochs of linear warm-up", 0, 1e6,

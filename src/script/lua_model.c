@@ -328,14 +328,11 @@ static void read_schedule(lua_State *L, esp_train_options *options)
 {
     esp_schedule *schedule = &options->schedule;
     esp_error err = {0};
-    const char *word = esp_lua_field_string(L, 2, "schedule", "step");
+    const char *word = esp_lua_field_string(L, 2, "schedule", esp_schedule_word(schedule->kind));
     esp_lua_check(L, esp_schedule_parse_kind(word, &schedule->kind, &err), &err);
     schedule->lr = esp_lua_field_number(L, 2, "lr", schedule->lr);
     schedule->gamma = esp_lua_field_number(L, 2, "gamma", schedule->gamma);
     schedule->warmup_epochs = esp_lua_field_number(L, 2, "warmup", 0);
-    schedule->milestone_count = 2;
-    schedule->milestones[0] = options->epochs_limit / 3;
-    schedule->milestones[1] = options->epochs_limit * 2 / 3;
     if (lua_getfield(L, 2, "milestones") == LUA_TTABLE) {
         int count = (int)lua_rawlen(L, -1);
         if (count > ESP_SCHEDULE_MAX_STEPS) {

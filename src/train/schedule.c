@@ -59,9 +59,13 @@ esp_status esp_schedule_check(const esp_schedule *schedule, esp_error *err)
     return check_milestones(schedule, err);
 }
 
-static double step_factor(const esp_schedule *schedule, double epoch)
+static double step_factor(const esp_schedule *schedule, double epoch, double epochs)
 {
     double factor = 1.0;
+    if (schedule->milestone_count == 0) {
+        factor *= epoch >= epochs / 3.0 ? schedule->gamma : 1.0;
+        factor *= epoch >= epochs * 2.0 / 3.0 ? schedule->gamma : 1.0;
+    }
     for (int i = 0; i < schedule->milestone_count; i++) {
         if (epoch >= schedule->milestones[i]) {
             factor *= schedule->gamma;
@@ -88,7 +92,7 @@ double esp_schedule_lr(const esp_schedule *schedule, double epoch, double epochs
         factor = epoch / schedule->warmup_epochs;
     }
     if (schedule->kind == ESP_SCHEDULE_STEP) {
-        factor *= step_factor(schedule, epoch);
+        factor *= step_factor(schedule, epoch, epochs);
     } else if (schedule->kind == ESP_SCHEDULE_COSINE) {
         factor *= cosine_factor(schedule, epoch, epochs);
     }

@@ -61,11 +61,7 @@ esp_train_options esp_train_defaults(void)
     return (esp_train_options){
         .epochs_limit = 90.0,
         .batch = DEFAULT_BATCH,
-        .schedule = {.kind = ESP_SCHEDULE_STEP,
-                     .lr = 0.01,
-                     .gamma = 0.1,
-                     .milestone_count = 2,
-                     .milestones = {30.0, 60.0}},
+        .schedule = {.kind = ESP_SCHEDULE_COSINE, .lr = 0.01, .gamma = 0.1},
         .momentum = 0.9,
         .weight_decay = 1e-4,
     };

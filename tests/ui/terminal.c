@@ -62,15 +62,18 @@ static void run_child(const terminal_options *options, const ui_app_options *app
     _exit((int)status);
 }
 
-/* Marks among the bytes that are new. */
+/* Marks among the bytes that are new. A signal typed at the terminal flushes its output, so a mark may have
+ * lost its end: what counts is the last beginning before an end. */
 static void find_marks(terminal *t)
 {
-    const char *found;
+    const char *found, *later;
 
     while ((found = strstr(t->bytes + t->scanned, MARK_START)) != NULL) {
         const char *end = strchr(found, '\007');
         if (!end)
             return; /* the rest of it is on its way */
+        while ((later = strstr(found + 1, MARK_START)) != NULL && later < end)
+            found = later;
         t->idle_keys = strtol(found + strlen(MARK_START), NULL, 10);
         t->marks++;
         t->scanned = (size_t)(end - t->bytes);

@@ -21,6 +21,15 @@ static void constant_stays(void **state)
     expect_lr(&schedule, 9.99, 10.0, 0.3);
 }
 
+static void step_without_milestones_falls_at_the_thirds(void **state)
+{
+    (void)state;
+    esp_schedule schedule = {.kind = ESP_SCHEDULE_STEP, .lr = 1.0, .gamma = 0.1};
+    assert_float_equal(esp_schedule_lr(&schedule, 29.9, 90.0), 1.0, 1e-12);
+    assert_float_equal(esp_schedule_lr(&schedule, 30.0, 90.0), 0.1, 1e-12);
+    assert_float_equal(esp_schedule_lr(&schedule, 60.0, 90.0), 0.01, 1e-12);
+}
+
 static void step_falls_at_each_milestone_not_before(void **state)
 {
     (void)state;
@@ -107,6 +116,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(constant_stays),
         cmocka_unit_test(step_falls_at_each_milestone_not_before),
+        cmocka_unit_test(step_without_milestones_falls_at_the_thirds),
         cmocka_unit_test(cosine_goes_from_the_rate_over_half_to_zero),
         cmocka_unit_test(warm_up_is_a_line_from_zero),
         cmocka_unit_test(kinds_have_words_and_unknown_words_name_the_nearest),
