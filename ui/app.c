@@ -21,7 +21,7 @@
 #include "ui/frame.h"
 #include "ui/screen.h"
 
-#define SAMPLE_MODEL "sample_models/lenet5.onnx"
+#define SAMPLE_MODEL "sample_models/resnet20.onnx"
 #define SAMPLE_DATA  "fashion-mnist"
 
 /* ---- signals ---- */

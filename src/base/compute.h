@@ -49,12 +49,12 @@ typedef struct esp_compute {
 
 /* Progress of a job. Strings are valid during the call only. */
 struct esp_progress {
-    const char *stage;  /* "train", "evaluate", "cluster", ... */
-    double done, total; /* in `unit`; total 0 when it is not known */
-    const char *unit;   /* "images", "layers", ... */
-    double rate;        /* units per second; 0 when not known */
-    double eta_s;       /* seconds left; negative when not known */
-    const char *detail; /* e.g. "epoch 2/10 loss 0.412 top-1 84.1%"; may be "" */
+    const char *stage;        /* "train", "evaluate", "cluster", ... */
+    double done, total;       /* in `unit`; total 0 when it is not known */
+    const char *unit;         /* "images", "layers", ... */
+    double rate;              /* units per second; 0 when not known */
+    double eta_s;             /* seconds left; negative when not known */
+    const char *detail;       /* e.g. "epoch 2/10 loss 0.412 top-1 84.1%"; may be "" */
     double loss, share_right; /* training: of the epoch so far, what `detail` says; 0 elsewhere */
 };
 

@@ -1,5 +1,5 @@
-/* Subcommands are rows of commands.def; no name, or the name of a file, opens the workbench. Ctrl-C sets the cancel token
- * once, so that a job can put its work in order; a second one ends the program the usual way. */
+/* Subcommands are rows of commands.def; no name, or the name of a file, opens the workbench. Ctrl-C sets the
+ * cancel token once, so that a job can put its work in order; a second one ends the program the usual way. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -59,8 +59,8 @@ static void show_progress(void *user, const esp_progress *progress)
         snprintf(eta, sizeof eta, "  %s left", esp_format_duration(left, sizeof left, progress->eta_s));
     }
     double share = progress->total > 0 ? 100.0 * progress->done / progress->total : 0.0;
-    fprintf(stderr, "\r\033[K%s %3.0f %%  %.0f %s/s%s  %s", progress->stage, share, progress->rate, progress->unit,
-            eta, progress->detail ? progress->detail : "");
+    fprintf(stderr, "\r\033[K%s %3.0f %%  %.0f %s/s%s  %s", progress->stage, share, progress->rate,
+            progress->unit, eta, progress->detail ? progress->detail : "");
     fflush(stderr);
     progress_line_is_open = true;
 }
@@ -86,8 +86,8 @@ esp_status esp_cli_start(esp_cli *cli, int64_t threads, esp_error *err)
     return status;
 }
 
-esp_status esp_cli_parse(const esp_command_syntax *syntax, int argc, char **argv, esp_positionals *positionals,
-                         bool *is_done, esp_error *err)
+esp_status esp_cli_parse(const esp_command_syntax *syntax, int argc, char **argv,
+                         esp_positionals *positionals, bool *is_done, esp_error *err)
 {
     esp_status status = esp_options_parse(syntax, argc, argv, positionals, is_done, err);
     if (status == ESP_OK && *is_done) {
@@ -114,13 +114,15 @@ void esp_cli_complain(const char *kind, const esp_error *err)
 static void print_overview(void)
 {
     printf("espalier %s: structured pruning of convolutional networks\n\n"
-           "espalier [MODEL.onnx] [--data SPEC] [--study DIR]   open the workbench (no MODEL: the bundled sample)\n"
+           "espalier [MODEL.onnx] [--data SPEC] [--study DIR]   open the workbench (no MODEL: the bundled "
+           "sample)\n"
            "espalier COMMAND ...\n\nCommands\n",
            esp_version());
     for (int i = 0; i < COMMAND_COUNT; i++) {
         printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     }
-    printf("\nespalier COMMAND --help explains one. Exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted.\n");
+    printf("\nespalier COMMAND --help explains one. Exit status: 0 done, 1 failed, 2 bad usage, 130 "
+           "interrupted.\n");
 }
 
 static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error *err)
@@ -129,17 +131,26 @@ static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error 
     int64_t threads = 0;
     bool is_done = false;
     const esp_option options[] = {
-        {"data", 'd', ESP_OPTION_TEXT, &request.data, "SPEC", "dataset, e.g. fashion-mnist or cifar10:DIR", 0, 0, 0},
-        {"study", 's', ESP_OPTION_TEXT, &request.study, "DIR", "keep every version in this directory", 0, 0, 0},
-        {"theme", 0, ESP_OPTION_TEXT, &request.theme, "NAME", "colours: 256, 16 or mono (default: the terminal's)", 0,
+        {"data", 'd', ESP_OPTION_TEXT, &request.data, "SPEC", "dataset, e.g. fashion-mnist or cifar10:DIR", 0,
          0, 0},
+        {"study", 's', ESP_OPTION_TEXT, &request.study, "DIR", "keep every version in this directory", 0, 0,
+         0},
+        {"theme", 0, ESP_OPTION_TEXT, &request.theme, "NAME",
+         "colours: 256, 16 or mono (default: the terminal's)", 0, 0, 0},
         {"ascii", 0, ESP_OPTION_FLAG, &request.is_ascii, NULL, "draw with ASCII letters only", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &threads, "N", "threads to compute with (default: all cores)", 1, 1024, 0},
+        {"threads", 't', ESP_OPTION_INT, &threads, "N", "threads to compute with (default: all cores)", 1,
+         1024, 0},
         {"trace", 0, ESP_OPTION_TEXT, &request.trace, "FILE", "write frame times to a file", 0, 0, 0},
         {0},
     };
-    const esp_command_syntax syntax = {"", "Open the workbench.", "[MODEL.onnx] [options]",
-                                       "  espalier model.onnx --data fashion-mnist", 0, 1, options, false};
+    const esp_command_syntax syntax = {"",
+                                       "Open the workbench.",
+                                       "[MODEL.onnx] [options]",
+                                       "  espalier model.onnx --data fashion-mnist",
+                                       0,
+                                       1,
+                                       options,
+                                       false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
@@ -185,7 +196,8 @@ static esp_status dispatch(esp_cli *cli, int argc, char **argv, esp_error *err)
             return commands[i].run(cli, argc - 1, argv + 1, err);
         }
     }
-    bool is_path = first && (first[0] == '-' || strchr(first, '/') || strchr(first, '.') || esp_file_exists(first));
+    bool is_path =
+        first && (first[0] == '-' || strchr(first, '/') || strchr(first, '.') || esp_file_exists(first));
     if (first && !is_path) {
         return fail_unknown_command(first, err);
     }

@@ -9,13 +9,13 @@
 
 /* What the command line needs of the workbench, given by main: cli may not know curses. */
 typedef struct esp_workbench_request {
-    const char *model;  /* NULL: the bundled sample */
-    const char *data;   /* NULL: the sample's, or none */
-    const char *study;  /* NULL: nothing is kept on disk */
-    int threads;        /* 0: all cores */
-    const char *theme;  /* NULL: chosen for the terminal */
-    const char *trace;  /* file for frame times, or NULL */
-    bool is_ascii;      /* draw with ASCII letters only */
+    const char *model; /* NULL: the bundled sample */
+    const char *data;  /* NULL: the sample's, or none */
+    const char *study; /* NULL: nothing is kept on disk */
+    int threads;       /* 0: all cores */
+    const char *theme; /* NULL: chosen for the terminal */
+    const char *trace; /* file for frame times, or NULL */
+    bool is_ascii;     /* draw with ASCII letters only */
 } esp_workbench_request;
 typedef esp_status esp_workbench_fn(const esp_workbench_request *request, esp_error *err);
 
@@ -26,9 +26,9 @@ int esp_cli_main(int argc, char **argv, esp_workbench_fn *workbench);
 
 /* What every subcommand gets. */
 typedef struct esp_cli {
-    esp_compute compute;   /* pool and cancel token; progress goes to standard error when it is a terminal */
+    esp_compute compute; /* pool and cancel token; progress goes to standard error when it is a terminal */
     esp_workbench_fn *workbench;
-    esp_cancel *cancel;    /* set by the first Ctrl-C */
+    esp_cancel *cancel; /* set by the first Ctrl-C */
     int threads;
 } esp_cli;
 
@@ -36,8 +36,8 @@ typedef struct esp_cli {
 typedef esp_status esp_command_fn(esp_cli *cli, int argc, char **argv, esp_error *err);
 
 /* Parses, and prints the help page when it was asked for (`*is_done` is then true). */
-esp_status esp_cli_parse(const esp_command_syntax *syntax, int argc, char **argv, esp_positionals *positionals,
-                         bool *is_done, esp_error *err);
+esp_status esp_cli_parse(const esp_command_syntax *syntax, int argc, char **argv,
+                         esp_positionals *positionals, bool *is_done, esp_error *err);
 
 /* Makes the thread pool; 0 = all cores. Called by commands that compute. */
 esp_status esp_cli_start(esp_cli *cli, int64_t threads, esp_error *err);

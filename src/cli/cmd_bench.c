@@ -81,10 +81,11 @@ static esp_status print_result(const bench *it, esp_error *err)
     const esp_latency_result *result = &it->result;
     double per_s = result->median_ms > 0 ? 1000.0 * (double)result->batch / result->median_ms : 0.0;
     if (it->is_json) {
-        json_t *object = json_pack("{s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:f, s:s}", "median_ms", result->median_ms,
-                                   "min_ms", result->min_ms, "p90_ms", result->p90_ms, "spread", result->spread,
-                                   "batch", (json_int_t)result->batch, "threads", result->threads, "repeats",
-                                   result->repeats, "images_per_s", per_s, "blas_core", esp_blas_core());
+        json_t *object =
+            json_pack("{s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:f, s:s}", "median_ms", result->median_ms,
+                      "min_ms", result->min_ms, "p90_ms", result->p90_ms, "spread", result->spread, "batch",
+                      (json_int_t)result->batch, "threads", result->threads, "repeats", result->repeats,
+                      "images_per_s", per_s, "blas_core", esp_blas_core());
         if (object && it->has_layers) {
             json_object_set_new(object, "layers", nodes_json(it));
         }
@@ -92,13 +93,14 @@ static esp_status print_result(const bench *it, esp_error *err)
     }
     printf("median   %.3f ms for a batch of %lld on %d thread%s (%.0f images/s)\n", result->median_ms,
            (long long)result->batch, result->threads, result->threads == 1 ? "" : "s", per_s);
-    printf("range    %.3f ms fastest, %.3f ms at the 90th percentile of %d runs; middle half within %.0f %%\n",
-           result->min_ms, result->p90_ms, result->repeats, 100.0 * result->spread);
+    printf(
+        "range    %.3f ms fastest, %.3f ms at the 90th percentile of %d runs; middle half within %.0f %%\n",
+        result->min_ms, result->p90_ms, result->repeats, 100.0 * result->spread);
     return it->has_layers ? print_nodes(it, err) : ESP_OK;
 }
 
-static esp_status measure(bench *it, esp_cli *cli, const char *path, const esp_option_list *inputs, int64_t batch,
-                          int64_t repeats, esp_error *err)
+static esp_status measure(bench *it, esp_cli *cli, const char *path, const esp_option_list *inputs,
+                          int64_t batch, int64_t repeats, esp_error *err)
 {
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
     int shape_count = 0;
@@ -113,8 +115,10 @@ static esp_status measure(bench *it, esp_cli *cli, const char *path, const esp_o
         status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
     }
     if (status == ESP_OK) {
-        const esp_latency_options options = {
-            .batch = batch, .repeats = (int)repeats, .input_shapes = shapes, .input_shape_count = shape_count};
+        const esp_latency_options options = {.batch = batch,
+                                             .repeats = (int)repeats,
+                                             .input_shapes = shapes,
+                                             .input_shape_count = shape_count};
         status = esp_measure_latency(&cli->compute, it->graph, &options, it->has_layers, &it->result, err);
     }
     return status;
@@ -129,14 +133,20 @@ esp_status esp_command_bench(esp_cli *cli, int argc, char **argv, esp_error *err
     const esp_option options[] = {
         {"batch", 'b', ESP_OPTION_INT, &batch, "N", "images per run (default 1)", 1, 65536, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
-        {"repeats", 'r', ESP_OPTION_INT, &repeats, "N", "timed runs (default: about a second's worth)", 1, 1e6, 0},
+        {"repeats", 'r', ESP_OPTION_INT, &repeats, "N", "timed runs (default: about a second's worth)", 1,
+         1e6, 0},
         {"layers", 'l', ESP_OPTION_FLAG, &it.has_layers, NULL, "time of every node", 0, 0, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of text", 0, 0, 0},
         {0},
     };
-    const esp_command_syntax syntax = {"bench", "Latency of a forward pass on this machine.", "MODEL.onnx [options]",
-                                       "  espalier bench model.onnx --batch 8 --threads 2 --layers", 1, 1, options,
+    const esp_command_syntax syntax = {"bench",
+                                       "Latency of a forward pass on this machine.",
+                                       "MODEL.onnx [options]",
+                                       "  espalier bench model.onnx --batch 8 --threads 2 --layers",
+                                       1,
+                                       1,
+                                       options,
                                        false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};

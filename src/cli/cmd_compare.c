@@ -30,8 +30,9 @@ typedef struct comparison {
     char why_not[160];
 } comparison;
 
-static esp_status measure_side(esp_cli *cli, side *it, const esp_option_list *inputs, const esp_dataset *dataset,
-                               const esp_eval_options *eval, int64_t batch, esp_error *err)
+static esp_status measure_side(esp_cli *cli, side *it, const esp_option_list *inputs,
+                               const esp_dataset *dataset, const esp_eval_options *eval, int64_t batch,
+                               esp_error *err)
 {
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
     int shape_count = 0;
@@ -68,8 +69,8 @@ static void measure_difference(esp_cli *cli, comparison *it, const esp_option_li
     esp_error err = {0};
     esp_status status = esp_cli_input_shapes(inputs, it->sides[0].graph, shapes, &shape_count, &err);
     if (status == ESP_OK) {
-        status = esp_compare_outputs(&cli->compute, it->sides[0].graph, it->sides[1].graph, shapes, shape_count, 1, 0,
-                                     &it->largest_absolute, &it->largest_relative, &err);
+        status = esp_compare_outputs(&cli->compute, it->sides[0].graph, it->sides[1].graph, shapes,
+                                     shape_count, 1, 0, &it->largest_absolute, &it->largest_relative, &err);
     }
     it->has_difference = status == ESP_OK;
     snprintf(it->why_not, sizeof it->why_not, "%.150s", err.message);
@@ -116,8 +117,8 @@ static esp_status print_people(const comparison *it, esp_error *err)
     esp_status status = esp_table_print(table, err);
     esp_table_free(table);
     if (it->has_difference) {
-        printf("\nlargest output difference on random input: %.3g absolute, %.3g relative\n", it->largest_absolute,
-               it->largest_relative);
+        printf("\nlargest output difference on random input: %.3g absolute, %.3g relative\n",
+               it->largest_absolute, it->largest_relative);
     } else {
         printf("\noutputs not compared: %s\n", it->why_not);
     }
@@ -126,10 +127,10 @@ static esp_status print_people(const comparison *it, esp_error *err)
 
 static json_t *side_json(const side *it)
 {
-    json_t *object = json_pack("{s:s, s:f, s:I, s:I, s:f, s:f, s:f}", "model", it->path, "file_bytes", it->file_bytes,
-                               "params", (json_int_t)it->counts.params, "macs", (json_int_t)it->counts.macs,
-                               "paper_params", it->counts.paper_params, "paper_macs", it->counts.paper_macs,
-                               "median_ms", it->latency.median_ms);
+    json_t *object = json_pack("{s:s, s:f, s:I, s:I, s:f, s:f, s:f}", "model", it->path, "file_bytes",
+                               it->file_bytes, "params", (json_int_t)it->counts.params, "macs",
+                               (json_int_t)it->counts.macs, "paper_params", it->counts.paper_params,
+                               "paper_macs", it->counts.paper_macs, "median_ms", it->latency.median_ms);
     if (object && it->eval.images > 0) {
         json_object_set_new(object, "eval", esp_cli_eval_json(&it->eval));
     }
@@ -157,7 +158,8 @@ esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *e
         {"data", 'd', ESP_OPTION_TEXT, &data, "SPEC", "compare accuracy on this dataset too", 0, 0, 0},
         {"limit", 'n', ESP_OPTION_INT, &eval.limit, "N", "first N images only", 1, 1e9, 0},
         {"batch", 'b', ESP_OPTION_INT, &batch, "N", "images per timed run (default 1)", 1, 65536, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &eval.mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0, 0},
+        {"mean", 0, ESP_OPTION_TEXT, &eval.mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0,
+         0},
         {"std", 0, ESP_OPTION_TEXT, &eval.std, "S[,S..]", "normalisation: standard deviation", 0, 0, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the files leave open", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
@@ -167,7 +169,10 @@ esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *e
     const esp_command_syntax syntax = {"compare",
                                        "Two models side by side: size, MACs, latency, accuracy, outputs.",
                                        "A.onnx B.onnx [options]",
-                                       "  espalier compare model.onnx smaller.onnx --data fashion-mnist", 2, 2, options,
+                                       "  espalier compare model.onnx smaller.onnx --data fashion-mnist",
+                                       2,
+                                       2,
+                                       options,
                                        false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};

@@ -35,13 +35,16 @@ esp_status esp_command_eval(esp_cli *cli, int argc, char **argv, esp_error *err)
     int64_t threads = 0;
     bool is_json = false, is_done = false, uses_training = false;
     const esp_option options[] = {
-        {"data", 'd', ESP_OPTION_TEXT, &data, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0, 0},
+        {"data", 'd', ESP_OPTION_TEXT, &data, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0,
+         0},
         {"limit", 'n', ESP_OPTION_INT, &eval.limit, "N", "first N images only (default: all)", 1, 1e9, 0},
         {"batch", 'b', ESP_OPTION_INT, &eval.batch, "N", "images per run (default 100)", 1, 65536, 0},
-        {"train-split", 0, ESP_OPTION_FLAG, &uses_training, NULL, "the training images instead of the test images", 0,
+        {"train-split", 0, ESP_OPTION_FLAG, &uses_training, NULL,
+         "the training images instead of the test images", 0, 0, 0},
+        {"mean", 0, ESP_OPTION_TEXT, &eval.mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0,
+         0},
+        {"std", 0, ESP_OPTION_TEXT, &eval.std, "S[,S..]", "normalisation: standard deviation per channel", 0,
          0, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &eval.mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0, 0},
-        {"std", 0, ESP_OPTION_TEXT, &eval.std, "S[,S..]", "normalisation: standard deviation per channel", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
         {"json", 0, ESP_OPTION_FLAG, &is_json, NULL, "one JSON object instead of text", 0, 0, 0},
         {0},
@@ -49,7 +52,10 @@ esp_status esp_command_eval(esp_cli *cli, int argc, char **argv, esp_error *err)
     const esp_command_syntax syntax = {"eval",
                                        "Loss, top-1 and top-5 accuracy and speed of a model on a dataset.",
                                        "MODEL.onnx --data SPEC [options]",
-                                       "  espalier eval sample_models/lenet5.onnx --data fashion-mnist", 1, 1, options,
+                                       "  espalier eval sample_models/lenet5.onnx --data fashion-mnist",
+                                       1,
+                                       1,
+                                       options,
                                        false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};

@@ -17,7 +17,8 @@
 typedef struct inspection {
     const char *path;
     esp_graph *graph;
-    esp_inferred *one, *two; /* at batch 1 and 2: dims that follow the batch print its name; two may be NULL */
+    esp_inferred *one,
+        *two; /* at batch 1 and 2: dims that follow the batch print its name; two may be NULL */
     esp_layers layers;
     esp_counts counts;
 } inspection;
@@ -43,7 +44,8 @@ static esp_status load(inspection *it, const esp_option_list *input_items, esp_e
     }
     if (status == ESP_OK) {
         esp_error ignored = {0};
-        esp_infer(it->graph, 2, shapes, shape_count, &it->two, &ignored); /* a fixed batch has no second size */
+        esp_infer(it->graph, 2, shapes, shape_count, &it->two,
+                  &ignored); /* a fixed batch has no second size */
         status = esp_layers_list(it->graph, it->one, &it->layers, err);
     }
     if (status == ESP_OK) {
@@ -74,7 +76,8 @@ static void print_interface(const inspection *it, bool is_output)
         int value = is_output ? esp_graph_output(it->graph, i) : esp_graph_input(it->graph, i);
         char shape[96];
         printf("%-10s %s  %s  %s\n", is_output ? "output" : "input", esp_graph_value(it->graph, value)->name,
-               value_shape(it, value, shape, sizeof shape), esp_dtype_name(esp_inferred_dtype(it->one, value)));
+               value_shape(it, value, shape, sizeof shape),
+               esp_dtype_name(esp_inferred_dtype(it->one, value)));
     }
 }
 
@@ -91,7 +94,8 @@ static esp_status print_people(const inspection *it, esp_error *err)
            esp_format_count(macs, sizeof macs, (double)it->counts.macs),
            esp_format_count(paper_params, sizeof paper_params, it->counts.paper_params),
            esp_format_count(paper_macs, sizeof paper_macs, it->counts.paper_macs));
-    static const char *const headings[] = {"layer", "kind", "role", "output", "filters", "channels", "params", "MACs"};
+    static const char *const headings[] = {"layer",   "kind",     "role",   "output",
+                                           "filters", "channels", "params", "MACs"};
     for (size_t i = 0; i < 8; i++) {
         esp_table_cell(table, "%s", headings[i]);
     }
@@ -120,10 +124,10 @@ static json_t *interface_json(const inspection *it, bool is_output)
     for (int i = 0; i < count; i++) {
         int value = is_output ? esp_graph_output(it->graph, i) : esp_graph_input(it->graph, i);
         char shape[96];
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:s}", "name", esp_graph_value(it->graph, value)->name, "shape",
-                            value_shape(it, value, shape, sizeof shape), "type",
-                            esp_dtype_name(esp_inferred_dtype(it->one, value))));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s}", "name", esp_graph_value(it->graph, value)->name,
+                                        "shape", value_shape(it, value, shape, sizeof shape), "type",
+                                        esp_dtype_name(esp_inferred_dtype(it->one, value))));
     }
     return list;
 }
@@ -136,9 +140,9 @@ static esp_status print_json(const inspection *it, esp_error *err)
         const esp_node *node = esp_graph_node(it->graph, layer->node);
         char shape[96];
         json_array_append_new(
-            layers, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:[I,I], s:I, s:I}", "name", layer->name,
-                              "weight", layer->weight_name, "kind", layer->is_conv ? "conv" : "fc", "role",
-                              esp_role_word(layer->role), "output",
+            layers, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:[I,I], s:I, s:I}", "name",
+                              layer->name, "weight", layer->weight_name, "kind",
+                              layer->is_conv ? "conv" : "fc", "role", esp_role_word(layer->role), "output",
                               value_shape(it, node->outputs[0], shape, sizeof shape), "filters",
                               (json_int_t)layer->filters, "channels", (json_int_t)layer->channels, "group",
                               (json_int_t)layer->group, "kernel", (json_int_t)layer->kernel_h,
@@ -177,15 +181,20 @@ esp_status esp_command_inspect(esp_cli *cli, int argc, char **argv, esp_error *e
     esp_option_list inputs = {0};
     const esp_option options[] = {
         {"json", 0, ESP_OPTION_FLAG, &is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
-        {"coupling", 0, ESP_OPTION_FLAG, &wants_coupling, NULL, "which channels must go together, and why", 0, 0, 0},
-        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open, e.g. x:1x3x48x192", 0,
+        {"coupling", 0, ESP_OPTION_FLAG, &wants_coupling, NULL, "which channels must go together, and why", 0,
          0, 0},
+        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE",
+         "fix sizes the file leaves open, e.g. x:1x3x48x192", 0, 0, 0},
         {0},
     };
     const esp_command_syntax syntax = {"inspect",
                                        "Layers, shapes, parameters and multiply-accumulates of a model.",
-                                       "MODEL.onnx [options]", "  espalier inspect model.onnx --coupling", 1, 1,
-                                       options, false};
+                                       "MODEL.onnx [options]",
+                                       "  espalier inspect model.onnx --coupling",
+                                       1,
+                                       1,
+                                       options,
+                                       false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
@@ -195,7 +204,9 @@ esp_status esp_command_inspect(esp_cli *cli, int argc, char **argv, esp_error *e
     inspection it = {.path = positionals.items[0]};
     status = load(&it, &inputs, err);
     if (status == ESP_OK) {
-        status = wants_coupling ? print_coupling(&it, err) : is_json ? print_json(&it, err) : print_people(&it, err);
+        status = wants_coupling ? print_coupling(&it, err)
+                 : is_json      ? print_json(&it, err)
+                                : print_people(&it, err);
     }
     release(&it);
     return status;

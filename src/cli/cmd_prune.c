@@ -25,7 +25,8 @@ static esp_status split_rule(const char *flag, const char *item, char *name, siz
 {
     const char *equals = strrchr(item, '=');
     if (!equals || equals == item || (size_t)(equals - item) >= size || !esp_parse_f64(equals + 1, value)) {
-        return esp_fail(err, ESP_INVALID, "espalier prune: --%s: found '%s', expected NAME=NUMBER", flag, item);
+        return esp_fail(err, ESP_INVALID, "espalier prune: --%s: found '%s', expected NAME=NUMBER", flag,
+                        item);
     }
     snprintf(name, size, "%.*s", (int)(equals - item), item);
     return ESP_OK;
@@ -39,8 +40,8 @@ static esp_status add_rules(const prune_request *request, esp_plan *plan, esp_er
     for (int i = 0; i < request->layer_ratios.count && status == ESP_OK; i++) {
         status = split_rule("layer", request->layer_ratios.items[i], name, sizeof name, &value, err);
         if (status == ESP_OK && !(value >= 0 && value < 1)) {
-            status = esp_fail(err, ESP_INVALID, "espalier prune: --layer %s: found ratio %g, expected [0, 1)", name,
-                              value);
+            status = esp_fail(err, ESP_INVALID, "espalier prune: --layer %s: found ratio %g, expected [0, 1)",
+                              name, value);
         }
         if (status == ESP_OK) {
             status = esp_plan_add_rule(plan, name, value, 0, false, err);
@@ -49,8 +50,10 @@ static esp_status add_rules(const prune_request *request, esp_plan *plan, esp_er
     for (int i = 0; i < request->layer_groups.count && status == ESP_OK; i++) {
         status = split_rule("layer-groups", request->layer_groups.items[i], name, sizeof name, &value, err);
         if (status == ESP_OK && !(value >= 1 && value <= 65536 && value == floor(value))) {
-            status = esp_fail(err, ESP_INVALID, "espalier prune: --layer-groups %s: found %g, expected a whole number "
-                              "of at least 1", name, value);
+            status = esp_fail(err, ESP_INVALID,
+                              "espalier prune: --layer-groups %s: found %g, expected a whole number "
+                              "of at least 1",
+                              name, value);
         }
         if (status == ESP_OK) {
             status = esp_plan_add_rule(plan, name, -1, (int)value, false, err);
@@ -62,7 +65,10 @@ static esp_status add_rules(const prune_request *request, esp_plan *plan, esp_er
     return status;
 }
 
-static double given_or(double given, double otherwise) { return isnan(given) ? otherwise : given; }
+static double given_or(double given, double otherwise)
+{
+    return isnan(given) ? otherwise : given;
+}
 
 /* Flags on top of a plan file, or a plan of flags alone. */
 static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_error *err)
@@ -71,10 +77,12 @@ static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_er
     if (request->plan_path) {
         status = esp_plan_load(request->plan_path, plan, err);
     } else if (!request->method) {
-        status = esp_fail(err, ESP_INVALID, "espalier prune: --method is missing, expected wsp or sg (or --plan FILE)");
+        status = esp_fail(err, ESP_INVALID,
+                          "espalier prune: --method is missing, expected wsp or sg (or --plan FILE)");
     } else if (isnan(request->ratio) && isnan(request->conv_ratio) && isnan(request->fc_ratio) &&
                isnan(request->border_ratio) && request->layer_ratios.count == 0) {
-        status = esp_fail(err, ESP_INVALID, "espalier prune: --ratio is missing, expected a number in [0, 1)");
+        status =
+            esp_fail(err, ESP_INVALID, "espalier prune: --ratio is missing, expected a number in [0, 1)");
     } else {
         *plan = esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, given_or(request->ratio, 0));
     }
@@ -87,8 +95,8 @@ static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_er
     if (status == ESP_OK && request->init) {
         bool is_random = strcmp(request->init, "random") == 0;
         if (!is_random && strcmp(request->init, "kmeans++") != 0) {
-            return esp_fail(err, ESP_INVALID, "espalier prune: --init: found '%s', expected random or kmeans++",
-                            request->init);
+            return esp_fail(err, ESP_INVALID,
+                            "espalier prune: --init: found '%s', expected random or kmeans++", request->init);
         }
         plan->init = is_random ? ESP_KMEANS_RANDOM : ESP_KMEANS_PLUS_PLUS;
     }
@@ -112,7 +120,8 @@ static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_er
 
 static void print_ledger(const esp_preview *preview, esp_table *table)
 {
-    static const char *const headings[] = {"layer", "role", "asked", "got", "weights", "", "left", "groups", "note"};
+    static const char *const headings[] = {"layer", "role", "asked",  "got", "weights",
+                                           "",      "left", "groups", "note"};
     for (size_t i = 0; i < 9; i++) {
         esp_table_cell(table, "%s", headings[i]);
     }
@@ -162,16 +171,17 @@ static json_t *report_json(const esp_surgery_report *report)
                      (json_int_t)report->slots_removed, "layers_narrowed", report->layers_narrowed,
                      "layers_grouped", report->layers_grouped, "layers_with_masks", report->layers_with_masks,
                      "constants_to_bias", report->constants_to_bias, "constants_explicit",
-                     report->constants_explicit, "largest_absolute", report->largest_absolute, "largest_relative",
-                     report->largest_relative, "params", (json_int_t)report->counts.params, "macs",
-                     (json_int_t)report->counts.macs);
+                     report->constants_explicit, "largest_absolute", report->largest_absolute,
+                     "largest_relative", report->largest_relative, "params",
+                     (json_int_t)report->counts.params, "macs", (json_int_t)report->counts.macs);
 }
 
 static void print_report(const esp_surgery_report *report, const char *path)
 {
-    printf("cut      %lld channels removed, %d layers narrowed, %d grouped, %d keep zeros of shared channels\n",
-           (long long)report->slots_removed, report->layers_narrowed, report->layers_grouped,
-           report->layers_with_masks);
+    printf(
+        "cut      %lld channels removed, %d layers narrowed, %d grouped, %d keep zeros of shared channels\n",
+        (long long)report->slots_removed, report->layers_narrowed, report->layers_grouped,
+        report->layers_with_masks);
     if (report->constants_to_bias + report->constants_explicit > 0) {
         printf("constant %d behind cut filters folded into biases, %d kept as explicit constants\n",
                report->constants_to_bias, report->constants_explicit);
@@ -201,8 +211,8 @@ static esp_status write_result(esp_cli *cli, const prune_request *request, const
     return status;
 }
 
-static esp_status show(const prune_request *request, const esp_preview *preview, const esp_surgery_report *report,
-                       esp_error *err)
+static esp_status show(const prune_request *request, const esp_preview *preview,
+                       const esp_surgery_report *report, esp_error *err)
 {
     bool has_cut = !request->is_dry && !request->is_masked;
     if (request->is_json) {
@@ -265,39 +275,52 @@ static esp_status prune(esp_cli *cli, const prune_request *request, const char *
 esp_status esp_command_prune(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
     bool is_done = false;
-    prune_request it = {.ratio = NAN, .conv_ratio = NAN, .fc_ratio = NAN, .border_ratio = NAN, .seed = -1,
-                        .form = "grouped"};
+    prune_request it = {
+        .ratio = NAN, .conv_ratio = NAN, .fc_ratio = NAN, .border_ratio = NAN, .seed = -1, .form = "grouped"};
     const esp_option options[] = {
         {"output", 'o', ESP_OPTION_TEXT, &it.output, "OUT.onnx", "where to write the pruned model", 0, 0, 0},
-        {"method", 'm', ESP_OPTION_TEXT, &it.method, "NAME", "wsp (weak sub-network) or sg (self-grouping)", 0, 0, 0},
-        {"mode", 0, ESP_OPTION_TEXT, &it.mode, "NAME", "sound (default) or faithful to the published code", 0, 0, 0},
-        {"ratio", 'r', ESP_OPTION_REAL, &it.ratio, "R", "share to prune in every layer, in [0, 1)", 0, 1, true},
+        {"method", 'm', ESP_OPTION_TEXT, &it.method, "NAME", "wsp (weak sub-network) or sg (self-grouping)",
+         0, 0, 0},
+        {"mode", 0, ESP_OPTION_TEXT, &it.mode, "NAME", "sound (default) or faithful to the published code", 0,
+         0, 0},
+        {"ratio", 'r', ESP_OPTION_REAL, &it.ratio, "R", "share to prune in every layer, in [0, 1)", 0, 1,
+         true},
         {"conv-ratio", 0, ESP_OPTION_REAL, &it.conv_ratio, "R", "for convolutions", 0, 1, true},
         {"fc-ratio", 0, ESP_OPTION_REAL, &it.fc_ratio, "R", "for fully connected layers", 0, 1, true},
-        {"border-ratio", 0, ESP_OPTION_REAL, &it.border_ratio, "R", "wsp: between last conv and first fc", 0, 1, true},
-        {"layer", 'l', ESP_OPTION_LIST, &it.layer_ratios, "NAME=R", "ratio of layers by name (* and ? match)", 0, 0, 0},
+        {"border-ratio", 0, ESP_OPTION_REAL, &it.border_ratio, "R", "wsp: between last conv and first fc", 0,
+         1, true},
+        {"layer", 'l', ESP_OPTION_LIST, &it.layer_ratios, "NAME=R", "ratio of layers by name (* and ? match)",
+         0, 0, 0},
         {"ignore", 0, ESP_OPTION_LIST, &it.ignored, "NAME", "leave layers alone", 0, 0, 0},
         {"groups", 'g', ESP_OPTION_INT, &it.groups, "K", "sg: groups per layer (default 16)", 1, 65536, 0},
-        {"layer-groups", 0, ESP_OPTION_LIST, &it.layer_groups, "NAME=K", "sg: groups of layers by name", 0, 0, 0},
+        {"layer-groups", 0, ESP_OPTION_LIST, &it.layer_groups, "NAME=K", "sg: groups of layers by name", 0, 0,
+         0},
         {"init", 0, ESP_OPTION_TEXT, &it.init, "NAME", "sg: random (as published) or kmeans++", 0, 0, 0},
         {"restarts", 0, ESP_OPTION_INT, &it.restarts, "N", "sg: k-means restarts (default 10)", 1, 10000, 0},
         {"seed", 0, ESP_OPTION_INT, &it.seed, "N", "default 0", 0, 1e15, 0},
-        {"plan", 0, ESP_OPTION_TEXT, &it.plan_path, "PLAN.json", "start from this plan; other flags change it", 0, 0, 0},
+        {"plan", 0, ESP_OPTION_TEXT, &it.plan_path, "PLAN.json",
+         "start from this plan; other flags change it", 0, 0, 0},
         {"save-plan", 0, ESP_OPTION_TEXT, &it.save_plan_path, "PLAN.json", "write the plan", 0, 0, 0},
-        {"form", 0, ESP_OPTION_TEXT, &it.form, "NAME", "sg layers as grouped (default) or dense with zeros", 0, 0, 0},
+        {"form", 0, ESP_OPTION_TEXT, &it.form, "NAME", "sg layers as grouped (default) or dense with zeros",
+         0, 0, 0},
         {"masked", 0, ESP_OPTION_FLAG, &it.is_masked, NULL, "only set weights to zero, cut nothing", 0, 0, 0},
         {"dry-run", 'n', ESP_OPTION_FLAG, &it.is_dry, NULL, "show the preview, write nothing", 0, 0, 0},
         {"input", 0, ESP_OPTION_LIST, &it.inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object with the masks instead of the table", 0, 0, 0},
+        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object with the masks instead of the table",
+         0, 0, 0},
         {0},
     };
     const esp_command_syntax syntax = {
-        "prune", "Plan, preview and cut: a smaller model with the masked model's outputs.",
+        "prune",
+        "Plan, preview and cut: a smaller model with the masked model's outputs.",
         "MODEL.onnx -o OUT.onnx --method M --ratio R [options]",
         "  espalier prune model.onnx --method wsp --ratio 0.4 --dry-run\n"
         "  espalier prune model.onnx -o smaller.onnx --method sg --ratio 0.5 --groups 16 --ignore classifier",
-        1, 1, options, false};
+        1,
+        1,
+        options,
+        false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
@@ -308,7 +331,8 @@ esp_status esp_command_prune(esp_cli *cli, int argc, char **argv, esp_error *err
         return esp_fail(err, ESP_INVALID, "espalier prune: -o OUT.onnx is missing (or --dry-run)");
     }
     if (strcmp(it.form, "grouped") != 0 && strcmp(it.form, "dense") != 0) {
-        return esp_fail(err, ESP_INVALID, "espalier prune: --form: found '%s', expected grouped or dense", it.form);
+        return esp_fail(err, ESP_INVALID, "espalier prune: --form: found '%s', expected grouped or dense",
+                        it.form);
     }
     return prune(cli, &it, positionals.items[0], err);
 }

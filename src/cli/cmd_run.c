@@ -25,7 +25,11 @@ esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
         "run",
         "Run a Lua script. It may write below its own and the current directory; --trusted lifts that.\n"
         "Options come before the script; what follows it is the script's.",
-        "[options] SCRIPT.lua [ARGUMENT...]", "  espalier run scripts/experiments/first_prune.lua", 1, -1, options,
+        "[options] SCRIPT.lua [ARGUMENT...]",
+        "  espalier run scripts/experiments/first_prune.lua",
+        1,
+        -1,
+        options,
         true};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
@@ -41,7 +45,8 @@ esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
         status = esp_script_new(&script_options, &script, err);
     }
     if (status == ESP_OK) {
-        status = esp_script_run_file(script, positionals.items[0], positionals.count - 1, positionals.items + 1, err);
+        status = esp_script_run_file(script, positionals.items[0], positionals.count - 1,
+                                     positionals.items + 1, err);
     }
     if (status == ESP_SCRIPT) {
         esp_cli_end_progress();

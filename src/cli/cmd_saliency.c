@@ -59,7 +59,8 @@ static json_t *layer_json(const esp_layer *layer, const double *scores)
     for (int64_t f = 0; f < layer->filters; f++) {
         json_array_append_new(values, json_real(scores[f]));
     }
-    return json_pack("{s:s, s:s, s:o}", "name", layer->name, "weight", layer->weight_name, "saliency", values);
+    return json_pack("{s:s, s:s, s:o}", "name", layer->name, "weight", layer->weight_name, "saliency",
+                     values);
 }
 
 /* One layer in full: every filter, weakest first, with a bar. */
@@ -87,7 +88,8 @@ static void print_filters(const esp_layer *layer, const double *scores)
 
 static esp_status fail_unknown_layer(const esp_layers *layers, const char *name, esp_error *err)
 {
-    esp_status status = esp_fail(err, ESP_INVALID, "the model has no layer '%s' (it has %d)", name, layers->count);
+    esp_status status =
+        esp_fail(err, ESP_INVALID, "the model has no layer '%s' (it has %d)", name, layers->count);
     const char **names = esp_alloc((size_t)layers->count + 1, sizeof *names);
     for (int i = 0; names && i < layers->count; i++) {
         names[i] = layers->items[i].name;
@@ -115,7 +117,8 @@ static esp_status print_all(const saliency_request *it, esp_error *err)
     esp_status status = ESP_OK;
     json_t *list = json_array();
     esp_table *table = esp_table_new("lrrrrrrr");
-    static const char *const headings[] = {"layer", "filters", "least", "25 %", "median", "most", "mean", "zeros"};
+    static const char *const headings[] = {"layer",  "filters", "least", "25 %",
+                                           "median", "most",    "mean",  "zeros"};
     for (size_t i = 0; i < 8; i++) {
         esp_table_cell(table, "%s", headings[i]);
     }
@@ -130,8 +133,8 @@ static esp_status print_all(const saliency_request *it, esp_error *err)
         esp_free(scores);
     }
     if (status == ESP_OK && it->is_json) {
-        status = esp_cli_print_json(
-            json_pack("{s:s, s:O}", "criterion", it->criterion->name, "layers", list), err);
+        status = esp_cli_print_json(json_pack("{s:s, s:O}", "criterion", it->criterion->name, "layers", list),
+                                    err);
     } else if (status == ESP_OK) {
         printf("%s (%s)\n\n", it->criterion->title, it->criterion->source);
         status = esp_table_print(table, err);
@@ -175,16 +178,21 @@ esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *
         esp_text_printf(&names, "%s%s", i ? ", " : "one of ", esp_criterion_at(i)->name);
     }
     const esp_option options[] = {
-        {"criterion", 'c', ESP_OPTION_TEXT, &criterion, "NAME", names.data ? names.data : "criterion", 0, 0, 0},
+        {"criterion", 'c', ESP_OPTION_TEXT, &criterion, "NAME", names.data ? names.data : "criterion", 0, 0,
+         0},
         {"layer", 'l', ESP_OPTION_TEXT, &layer, "NAME", "every filter of one layer", 0, 0, 0},
         {"seed", 0, ESP_OPTION_INT, &seed, "N", "for the random criterion", 0, 1e15, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
         {0},
     };
-    const esp_command_syntax syntax = {"saliency", "How much each filter matters, by a criterion.",
+    const esp_command_syntax syntax = {"saliency",
+                                       "How much each filter matters, by a criterion.",
                                        "MODEL.onnx [options]",
-                                       "  espalier saliency model.onnx --criterion fpgm --layer conv1", 1, 1, options,
+                                       "  espalier saliency model.onnx --criterion fpgm --layer conv1",
+                                       1,
+                                       1,
+                                       options,
                                        false};
     char *items[argc + 1];
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];

@@ -45,15 +45,18 @@ static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error
         if (report->epoch == 0) {
             printf("before       test top-1 %s  loss %.4f\n", accuracy, report->validation.loss);
         } else {
-            printf("epoch %2d/%d  train loss %.4f top-1 %.2f %%  test top-1 %s loss %.4f  lr %.4g  %.0f images/s  %s%s\n",
+            printf("epoch %2d/%d  train loss %.4f top-1 %.2f %%  test top-1 %s loss %.4f  lr %.4g  %.0f "
+                   "images/s  %s%s\n",
                    report->epoch, report->epochs, report->train_loss, report->train_top1, accuracy,
                    report->validation.loss, report->lr, report->images_per_s,
-                   esp_format_duration(seconds, sizeof seconds, report->seconds), report->is_best ? "  best" : "");
+                   esp_format_duration(seconds, sizeof seconds, report->seconds),
+                   report->is_best ? "  best" : "");
         }
         fflush(stdout);
     }
-    return report->is_best && report->graph && report->epoch > 0 ? esp_onnx_save(report->graph, it->output, err)
-                                                                 : ESP_OK;
+    return report->is_best && report->graph && report->epoch > 0
+               ? esp_onnx_save(report->graph, it->output, err)
+               : ESP_OK;
 }
 
 static esp_status parse_milestones(const char *text, esp_schedule *schedule, esp_error *err)
@@ -64,8 +67,10 @@ static esp_status parse_milestones(const char *text, esp_schedule *schedule, esp
         double epoch = strtod(text, &end);
         bool is_number = end != text && (*end == ',' || *end == 0) && epoch > 0;
         if (!is_number || schedule->milestone_count == ESP_SCHEDULE_MAX_STEPS) {
-            return esp_fail(err, ESP_INVALID, "espalier train: --milestones: found '%s', expected up to %d epochs such "
-                            "as 30,60", text, ESP_SCHEDULE_MAX_STEPS);
+            return esp_fail(err, ESP_INVALID,
+                            "espalier train: --milestones: found '%s', expected up to %d epochs such "
+                            "as 30,60",
+                            text, ESP_SCHEDULE_MAX_STEPS);
         }
         schedule->milestones[schedule->milestone_count++] = epoch;
         text = *end ? end + 1 : end;
@@ -94,13 +99,14 @@ static esp_status print_result(const train_request *it, const esp_train_result *
 {
     char first[48], best[48];
     if (it->is_json) {
-        return esp_cli_print_json(
-            json_pack("{s:s, s:i, s:i, s:I, s:f, s:f, s:b, s:o, s:o, s:O}", "output", it->output, "epochs_done",
-                      result->epochs_done, "best_epoch", result->best_epoch, "steps", (json_int_t)result->steps,
-                      "seconds", result->seconds, "images_per_s", result->images_per_s, "interrupted",
-                      was_interrupted, "first", esp_cli_eval_json(&result->first), "best",
-                      esp_cli_eval_json(&result->best), "epochs", it->history),
-            err);
+        return esp_cli_print_json(json_pack("{s:s, s:i, s:i, s:I, s:f, s:f, s:b, s:o, s:o, s:O}", "output",
+                                            it->output, "epochs_done", result->epochs_done, "best_epoch",
+                                            result->best_epoch, "steps", (json_int_t)result->steps, "seconds",
+                                            result->seconds, "images_per_s", result->images_per_s,
+                                            "interrupted", was_interrupted, "first",
+                                            esp_cli_eval_json(&result->first), "best",
+                                            esp_cli_eval_json(&result->best), "epochs", it->history),
+                                  err);
     }
     esp_cli_end_progress();
     printf("best         epoch %d: test top-1 %s (before %s)\nwrote        %s\n", result->best_epoch,
@@ -109,7 +115,8 @@ static esp_status print_result(const train_request *it, const esp_train_result *
     return ESP_OK;
 }
 
-/* An interrupted training has put its best version into `trained` too: it is written before the status goes on. */
+/* An interrupted training has put its best version into `trained` too: it is written before the status goes
+ * on. */
 static esp_status train(esp_cli *cli, train_request *it, const esp_graph *graph, esp_error *err)
 {
     esp_dataset *training = NULL, *test = NULL;
@@ -140,8 +147,8 @@ static esp_status train(esp_cli *cli, train_request *it, const esp_graph *graph,
         }
     }
     if (status == ESP_CANCELLED && err) {
-        esp_fail(err, ESP_CANCELLED, trained ? "the best version so far is in %s" : "nothing was written to %s",
-                 it->output);
+        esp_fail(err, ESP_CANCELLED,
+                 trained ? "the best version so far is in %s" : "nothing was written to %s", it->output);
     }
     esp_graph_unref(trained);
     esp_held_masks_free(&masks);
@@ -168,42 +175,55 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
     train_options->epochs_limit = NAN;
     const esp_option options[] = {
         {"output", 'o', ESP_OPTION_TEXT, &it.output, "OUT.onnx", "where the best version goes", 0, 0, 0},
-        {"data", 'd', ESP_OPTION_TEXT, &it.data, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0, 0},
-        {"epochs", 'e', ESP_OPTION_REAL, &train_options->epochs_limit, "N", "how long; 0.25 is a quarter of the images",
-         1e-6, 1e6, 0},
-        {"lr", 0, ESP_OPTION_REAL, &train_options->schedule.lr, "RATE", "learning rate (default 0.01)", 1e-12, 1e3, 0},
-        {"schedule", 0, ESP_OPTION_TEXT, &it.schedule, "NAME", "cosine (default), step or constant", 0, 0, 0},
-        {"milestones", 0, ESP_OPTION_TEXT, &it.milestones, "E,E,..", "step: epochs at which the rate drops (default: thirds)", 0, 0, 0},
-        {"gamma", 0, ESP_OPTION_REAL, &train_options->schedule.gamma, "F", "step: factor of a drop (default 0.1)", 1e-9,
-         1, 0},
-        {"warmup", 0, ESP_OPTION_REAL, &train_options->schedule.warmup_epochs, "N", "epochs of linear warm-up", 0, 1e6,
+        {"data", 'd', ESP_OPTION_TEXT, &it.data, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0,
          0},
-        {"batch", 'b', ESP_OPTION_INT, &train_options->batch, "N", "images per step (default 128)", 1, 65536, 0},
+        {"epochs", 'e', ESP_OPTION_REAL, &train_options->epochs_limit, "N",
+         "how long; 0.25 is a quarter of the images", 1e-6, 1e6, 0},
+        {"lr", 0, ESP_OPTION_REAL, &train_options->schedule.lr, "RATE", "learning rate (default 0.01)", 1e-12,
+         1e3, 0},
+        {"schedule", 0, ESP_OPTION_TEXT, &it.schedule, "NAME", "cosine (default), step or constant", 0, 0, 0},
+        {"milestones", 0, ESP_OPTION_TEXT, &it.milestones, "E,E,..",
+         "step: epochs at which the rate drops (default: thirds)", 0, 0, 0},
+        {"gamma", 0, ESP_OPTION_REAL, &train_options->schedule.gamma, "F",
+         "step: factor of a drop (default 0.1)", 1e-9, 1, 0},
+        {"warmup", 0, ESP_OPTION_REAL, &train_options->schedule.warmup_epochs, "N",
+         "epochs of linear warm-up", 0, 1e6, 0},
+        {"batch", 'b', ESP_OPTION_INT, &train_options->batch, "N", "images per step (default 128)", 1, 65536,
+         0},
         {"momentum", 0, ESP_OPTION_REAL, &train_options->momentum, "M", "default 0.9", 0, 1, true},
         {"weight-decay", 0, ESP_OPTION_REAL, &train_options->weight_decay, "W", "default 1e-4", 0, 1, 0},
         {"nesterov", 0, ESP_OPTION_FLAG, &train_options->uses_nesterov, NULL, "Nesterov momentum", 0, 0, 0},
         {"crop", 0, ESP_OPTION_INT, &it.crop, "P", "random crops from images padded by P pixels", 0, 64, 0},
-        {"flip", 0, ESP_OPTION_FLAG, &train_options->augmentation.flips, NULL, "random horizontal flips", 0, 0, 0},
-        {"freeze-norm", 0, ESP_OPTION_FLAG, &train_options->freezes_norm, NULL, "keep batch-norm statistics", 0, 0, 0},
+        {"flip", 0, ESP_OPTION_FLAG, &train_options->augmentation.flips, NULL, "random horizontal flips", 0,
+         0, 0},
+        {"freeze-norm", 0, ESP_OPTION_FLAG, &train_options->freezes_norm, NULL, "keep batch-norm statistics",
+         0, 0, 0},
         {"free-masks", 0, ESP_OPTION_FLAG, &it.frees_masks, NULL, "let masked weights grow back", 0, 0, 0},
-        {"train-limit", 0, ESP_OPTION_INT, &train_options->train_limit, "N", "N random images per epoch", 1, 1e9, 0},
-        {"limit", 'n', ESP_OPTION_INT, &train_options->validation_limit, "N", "measure on the first N test images", 1,
+        {"train-limit", 0, ESP_OPTION_INT, &train_options->train_limit, "N", "N random images per epoch", 1,
          1e9, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &train_options->mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0,
+        {"limit", 'n', ESP_OPTION_INT, &train_options->validation_limit, "N",
+         "measure on the first N test images", 1, 1e9, 0},
+        {"mean", 0, ESP_OPTION_TEXT, &train_options->mean, "M[,M..]",
+         "normalisation: mean of x/255 per channel", 0, 0, 0},
+        {"std", 0, ESP_OPTION_TEXT, &train_options->std, "S[,S..]", "normalisation: standard deviation", 0, 0,
          0},
-        {"std", 0, ESP_OPTION_TEXT, &train_options->std, "S[,S..]", "normalisation: standard deviation", 0, 0, 0},
         {"seed", 0, ESP_OPTION_INT, &it.seed, "N", "default 0; same seed, same result", 0, 1e15, 0},
         {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object at the end instead of lines", 0, 0, 0},
+        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object at the end instead of lines", 0, 0,
+         0},
         {0},
     };
-    const esp_command_syntax syntax = {
-        "train",
-        "Train or fine-tune with SGD. The best version by top-1 on the test images is kept; masks of a pruned model\n"
-        "are held. Ctrl-C ends early and leaves the best version so far.",
-        "MODEL.onnx -o OUT.onnx --data SPEC --epochs N [options]",
-        "  espalier train smaller.onnx -o tuned.onnx --data fashion-mnist --epochs 2 --lr 0.01 --crop 2 --flip", 1, 1,
-        options, false};
+    const esp_command_syntax syntax = {"train",
+                                       "Train or fine-tune with SGD. The best version by top-1 on the test "
+                                       "images is kept; masks of a pruned model\n"
+                                       "are held. Ctrl-C ends early and leaves the best version so far.",
+                                       "MODEL.onnx -o OUT.onnx --data SPEC --epochs N [options]",
+                                       "  espalier train smaller.onnx -o tuned.onnx --data fashion-mnist "
+                                       "--epochs 2 --lr 0.01 --crop 2 --flip",
+                                       1,
+                                       1,
+                                       options,
+                                       false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
     esp_graph *graph = NULL;

@@ -63,7 +63,8 @@ esp_status esp_cli_input_shapes(const esp_option_list *items, const esp_graph *g
         if (!colon && esp_graph_input_count(graph) > 0) {
             shape->name = esp_graph_value(graph, esp_graph_input(graph, 0))->name;
         } else {
-            esp_status status = find_input(graph, item, colon ? (size_t)(colon - item) : 0, &shape->name, err);
+            esp_status status =
+                find_input(graph, item, colon ? (size_t)(colon - item) : 0, &shape->name, err);
             if (status != ESP_OK) {
                 return status;
             }
@@ -105,9 +106,10 @@ json_t *esp_cli_eval_json(const esp_eval_result *result)
         json_array_append_new(mean, json_real((double)result->normalization.mean[c]));
         json_array_append_new(std, json_real((double)result->normalization.std[c]));
     }
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "images", (json_int_t)result->images, "top1",
-                     result->top1, "top5", result->top5, "loss", result->loss, "top1_error", result->top1_error,
-                     "seconds", result->seconds, "images_per_s", result->images_per_s, "mean", mean, "std", std);
+    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "images", (json_int_t)result->images,
+                     "top1", result->top1, "top5", result->top5, "loss", result->loss, "top1_error",
+                     result->top1_error, "seconds", result->seconds, "images_per_s", result->images_per_s,
+                     "mean", mean, "std", std);
 }
 
 char *esp_cli_accuracy_text(const esp_eval_result *result, char *buffer, size_t size)
@@ -127,7 +129,10 @@ char *esp_cli_normalization_text(const esp_normalization *normalization, char *b
     for (int pass = 0; pass < 2; pass++) {
         const float *values = pass ? normalization->std : normalization->mean;
         for (int c = 0; c < normalization->channels && used > 0 && (size_t)used < size; c++) {
-            used += snprintf(buffer + used, size - (size_t)used, "%s%.4g", c ? "/" : pass ? ", std " : " ",
+            used += snprintf(buffer + used, size - (size_t)used, "%s%.4g",
+                             c      ? "/"
+                             : pass ? ", std "
+                                    : " ",
                              (double)values[c]);
         }
     }

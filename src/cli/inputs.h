@@ -1,4 +1,5 @@
-/* What several subcommands take: a model with sizes for its open inputs, and a JSON object as the whole output. */
+/* What several subcommands take: a model with sizes for its open inputs, and a JSON object as the whole
+ * output. */
 #ifndef ESP_CLI_INPUTS_H
 #define ESP_CLI_INPUTS_H
 
@@ -10,8 +11,8 @@
 
 #define ESP_CLI_INPUTS_MAX 8
 
-/* Parses "name:1x3x48x192" items (or "1x3x48x192" for the model's first input). Names are checked against the graph and
- * borrow from it. Returns the number in `*count`. */
+/* Parses "name:1x3x48x192" items (or "1x3x48x192" for the model's first input). Names are checked against the
+ * graph and borrow from it. Returns the number in `*count`. */
 esp_status esp_cli_input_shapes(const esp_option_list *items, const esp_graph *graph, esp_input_shape *shapes,
                                 int *count, esp_error *err);
 

@@ -1,5 +1,5 @@
-/* One pass over the arguments. A row's target is written only when its option is given, so defaults are what the
- * caller put there. */
+/* One pass over the arguments. A row's target is written only when its option is given, so defaults are what
+ * the caller put there. */
 #include "cli/options.h"
 
 #include <stdio.h>
@@ -18,7 +18,8 @@ static const esp_option *find_option(const esp_option *options, const char *name
     return NULL;
 }
 
-static esp_status fail_unknown(const esp_command_syntax *syntax, const char *given, size_t length, esp_error *err)
+static esp_status fail_unknown(const esp_command_syntax *syntax, const char *given, size_t length,
+                               esp_error *err)
 {
     const char *names[64];
     char word[64];
@@ -51,11 +52,12 @@ static esp_status fail_number(const esp_command_syntax *syntax, const esp_option
 {
     const char *kind = option->kind == ESP_OPTION_INT ? "a whole number" : "a number";
     if (option->least == 0 && option->most == 0) {
-        return esp_fail(err, ESP_INVALID, "espalier %s: --%s: found '%s', expected %s", syntax->name, option->name,
-                        value, kind);
+        return esp_fail(err, ESP_INVALID, "espalier %s: --%s: found '%s', expected %s", syntax->name,
+                        option->name, value, kind);
     }
     return esp_fail(err, ESP_INVALID, "espalier %s: --%s: found '%s', expected %s in [%g, %g%c", syntax->name,
-                    option->name, value, kind, option->least, option->most, option->excludes_most ? ')' : ']');
+                    option->name, value, kind, option->least, option->most,
+                    option->excludes_most ? ')' : ']');
 }
 
 static esp_status store_value(const esp_command_syntax *syntax, const esp_option *option, const char *value,
@@ -145,8 +147,8 @@ static esp_status parse_option(const esp_command_syntax *syntax, int argc, char 
     return store_value(syntax, option, value, err);
 }
 
-esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **argv, esp_positionals *positionals,
-                             bool *wants_help, esp_error *err)
+esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **argv,
+                             esp_positionals *positionals, bool *wants_help, esp_error *err)
 {
     bool ended = false;
     *wants_help = false;
@@ -168,12 +170,14 @@ esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **
         return ESP_OK;
     }
     if (positionals->count < syntax->positional_min) {
-        return esp_fail(err, ESP_INVALID, "espalier %s: %d argument%s given, expected: espalier %s %s", syntax->name,
-                        positionals->count, positionals->count == 1 ? "" : "s", syntax->name, syntax->arguments);
+        return esp_fail(err, ESP_INVALID, "espalier %s: %d argument%s given, expected: espalier %s %s",
+                        syntax->name, positionals->count, positionals->count == 1 ? "" : "s", syntax->name,
+                        syntax->arguments);
     }
     if (syntax->positional_max >= 0 && positionals->count > syntax->positional_max) {
         return esp_fail(err, ESP_INVALID, "espalier %s: unexpected argument '%s', expected: espalier %s %s",
-                        syntax->name, positionals->items[syntax->positional_max], syntax->name, syntax->arguments);
+                        syntax->name, positionals->items[syntax->positional_max], syntax->name,
+                        syntax->arguments);
     }
     return ESP_OK;
 }
@@ -187,7 +191,8 @@ void esp_options_help(const esp_command_syntax *syntax)
         if (option->letter) {
             snprintf(letter, sizeof letter, "-%c, ", option->letter);
         }
-        snprintf(left, sizeof left, "%s--%s %s", letter, option->name, option->argument ? option->argument : "");
+        snprintf(left, sizeof left, "%s--%s %s", letter, option->name,
+                 option->argument ? option->argument : "");
         printf("  %-28s %s\n", left, option->help);
     }
     printf("  %-28s %s\n\nExample\n%s\n", "-h, --help", "this page", syntax->example);

@@ -1,4 +1,5 @@
-/* Command-line options as tables: one row per option is the parser, the --help text and the "did you mean". */
+/* Command-line options as tables: one row per option is the parser, the --help text and the "did you mean".
+ */
 #ifndef ESP_CLI_OPTIONS_H
 #define ESP_CLI_OPTIONS_H
 
@@ -22,8 +23,8 @@ typedef struct esp_option_list {
 } esp_option_list;
 
 typedef struct esp_option {
-    const char *name;     /* without the dashes; NULL ends a table */
-    char letter;          /* 0 when there is no short form */
+    const char *name; /* without the dashes; NULL ends a table */
+    char letter;      /* 0 when there is no short form */
     esp_option_kind kind;
     void *target;         /* of the kind's type; keeps its value when the option is not given */
     const char *argument; /* in the help: "N", "FILE"; NULL for flags */
@@ -33,13 +34,13 @@ typedef struct esp_option {
 } esp_option;
 
 typedef struct esp_command_syntax {
-    const char *name;        /* "eval" */
-    const char *summary;     /* one line */
-    const char *arguments;   /* "MODEL --data SPEC" */
-    const char *example;     /* complete lines */
+    const char *name;                   /* "eval" */
+    const char *summary;                /* one line */
+    const char *arguments;              /* "MODEL --data SPEC" */
+    const char *example;                /* complete lines */
     int positional_min, positional_max; /* max -1: any number */
     const esp_option *options;
-    bool takes_rest;         /* everything after the first positional is positional (a script's own arguments) */
+    bool takes_rest; /* everything after the first positional is positional (a script's own arguments) */
 } esp_command_syntax;
 
 typedef struct esp_positionals {
@@ -47,10 +48,11 @@ typedef struct esp_positionals {
     char **items; /* [argc] room provided by the caller */
 } esp_positionals;
 
-/* Options may stand anywhere; "--" ends them; "--name=value" and "--name value" both work. ESP_INVALID names the option,
- * what was found and expected, and the nearest name. `wants_help` is set by -h and --help, and then nothing is checked. */
-esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **argv, esp_positionals *positionals,
-                             bool *wants_help, esp_error *err);
+/* Options may stand anywhere; "--" ends them; "--name=value" and "--name value" both work. ESP_INVALID names
+ * the option, what was found and expected, and the nearest name. `wants_help` is set by -h and --help, and
+ * then nothing is checked. */
+esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **argv,
+                             esp_positionals *positionals, bool *wants_help, esp_error *err);
 
 /* The help page on standard output. */
 void esp_options_help(const esp_command_syntax *syntax);

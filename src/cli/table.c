@@ -1,4 +1,5 @@
-/* Cells are kept as one growing list of strings; widths are measured in displayed columns, so UTF-8 lines up. */
+/* Cells are kept as one growing list of strings; widths are measured in displayed columns, so UTF-8 lines up.
+ */
 #include "cli/table.h"
 
 #include <stdarg.h>

@@ -11,8 +11,8 @@
 typedef enum esp_role {
     ESP_ROLE_BODY,
     ESP_ROLE_STEM,     /* first convolution: reads the network's input */
-    ESP_ROLE_SHORTCUT, /* 1x1 convolution beside a residual branch: its way to the Add is shorter than the other's and
-                          starts from the same value */
+    ESP_ROLE_SHORTCUT, /* 1x1 convolution beside a residual branch: its way to the Add is shorter than the
+                          other's and starts from the same value */
     ESP_ROLE_GROUPED,  /* group > 1 (depthwise): has no filter x channel choice of its own */
 } esp_role;
 

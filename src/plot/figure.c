@@ -1,6 +1,6 @@
-/* Figures are gnuplot scripts with their data inside. The script goes to gnuplot's standard input through an anonymous
- * memory file instead of a pipe: nothing can block, and a gnuplot that dies early cannot raise SIGPIPE in a host that
- * has not asked for it. Its complaints are collected the same way. */
+/* Figures are gnuplot scripts with their data inside. The script goes to gnuplot's standard input through an
+ * anonymous memory file instead of a pipe: nothing can block, and a gnuplot that dies early cannot raise
+ * SIGPIPE in a host that has not asked for it. Its complaints are collected the same way. */
 #include "plot/figure.h"
 
 #include <errno.h>
@@ -35,7 +35,8 @@ static void append_quoted(esp_text *text, const char *words)
     esp_text_append(text, "'");
 }
 
-/* Inside a data block fields are separated by blanks and quoted by '"', which cannot be escaped: it becomes '. */
+/* Inside a data block fields are separated by blanks and quoted by '"', which cannot be escaped: it becomes
+ * '. */
 static void append_data_label(esp_text *text, const char *words)
 {
     esp_text_append(text, " \"");
@@ -94,10 +95,12 @@ static void append_plot_clause(esp_text *text, const esp_series *series, size_t 
         esp_text_append(text, "notitle");
     }
     if (series->y_error) {
-        esp_text_printf(text, ", $series%zu using 1:2:3 with yerrorbars lc %zu lw 1 pt 0 notitle", index, colour);
+        esp_text_printf(text, ", $series%zu using 1:2:3 with yerrorbars lc %zu lw 1 pt 0 notitle", index,
+                        colour);
     }
     if (series->labels) {
-        esp_text_printf(text, ", $series%zu using 1:2:4 with labels left offset 0.8,0.5 font ',10' notitle", index);
+        esp_text_printf(text, ", $series%zu using 1:2:4 with labels left offset 0.8,0.5 font ',10' notitle",
+                        index);
     }
 }
 
@@ -112,11 +115,12 @@ esp_status esp_figure_script(const esp_figure *figure, char **out, esp_error *er
     append_quoted(&text, figure->x_label);
     esp_text_append(&text, " noenhanced\nset ylabel ");
     append_quoted(&text, figure->y_label);
-    esp_text_append(&text, " noenhanced\nset key noenhanced bottom right\nset grid lc rgb '#d8d8d8'\n"
-                           "set border 3 lc rgb '#606060'\nset tics nomirror\nset offsets graph 0.05, graph 0.12, "
-                           "graph 0.05, graph 0.05\n"
-                           "set linetype 1 lc rgb '#1b6ca8'\nset linetype 2 lc rgb '#c8501e'\n"
-                           "set linetype 3 lc rgb '#3a8f4d'\nset linetype 4 lc rgb '#8455a6'\n");
+    esp_text_append(&text,
+                    " noenhanced\nset key noenhanced bottom right\nset grid lc rgb '#d8d8d8'\n"
+                    "set border 3 lc rgb '#606060'\nset tics nomirror\nset offsets graph 0.05, graph 0.12, "
+                    "graph 0.05, graph 0.05\n"
+                    "set linetype 1 lc rgb '#1b6ca8'\nset linetype 2 lc rgb '#c8501e'\n"
+                    "set linetype 3 lc rgb '#3a8f4d'\nset linetype 4 lc rgb '#8455a6'\n");
     if (figure->x_is_log) {
         esp_text_append(&text, "set logscale x\n");
     }
@@ -134,7 +138,8 @@ esp_status esp_figure_script(const esp_figure *figure, char **out, esp_error *er
     esp_text_append(&text, "\n");
     if (drawn == 0) {
         esp_text_free(&text);
-        return esp_fail(err, ESP_INVALID, "figure '%s': no point to draw; expected at least one with finite x and y",
+        return esp_fail(err, ESP_INVALID,
+                        "figure '%s': no point to draw; expected at least one with finite x and y",
                         figure->title ? figure->title : "");
     }
     *out = esp_text_take(&text);
@@ -167,7 +172,8 @@ static void append_terminal(esp_text *text, const esp_figure *figure, const char
     int width = figure->width > 0 ? figure->width : 960;
     int height = figure->height > 0 ? figure->height : 640;
     if (strcmp(terminal, "pdfcairo") == 0) {
-        esp_text_printf(text, "set terminal pdfcairo size %.2fin,%.2fin font 'Sans,11'\n", width / 120.0, height / 120.0);
+        esp_text_printf(text, "set terminal pdfcairo size %.2fin,%.2fin font 'Sans,11'\n", width / 120.0,
+                        height / 120.0);
     } else {
         esp_text_printf(text, "set terminal %s size %d,%d font 'Sans,11'\n", terminal, width, height);
     }
@@ -252,8 +258,8 @@ esp_status esp_figure_write(const esp_figure *figure, const char *path, esp_erro
 {
     const char *terminal = terminal_of(path);
     if (!terminal) {
-        return esp_fail(err, ESP_INVALID, "%s: unknown kind of picture; expected a name ending in .png, .svg or .pdf",
-                        path);
+        return esp_fail(err, ESP_INVALID,
+                        "%s: unknown kind of picture; expected a name ending in .png, .svg or .pdf", path);
     }
     esp_text text = {0};
     esp_text temporary = {0};

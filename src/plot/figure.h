@@ -7,15 +7,19 @@
 
 #include "base/status.h"
 
-typedef enum esp_series_style { ESP_SERIES_LINES, ESP_SERIES_POINTS, ESP_SERIES_LINES_POINTS } esp_series_style;
+typedef enum esp_series_style {
+    ESP_SERIES_LINES,
+    ESP_SERIES_POINTS,
+    ESP_SERIES_LINES_POINTS
+} esp_series_style;
 
 typedef struct esp_series {
-    const char *title;          /* legend; NULL or "" leaves it out of the legend */
+    const char *title; /* legend; NULL or "" leaves it out of the legend */
     esp_series_style style;
     size_t count;
-    const double *x, *y;        /* [count]; points that are not finite are left out */
-    const double *y_error;      /* [count] half-widths of error bars, or NULL */
-    const char *const *labels;  /* [count] text beside each point, or NULL; entries may be NULL */
+    const double *x, *y;       /* [count]; points that are not finite are left out */
+    const double *y_error;     /* [count] half-widths of error bars, or NULL */
+    const char *const *labels; /* [count] text beside each point, or NULL; entries may be NULL */
 } esp_series;
 
 typedef struct esp_figure {
@@ -26,13 +30,14 @@ typedef struct esp_figure {
     const esp_series *series;
 } esp_figure;
 
-/* The gnuplot script of a figure without terminal and output settings; caller frees (esp_free). Text is passed literally:
- * no part of a title can act as a command. */
+/* The gnuplot script of a figure without terminal and output settings; caller frees (esp_free). Text is
+ * passed literally: no part of a title can act as a command. */
 esp_status esp_figure_script(const esp_figure *figure, char **out, esp_error *err);
 
-/* Draws into `path`; its ending (.png, .svg, .pdf) decides the format. Written under a temporary name and renamed, so a
- * failure leaves an old file alone. Errors: unknown ending (ESP_INVALID), nothing to draw (ESP_INVALID), gnuplot missing
- * (ESP_IO, with a hint), gnuplot's own complaint (ESP_INTERNAL, its first line). */
+/* Draws into `path`; its ending (.png, .svg, .pdf) decides the format. Written under a temporary name and
+ * renamed, so a failure leaves an old file alone. Errors: unknown ending (ESP_INVALID), nothing to draw
+ * (ESP_INVALID), gnuplot missing (ESP_IO, with a hint), gnuplot's own complaint (ESP_INTERNAL, its first
+ * line). */
 esp_status esp_figure_write(const esp_figure *figure, const char *path, esp_error *err);
 
 #endif

@@ -54,8 +54,7 @@ static int64_t removed_parameters(const esp_graph *graph, const esp_coupling *co
     return removed;
 }
 
-static void count_paper(const esp_layers *layers, const esp_mask *masks,
-                        esp_counts *counts)
+static void count_paper(const esp_layers *layers, const esp_mask *masks, esp_counts *counts)
 {
     counts->paper_params = counts->paper_macs = 0;
     for (int l = 0; l < layers->count; l++) {
@@ -71,8 +70,8 @@ static void count_paper(const esp_layers *layers, const esp_mask *masks,
 }
 
 esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *coupling, const esp_layers *layers,
-                             const esp_mask *masks, const bool *is_removable,
-                             const esp_counts *whole, esp_counts *out, esp_error *err)
+                             const esp_mask *masks, const bool *is_removable, const esp_counts *whole,
+                             esp_counts *out, esp_error *err)
 {
     size_t values = (size_t)esp_graph_value_count(graph);
     bool *is_done = esp_alloc_zero(values, sizeof *is_done);
@@ -96,8 +95,9 @@ esp_status esp_masked_counts(const esp_graph *graph, const esp_coupling *couplin
     return ESP_OK;
 }
 
-esp_status esp_model_count_with(const esp_graph *graph, const esp_inferred *inferred, const esp_layers *layers,
-                                const esp_mask *masks, esp_counts *out, esp_error *err)
+esp_status esp_model_count_with(const esp_graph *graph, const esp_inferred *inferred,
+                                const esp_layers *layers, const esp_mask *masks, esp_counts *out,
+                                esp_error *err)
 {
     esp_coupling *coupling = NULL;
     bool *is_removable = NULL;
@@ -120,7 +120,8 @@ esp_status esp_model_count_with(const esp_graph *graph, const esp_inferred *infe
     return status;
 }
 
-esp_status esp_model_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out, esp_error *err)
+esp_status esp_model_count(const esp_graph *graph, const esp_inferred *inferred, esp_counts *out,
+                           esp_error *err)
 {
     esp_layers layers = {0};
     esp_mask *masks = NULL;

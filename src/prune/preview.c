@@ -148,8 +148,8 @@ static esp_status count(const esp_preview *preview, const esp_coupling *coupling
 {
     const preview_subject *subject = preview->subject;
 
-    return esp_masked_counts(subject->graph, coupling, &subject->layers, masks, is_removable,
-                             &subject->whole, out, err);
+    return esp_masked_counts(subject->graph, coupling, &subject->layers, masks, is_removable, &subject->whole,
+                             out, err);
 }
 
 static esp_status measure(esp_grouping_cache *cache, esp_preview *preview, esp_error *err)

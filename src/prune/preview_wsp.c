@@ -151,8 +151,7 @@ esp_status preview_by_wsp(const esp_compute *compute, esp_grouping_cache *cache,
             preview_note(&preview->items[l], "shortcut: left out, as published");
     }
     status = is_sound ? esp_wsp_sets(coupling, &subject->layers, norms, &preview->wsp, err)
-                      : esp_wsp_pairs_from(subject->graph, &subject->layers, norms,
-                                           &preview->wsp, err);
+                      : esp_wsp_pairs_from(subject->graph, &subject->layers, norms, &preview->wsp, err);
     if (status == ESP_OK)
         status = open_pairs(preview, coupling, is_open, err);
     for (int i = 0; status == ESP_OK && i < preview->wsp.pair_count; i++)

@@ -45,7 +45,8 @@ esp_status esp_wsp_pairs(const esp_graph *graph, const esp_layers *layers, const
                          esp_wsp *out, esp_error *err);
 
 /* The same from norms (one entry per layer) that are known already. */
-esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_layer_l1 *norms, esp_wsp *out, esp_error *err);
+esp_status esp_wsp_pairs_from(const esp_graph *graph, const esp_layers *layers, const esp_layer_l1 *norms,
+                              esp_wsp *out, esp_error *err);
 
 /* Sound: one entry per free coupled set that has writers and readers. Filter score of a slot = sum over the
  * writers, channel score = sum over the readers, each in units of its layer's mean. Pinned sets are listed

@@ -12,9 +12,15 @@
 
 #define ERROR_METATABLE "espalier.error"
 
-esp_script_host *esp_lua_host(lua_State *L) { return *(esp_script_host **)lua_getextraspace(L); }
+esp_script_host *esp_lua_host(lua_State *L)
+{
+    return *(esp_script_host **)lua_getextraspace(L);
+}
 
-const esp_compute *esp_lua_compute(lua_State *L) { return esp_lua_host(L)->compute; }
+const esp_compute *esp_lua_compute(lua_State *L)
+{
+    return esp_lua_host(L)->compute;
+}
 
 /* ---- errors ---- */
 
@@ -98,7 +104,8 @@ void esp_lua_check_writable(lua_State *L, const char *path)
         return;
     }
     esp_fail(&err, ESP_INVALID, "%s: outside the directories this script may use", path);
-    esp_error_set_hint(&err, "it may use its own and the current directory; espalier run --trusted lifts this");
+    esp_error_set_hint(&err,
+                       "it may use its own and the current directory; espalier run --trusted lifts this");
     esp_lua_check(L, ESP_INVALID, &err);
 }
 
@@ -333,7 +340,8 @@ static json_t *value_to_json(lua_State *L, int index, int depth)
     case LUA_TBOOLEAN:
         return json_boolean(lua_toboolean(L, index));
     case LUA_TNUMBER:
-        return lua_isinteger(L, index) ? json_integer(lua_tointeger(L, index)) : json_real(lua_tonumber(L, index));
+        return lua_isinteger(L, index) ? json_integer(lua_tointeger(L, index))
+                                       : json_real(lua_tonumber(L, index));
     case LUA_TSTRING:
         return json_string(lua_tostring(L, index));
     case LUA_TTABLE:
@@ -371,4 +379,7 @@ static json_t *table_to_json(lua_State *L, int index, int depth)
     return result;
 }
 
-json_t *esp_lua_to_json(lua_State *L, int index) { return value_to_json(L, index, 0); }
+json_t *esp_lua_to_json(lua_State *L, int index)
+{
+    return value_to_json(L, index, 0);
+}

@@ -1,7 +1,7 @@
 /* What the binding files share: errors as tables, keyword tables, and userdata that own C objects.
  *
- * Rule of all bindings: nothing that C must free is held across a call that may raise a Lua error, unless a userdata
- * made before it owns it. */
+ * Rule of all bindings: nothing that C must free is held across a call that may raise a Lua error, unless a
+ * userdata made before it owns it. */
 #ifndef ESP_SCRIPT_BINDING_H
 #define ESP_SCRIPT_BINDING_H
 
@@ -35,11 +35,12 @@ int esp_lua_fail(lua_State *L, const char *format, ...) ESP_PRINTF(2, 3);
 /* Pushes the metatable of error tables (their __tostring). */
 void esp_lua_open_errors(lua_State *L);
 
-/* ESP_INVALID raised when the sandbox does not allow writing there (and always allowed for trusted scripts). */
+/* ESP_INVALID raised when the sandbox does not allow writing there (and always allowed for trusted scripts).
+ */
 void esp_lua_check_writable(lua_State *L, const char *path);
 
-/* Keyword tables: the table at `index` (absent = empty) may only have these keys; the error names the nearest. `names`
- * ends with NULL. */
+/* Keyword tables: the table at `index` (absent = empty) may only have these keys; the error names the
+ * nearest. `names` ends with NULL. */
 void esp_lua_check_keys(lua_State *L, int index, const char *const *names);
 bool esp_lua_has_field(lua_State *L, int index, const char *name);
 double esp_lua_field_number(lua_State *L, int index, const char *name, double otherwise);
@@ -48,11 +49,13 @@ bool esp_lua_field_boolean(lua_State *L, int index, const char *name, bool other
 /* The string stays valid as long as the table holds it. */
 const char *esp_lua_field_string(lua_State *L, int index, const char *name, const char *otherwise);
 
-/* JSON to Lua and back. Arrays become sequences. Back: a table with [1] or an empty one marked by `is_array`. */
+/* JSON to Lua and back. Arrays become sequences. Back: a table with [1] or an empty one marked by `is_array`.
+ */
 void esp_lua_push_json(lua_State *L, const json_t *value);
 /* A userdata that owns a JSON value (may be NULL at first), pushed; set through the returned pointer. */
 json_t **esp_lua_new_json(lua_State *L);
-json_t *esp_lua_to_json(lua_State *L, int index); /* new reference; NULL with nothing raised when it cannot be */
+json_t *esp_lua_to_json(lua_State *L,
+                        int index); /* new reference; NULL with nothing raised when it cannot be */
 
 /* ---- userdata ---- */
 #define ESP_LUA_MODEL   "espalier.model"

@@ -1,5 +1,5 @@
-/* Building networks in Lua: the thin part over esp_builder. The layers people think in (conv, dense, ...) are in
- * lua/espalier/build.lua. */
+/* Building networks in Lua: the thin part over esp_builder. The layers people think in (conv, dense, ...) are
+ * in lua/espalier/build.lua. */
 #include <string.h>
 
 #include "base/rng.h"
@@ -198,7 +198,8 @@ static int read_attrs(lua_State *L, int index, esp_attr *attrs, int64_t (*ints)[
     return count;
 }
 
-/* b:node(operator, {inputs}, {attributes}, name, output_name): false stands for an absent input. Returns its output. */
+/* b:node(operator, {inputs}, {attributes}, name, output_name): false stands for an absent input. Returns its
+ * output. */
 static int builder_node(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
@@ -254,8 +255,12 @@ static int builder_finish(lua_State *L)
 void esp_lua_open_builder(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"input", builder_input}, {"constant", builder_constant}, {"integers", builder_integers},
-        {"node", builder_node},   {"output", builder_output},     {"finish", builder_finish},
+        {"input", builder_input},
+        {"constant", builder_constant},
+        {"integers", builder_integers},
+        {"node", builder_node},
+        {"output", builder_output},
+        {"finish", builder_finish},
         {NULL, NULL},
     };
     luaL_newmetatable(L, ESP_LUA_BUILDER);

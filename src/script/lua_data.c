@@ -112,7 +112,8 @@ static int data_free(lua_State *L)
 
 void esp_lua_open_data(lua_State *L)
 {
-    static const luaL_Reg methods[] = {{"head", data_head}, {"subset", data_subset}, {"info", data_info}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"head", data_head}, {"subset", data_subset}, {"info", data_info}, {NULL, NULL}};
     static const luaL_Reg meta[] = {
         {"__len", data_length}, {"__tostring", data_to_string}, {"__gc", data_free}, {NULL, NULL}};
     luaL_newmetatable(L, ESP_LUA_DATA);

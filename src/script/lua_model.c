@@ -18,9 +18,15 @@ esp_lua_model *esp_lua_new_model(lua_State *L)
     return model;
 }
 
-esp_lua_model *esp_lua_model_at(lua_State *L, int index) { return luaL_checkudata(L, index, ESP_LUA_MODEL); }
+esp_lua_model *esp_lua_model_at(lua_State *L, int index)
+{
+    return luaL_checkudata(L, index, ESP_LUA_MODEL);
+}
 
-static const esp_graph *graph_at(lua_State *L, int index) { return esp_lua_model_at(L, index)->graph; }
+static const esp_graph *graph_at(lua_State *L, int index)
+{
+    return esp_lua_model_at(L, index)->graph;
+}
 
 static int model_free(lua_State *L)
 {
@@ -191,14 +197,16 @@ static int model_bench(lua_State *L)
     return 1;
 }
 
-/* A plan is built through its JSON form: one parser, one set of messages. `ratio = 0.4` is short for that ratio of every
- * kind, and the version may be left out. model:preview(plan): a table, or the path of a plan file. */
+/* A plan is built through its JSON form: one parser, one set of messages. `ratio = 0.4` is short for that
+ * ratio of every kind, and the version may be left out. model:preview(plan): a table, or the path of a plan
+ * file. */
 static void complete_plan(json_t *plan)
 {
     json_t *ratio = json_object_get(plan, "ratio");
     if (json_is_number(ratio)) {
         double value = json_number_value(ratio);
-        json_object_set_new(plan, "ratio", json_pack("{s:f, s:f, s:f}", "conv", value, "fc", value, "border", value));
+        json_object_set_new(plan, "ratio",
+                            json_pack("{s:f, s:f, s:f}", "conv", value, "fc", value, "border", value));
     }
     if (!json_object_get(plan, "version")) {
         json_object_set_new(plan, "version", json_integer(1));
@@ -245,7 +253,8 @@ static int model_preview(lua_State *L)
     }
     esp_preview **preview = esp_lua_new_preview(L);
     esp_lua_check(
-        L, esp_preview_new(esp_lua_compute(L), model->graph, plan, NULL, 0, model->cache, preview, &err), &err);
+        L, esp_preview_new(esp_lua_compute(L), model->graph, plan, NULL, 0, model->cache, preview, &err),
+        &err);
     return 1;
 }
 
@@ -351,11 +360,11 @@ static void read_schedule(lua_State *L, esp_train_options *options)
 
 static void read_train_options(lua_State *L, esp_train_options *options)
 {
-    static const char *const keys[] = {
-        "data",       "validation", "epochs",      "lr",    "schedule",         "milestones", "gamma",
-        "warmup",     "batch",      "momentum",    "weight_decay", "nesterov",  "crop",       "flip",
-        "freeze_norm", "free_masks", "train_limit", "limit", "mean",            "std",        "seed",
-        "measure_first", "on_epoch", NULL};
+    static const char *const keys[] = {"data",         "validation",    "epochs",   "lr",    "schedule",
+                                       "milestones",   "gamma",         "warmup",   "batch", "momentum",
+                                       "weight_decay", "nesterov",      "crop",     "flip",  "freeze_norm",
+                                       "free_masks",   "train_limit",   "limit",    "mean",  "std",
+                                       "seed",         "measure_first", "on_epoch", NULL};
     esp_lua_check_keys(L, 2, keys);
     *options = esp_train_defaults();
     options->epochs_limit = esp_lua_field_number(L, 2, "epochs", NAN);
@@ -416,7 +425,8 @@ static int model_train(lua_State *L)
     }
     esp_lua_model *model = esp_lua_new_model(L);
     esp_lua_check(
-        L, esp_train(esp_lua_compute(L), graph, data, validation, &options, &model->graph, &result, &err), &err);
+        L, esp_train(esp_lua_compute(L), graph, data, validation, &options, &model->graph, &result, &err),
+        &err);
     push_train_result(L, &result);
     return 2;
 }
@@ -430,8 +440,8 @@ static int model_difference(lua_State *L)
     esp_error err = {0};
     uint64_t seed = (uint64_t)luaL_optinteger(L, 3, 0);
     esp_lua_check(L,
-                  esp_compare_outputs(esp_lua_compute(L), graph_at(L, 1), graph_at(L, 2), NULL, 0, 1, seed, &absolute,
-                                      &relative, &err),
+                  esp_compare_outputs(esp_lua_compute(L), graph_at(L, 1), graph_at(L, 2), NULL, 0, 1, seed,
+                                      &absolute, &relative, &err),
                   &err);
     lua_pushnumber(L, absolute);
     lua_pushnumber(L, relative);
@@ -472,8 +482,8 @@ static int model_normalize(lua_State *L)
         luaL_checktype(L, -1, LUA_TTABLE);
         int count = (int)lua_rawlen(L, -1);
         if (count < 1 || count > ESP_MAX_IMAGE_CHANNELS || (pass && count != normalization.channels)) {
-            return esp_lua_fail(L, "%s: found %d numbers, expected one per channel (1 to %d)", keys[pass], count,
-                                ESP_MAX_IMAGE_CHANNELS);
+            return esp_lua_fail(L, "%s: found %d numbers, expected one per channel (1 to %d)", keys[pass],
+                                count, ESP_MAX_IMAGE_CHANNELS);
         }
         normalization.channels = count;
         for (int c = 0; c < count; c++) {
@@ -499,10 +509,18 @@ static int model_to_string(lua_State *L)
 void esp_lua_open_model(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"save", model_save},         {"layers", model_layers},     {"counts", model_counts},
-        {"saliency", model_saliency}, {"evaluate", model_evaluate}, {"bench", model_bench},
-        {"preview", model_preview},   {"train", model_train},       {"difference", model_difference},
-        {"metadata", model_metadata}, {"with_metadata", model_with_metadata}, {"normalize", model_normalize},
+        {"save", model_save},
+        {"layers", model_layers},
+        {"counts", model_counts},
+        {"saliency", model_saliency},
+        {"evaluate", model_evaluate},
+        {"bench", model_bench},
+        {"preview", model_preview},
+        {"train", model_train},
+        {"difference", model_difference},
+        {"metadata", model_metadata},
+        {"with_metadata", model_with_metadata},
+        {"normalize", model_normalize},
         {NULL, NULL},
     };
     static const luaL_Reg meta[] = {{"__gc", model_free}, {"__tostring", model_to_string}, {NULL, NULL}};

@@ -6,8 +6,8 @@
 
 enum { SERIES_MAX = 16 };
 
-/* The sequence in field `name` of the table at `index` as doubles in a userdata left on the stack; NULL and nothing left
- * when it is absent. Entries that are not numbers become NaN, which figures leave out. */
+/* The sequence in field `name` of the table at `index` as doubles in a userdata left on the stack; NULL and
+ * nothing left when it is absent. Entries that are not numbers become NaN, which figures leave out. */
 static double *push_numbers(lua_State *L, int index, const char *name, size_t *count)
 {
     if (lua_getfield(L, index, name) != LUA_TTABLE) {
@@ -54,7 +54,8 @@ static void read_series(lua_State *L, int index, int number, esp_series *series)
     series->x = push_numbers(L, index, "x", &x_count);
     series->y = push_numbers(L, index, "y", &y_count);
     if (!series->x || !series->y || x_count != y_count) {
-        esp_lua_fail(L, "series %d: found %d x and %d y, expected as many of each", number, (int)x_count, (int)y_count);
+        esp_lua_fail(L, "series %d: found %d x and %d y, expected as many of each", number, (int)x_count,
+                     (int)y_count);
     }
     series->count = x_count;
     series->y_error = push_numbers(L, index, "error", &error_count);

@@ -1,5 +1,5 @@
-/* Plans and previews in Lua. A plan is a plain table; a preview is a userdata whose tables come from the same JSON that
- * the command line prints. */
+/* Plans and previews in Lua. A plan is a plain table; a preview is a userdata whose tables come from the same
+ * JSON that the command line prints. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -153,8 +153,9 @@ static int preview_to_string(lua_State *L)
 void esp_lua_open_preview(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"table", preview_table},   {"before", preview_before}, {"after", preview_after},
-        {"mask", preview_mask},     {"masked", preview_masked}, {"cut", preview_cut},
+        {"table", preview_table},         {"before", preview_before},
+        {"after", preview_after},         {"mask", preview_mask},
+        {"masked", preview_masked},       {"cut", preview_cut},
         {"save_plan", preview_save_plan}, {NULL, NULL},
     };
     static const luaL_Reg meta[] = {{"__gc", preview_free}, {"__tostring", preview_to_string}, {NULL, NULL}};

@@ -1,16 +1,17 @@
-/* The sandbox is an allow-list: the standard library is opened, then everything not named here is gone. What touches files
- * (io.open, require) is replaced by forms that stay inside the host's directories; load takes text only, so no bytecode
- * reaches the interpreter. Only what is named can be called, so a new Lua release adds nothing by itself. */
+/* The sandbox is an allow-list: the standard library is opened, then everything not named here is gone. What
+ * touches files (io.open, require) is replaced by forms that stay inside the host's directories; load takes
+ * text only, so no bytecode reaches the interpreter. Only what is named can be called, so a new Lua release
+ * adds nothing by itself. */
 #include <string.h>
 
 #include "script/binding.h"
 
-static const char *const base_names[] = {"assert",   "error",    "ipairs",   "next",         "pairs",        "pcall",
-                                         "rawequal", "rawget",   "rawlen",   "rawset",       "select",       "setmetatable",
-                                         "tonumber", "tostring", "type",     "warn",         "xpcall",       "getmetatable",
-                                         "_VERSION", "print",    "collectgarbage", "load",   "require",      "string",
-                                         "table",    "math",     "utf8",     "coroutine",    "os",           "io",
-                                         "_G",       "package",  "debug",    "arg",          NULL};
+static const char *const base_names[] = {
+    "assert", "error",   "ipairs", "next",         "pairs",        "pcall",    "rawequal",
+    "rawget", "rawlen",  "rawset", "select",       "setmetatable", "tonumber", "tostring",
+    "type",   "warn",    "xpcall", "getmetatable", "_VERSION",     "print",    "collectgarbage",
+    "load",   "require", "string", "table",        "math",         "utf8",     "coroutine",
+    "os",     "io",      "_G",     "package",      "debug",        "arg",      NULL};
 static const char *const os_names[] = {"time", "clock", "date", "difftime", NULL};
 static const char *const io_names[] = {"open", "write", "lines", "type", NULL};
 static const char *const debug_names[] = {"traceback", NULL};
@@ -130,8 +131,9 @@ void esp_lua_open_output(lua_State *L)
     lua_pop(L, 1);
 }
 
-/* The value behind a global library must not be reachable through string methods either: the metatable of strings points
- * at the (filtered) string table itself, and getmetatable is limited by a __metatable field. */
+/* The value behind a global library must not be reachable through string methods either: the metatable of
+ * strings points at the (filtered) string table itself, and getmetatable is limited by a __metatable field.
+ */
 static void lock_string_metatable(lua_State *L)
 {
     lua_pushliteral(L, "");

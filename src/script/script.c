@@ -1,6 +1,6 @@
-/* One interpreter per script. Its extra space points at the host record, so bindings find the pool and the cancel token
- * without globals. A count hook polls the token; once it is set the hook raises again at every instruction, so no pcall
- * can hold a cancelled script back. */
+/* One interpreter per script. Its extra space points at the host record, so bindings find the pool and the
+ * cancel token without globals. A count hook polls the token; once it is set the hook raises again at every
+ * instruction, so no pcall can hold a cancelled script back. */
 #include "script/script.h"
 
 #include <limits.h>
@@ -201,7 +201,8 @@ static esp_status run_chunk(esp_script *script, const char *name, int argument_c
     for (int i = 0; i < argument_count; i++) {
         lua_pushstring(L, arguments[i]);
     }
-    esp_status status = lua_pcall(L, argument_count, 0, base + 1) == LUA_OK ? ESP_OK : take_error(script, name, err);
+    esp_status status =
+        lua_pcall(L, argument_count, 0, base + 1) == LUA_OK ? ESP_OK : take_error(script, name, err);
     lua_settop(L, base);
     return status;
 }
@@ -229,8 +230,8 @@ static void set_script_directory(esp_script *script, const char *path)
     free(resolved);
 }
 
-esp_status esp_script_run_file(esp_script *script, const char *path, int argument_count, char *const *arguments,
-                               esp_error *err)
+esp_status esp_script_run_file(esp_script *script, const char *path, int argument_count,
+                               char *const *arguments, esp_error *err)
 {
     char *text = NULL;
     size_t size = 0;
@@ -270,4 +271,7 @@ esp_status esp_script_run_text(esp_script *script, const char *text, const char 
     return run_chunk(script, name, 0, NULL, err);
 }
 
-const char *esp_script_traceback(const esp_script *script) { return script->traceback ? script->traceback : ""; }
+const char *esp_script_traceback(const esp_script *script)
+{
+    return script->traceback ? script->traceback : "";
+}

@@ -1,7 +1,7 @@
 /* Lua scripts over the engine: one interpreter with the espalier module, in a sandbox unless it is trusted.
  *
- * The sandbox has no processes, no dynamic libraries, no bytecode. Files are written only below the script's directory,
- * the current directory and directories that were granted; io.open reads only there too. */
+ * The sandbox has no processes, no dynamic libraries, no bytecode. Files are written only below the script's
+ * directory, the current directory and directories that were granted; io.open reads only there too. */
 #ifndef ESP_SCRIPT_SCRIPT_H
 #define ESP_SCRIPT_SCRIPT_H
 
@@ -26,10 +26,10 @@ typedef struct esp_script_options {
 esp_status esp_script_new(const esp_script_options *options, esp_script **out, esp_error *err);
 void esp_script_free(esp_script *script); /* NULL is allowed */
 
-/* Runs a file with `arguments` as the global `arg` and as `...`. A failing script is ESP_SCRIPT with "file:line: what";
- * a cancelled one ESP_CANCELLED; a missing file ESP_IO. */
-esp_status esp_script_run_file(esp_script *script, const char *path, int argument_count, char *const *arguments,
-                               esp_error *err);
+/* Runs a file with `arguments` as the global `arg` and as `...`. A failing script is ESP_SCRIPT with
+ * "file:line: what"; a cancelled one ESP_CANCELLED; a missing file ESP_IO. */
+esp_status esp_script_run_file(esp_script *script, const char *path, int argument_count,
+                               char *const *arguments, esp_error *err);
 
 /* The same for a text; `name` stands in messages. */
 esp_status esp_script_run_text(esp_script *script, const char *text, const char *name, esp_error *err);

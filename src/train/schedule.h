@@ -23,8 +23,8 @@ typedef struct esp_schedule {
     double lr;    /* > 0 */
     double gamma; /* step: 0.1 unless told */
     int milestone_count;
-    /* step: epochs, ascending; fractions of an epoch are allowed. None means one and two thirds of all epochs, the
-     * proportions of the published 30 and 60 of 90. */
+    /* step: epochs, ascending; fractions of an epoch are allowed. None means one and two thirds of all
+     * epochs, the proportions of the published 30 and 60 of 90. */
     double milestones[ESP_SCHEDULE_MAX_STEPS];
     double warmup_epochs; /* linear from 0; 0 = none */
 } esp_schedule;

@@ -49,8 +49,8 @@ typedef struct esp_train_options {
     void *epoch_user;
 } esp_train_options;
 
-/* Batch, momentum 0.9, decay 1e-4 and lr 0.01 as published for fine-tuning; the rate follows a cosine, which suits runs of
- * any length (the published steps at epochs 30 and 60 of 90 are the schedule `step`). */
+/* Batch, momentum 0.9, decay 1e-4 and lr 0.01 as published for fine-tuning; the rate follows a cosine, which
+ * suits runs of any length (the published steps at epochs 30 and 60 of 90 are the schedule `step`). */
 esp_train_options esp_train_defaults(void);
 
 typedef struct esp_train_result {

@@ -38,7 +38,8 @@ static esp_status parse(parsed *it, int argc, const char *const *argv, bool take
 }
 
 #define PARSE(it, ...)                                                                                       \
-    parse(it, (int)(sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *)), (const char *[]){__VA_ARGS__}, false)
+    parse(it, (int)(sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *)), (const char *[]){__VA_ARGS__},  \
+          false)
 
 static void options_may_stand_anywhere_in_every_form(void **state)
 {

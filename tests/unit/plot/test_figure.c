@@ -21,7 +21,8 @@ static esp_figure one_series(const char *title)
 {
     static esp_series series;
     series = (esp_series){.title = title, .style = ESP_SERIES_LINES_POINTS, .count = 3, .x = xs, .y = ys};
-    return (esp_figure){.title = title, .x_label = "MACs", .y_label = "top-1", .series_count = 1, .series = &series};
+    return (esp_figure){
+        .title = title, .x_label = "MACs", .y_label = "top-1", .series_count = 1, .series = &series};
 }
 
 static void a_script_holds_every_finite_point_and_no_other(void **state)

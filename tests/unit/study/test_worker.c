@@ -1,6 +1,7 @@
 /* The worker: what counts as busy, what order jobs run in, and how they stop. */
 #include <poll.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -12,7 +13,7 @@
 typedef struct world {
     sem_t started, may_end;
     char order[32];
-    int released;
+    atomic_int released; /* jobs are released by either thread */
 } world;
 
 typedef struct letter_job {
