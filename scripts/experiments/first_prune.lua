@@ -73,7 +73,8 @@ local function series(title, style)
 end
 
 esp.plot({
-    title = ("Accuracy against MACs, %g epoch%s of fine-tuning"):format(EPOCHS, EPOCHS == 1 and "" or "s"),
+    title = ("Accuracy against MACs, %g epoch%s of %s images of fine-tuning"):format(EPOCHS, EPOCHS == 1 and "" or "s",
+        IMAGES > 0 and IMAGES or #training),
     x_label = "million multiply-accumulates per image",
     y_label = "top-1 accuracy, %",
     series = { series("original", "points"), series("WSP", "linespoints"), series("SG", "linespoints") },

@@ -383,8 +383,8 @@ static esp_status find_op(const esp_builder *builder, const char *op_type, const
     *out = esp_op_find(op_type, builder->opset, &nearest);
     if (*out != NULL)
         return ESP_OK;
-    esp_fail(err, ESP_UNSUPPORTED, "node '%s': operator '%s' of opset %lld is not known",
-             name == NULL ? "" : name, op_type, (long long)builder->opset);
+    esp_fail(err, ESP_UNSUPPORTED, "node '%s': operator '%s' of opset %lld is not known", name, op_type,
+             (long long)builder->opset);
     if (nearest != NULL && strcmp(nearest->name, op_type) == 0)
         esp_error_set_hint(err, "%s is known for opsets %d to %d", op_type, nearest->opset_since,
                            nearest->opset_until);
@@ -416,14 +416,16 @@ esp_status esp_builder_node(esp_builder *builder, const char *op_type, const cha
                             int attr_count, esp_error *err)
 {
     esp_node node = {.input_count = input_count, .output_count = output_count};
-    esp_status status = find_op(builder, op_type, name, &node.op, err);
+    node.name = name_node(builder, op_type, name, outputs, output_count);
+    if (node.name == NULL)
+        return esp_builder_no_memory(err);
+    esp_status status = find_op(builder, op_type, node.name, &node.op, err);
     if (status != ESP_OK)
         return status;
-    node.name = name_node(builder, op_type, name, outputs, output_count);
     node.inputs = esp_arena_copy(builder->arena, inputs, (size_t)input_count * sizeof *inputs);
     node.outputs = esp_arena_copy(builder->arena, outputs, (size_t)output_count * sizeof *outputs);
     void *block = builder->nodes;
-    if (node.name == NULL || node.inputs == NULL || node.outputs == NULL ||
+    if (node.inputs == NULL || node.outputs == NULL ||
         !reserve(&block, builder->node_count, &builder->node_capacity, sizeof *builder->nodes))
         return esp_builder_no_memory(err);
     builder->nodes = block;

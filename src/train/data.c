@@ -343,8 +343,12 @@ static esp_status check_input(const esp_dataset *dataset, const esp_graph *graph
     }
     if (!fits) {
         char text[128];
-        return esp_fail(err, ESP_SHAPE, "model input '%s' is %s, but the images of '%s' are Nx%dx%dx%d",
-                        input->name, esp_shape_format(&input->shape, text, sizeof(text)), dataset->name,
+        esp_shape wanted = input->shape;
+        if (wanted.rank == 4) { /* without the batch */
+            wanted = esp_shape_make(3, input->shape.dims + 1);
+        }
+        return esp_fail(err, ESP_SHAPE, "model input '%s' takes %s, but the images of '%s' are %dx%dx%d",
+                        input->name, esp_shape_format(&wanted, text, sizeof(text)), dataset->name,
                         dataset->channels, dataset->height, dataset->width);
     }
     return ESP_OK;

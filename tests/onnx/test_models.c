@@ -1,6 +1,5 @@
 /* Real models: what we compute agrees with what other runtimes computed, and a model that went through a file
  * of ours is the same model, to us and to ONNX's own checker. */
-/* labels: slow */
 #include "unit/base/scratch.h"
 
 #include <glob.h>
