@@ -160,7 +160,7 @@ static void model_and_data_must_agree(void **state)
     check(3, 4, 5, 10, graph, NULL);
     check(3, 4, 5, 8, graph, NULL); /* fewer classes than the model: a part of what it was trained on */
     check(1, 4, 5, 10, graph, "model input 'x' takes 3x4x5, but the images of 'noise' are 1x4x5");
-    check(3, 5, 4, 10, graph, "Nx3x5x4");
+    check(3, 5, 4, 10, graph, "3x5x4");
     check(3, 4, 5, 11, graph, "model output 'logits' has 10 classes, but 'noise' has 11");
     check(3, 4, 5, 9, graph, "has 10 classes, but 'noise' has 9");
     esp_graph_unref(graph);

@@ -275,7 +275,7 @@ static void bad_options_and_data_are_refused(void **state)
     expect_failure(esp_evaluate(NULL, f->graph, f->dataset, &options, &result, &err), ESP_INVALID, &err,
                    "zero");
     esp_dataset *other = noise_dataset(2, 3, 2, 4, CLASSES, 1);
-    expect_failure(esp_evaluate(NULL, f->graph, other, &plain, &result, &err), ESP_SHAPE, &err, "Nx3x2x4");
+    expect_failure(esp_evaluate(NULL, f->graph, other, &plain, &result, &err), ESP_SHAPE, &err, "3x2x4");
     esp_dataset_unref(other);
 }
 

@@ -377,7 +377,7 @@ static void data_that_does_not_fit_is_refused(void **state)
     fixture *f = *state;
     esp_train_options options = options_for(&f->w, 1.0, 0.1);
     esp_dataset *other = noise_dataset(8, 3, SIZE, SIZE, CLASSES, 1);
-    expect_failure(train(f, other, &options), ESP_SHAPE, &f->err, "Nx3x4x4");
+    expect_failure(train(f, other, &options), ESP_SHAPE, &f->err, "3x4x4");
     esp_dataset_unref(other);
 }
 
