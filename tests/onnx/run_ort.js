@@ -3,50 +3,11 @@
 //   node run_ort.js MODEL INPUT.f32 SHAPE OUT.f32
 //
 // INPUT.f32 holds raw little-endian float32 of SHAPE (2x3x32x32) for the model's only input. The first output goes to
-// OUT.f32, output i > 0 to OUT.f32.i, in the same form. onnxruntime-node is installed from npm into
-// $ESP_BUILD_DIR/onnxruntime on first use. Exit status 77, with the reason, when it cannot be had; without arguments
-// nothing is run, which asks just that.
+// OUT.f32, output i > 0 to OUT.f32.i, in the same form. Exit status 77, with the reason, when onnxruntime cannot be
+// had (ort.js); without arguments nothing is run, which asks just that.
 "use strict";
 const fs = require("fs");
-const path = require("path");
-const { spawnSync } = require("child_process");
-
-const VERSION = "1.20.1";
-const directory = path.join(process.env.ESP_BUILD_DIR || "build", "onnxruntime");
-
-function unavailable(reason) {
-    console.log(`skipped: onnxruntime-node ${VERSION} cannot be had: ${reason.trim().split("\n").slice(0, 3).join("; ")}`);
-    process.exit(77);
-}
-
-// Two tests may get here at once: each installs aside, the first to rename wins.
-function install() {
-    const aside = `${directory}.${process.pid}`;
-    fs.mkdirSync(aside, { recursive: true });
-    const npm = spawnSync("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save",
-        "--loglevel=error", "--fetch-retries=1", "--fetch-timeout=60000", "--prefix", aside,
-        `onnxruntime-node@${VERSION}`], { encoding: "utf8", timeout: 240000 });
-    if (npm.status !== 0) {
-        fs.rmSync(aside, { recursive: true, force: true });
-        unavailable(npm.error ? npm.error.message : npm.stderr);
-    }
-    try {
-        fs.renameSync(aside, directory);
-    } catch (problem) {
-        fs.rmSync(aside, { recursive: true, force: true });
-    }
-}
-
-function load() {
-    const module = path.resolve(directory, "node_modules", "onnxruntime-node");
-    if (!fs.existsSync(module))
-        install();
-    try {
-        return require(module);
-    } catch (problem) {
-        return unavailable(problem.message);
-    }
-}
+const { load } = require("./ort");
 
 async function run(ort, [model, inputPath, shape, outputPath]) {
     const session = await ort.InferenceSession.create(model, { intraOpNumThreads: 1, logSeverityLevel: 3 });
