@@ -33,7 +33,7 @@ function esp.count(n)
             return string.format("%." .. digits .. "f%s", value, unit[2])
         end
     end
-    return string.format("%d", n)
+    return string.format("%.0f", n)
 end
 
 return esp

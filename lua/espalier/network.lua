@@ -7,23 +7,15 @@
 --
 -- Weights are drawn as He et al. 2015 (normal, variance 2 / fan) with the seed given.
 local core = require "espalier.core"
+local check = require "espalier.keys".check
 
 local Network = {}
 Network.__index = Network
 
 local network = {}
 
-local function check(options, allowed)
-    for key in pairs(options or {}) do
-        if not allowed[key] then
-            error(("unknown key '%s'"):format(key), 3)
-        end
-    end
-    return options or {}
-end
-
 function network.new(name, options)
-    options = check(options, { input = true, seed = true, opset = true })
+    options = check(options, { "input", "seed", "opset" }, { "input" })
     local builder = core.builder(name, { seed = options.seed or 0, opset = options.opset or 13 })
     local self = setmetatable({ builder = builder, counters = {} }, Network)
     local id = builder:input("input", options.input)
@@ -50,8 +42,7 @@ end
 
 -- { filters, kernel = 3, stride = 1, pad = 0, group = 1, bias = true, name }
 function Network:conv(x, options)
-    options = check(options, { filters = true, kernel = true, stride = true, pad = true, group = true, bias = true,
-        name = true })
+    options = check(options, { "filters", "kernel", "stride", "pad", "group", "bias", "name" }, { "filters" })
     local channels, height, width = x.shape[1], x.shape[2], x.shape[3]
     local filters, kernel = options.filters, options.kernel or 3
     local stride, pad, group = options.stride or 1, options.pad or 0, options.group or 1
@@ -68,7 +59,7 @@ function Network:conv(x, options)
 end
 
 function Network:batch_norm(x, options)
-    options = check(options, { name = true })
+    options = check(options, { "name" })
     local name = self:name("bn", options.name)
     local channels = x.shape[1]
     local id = self.builder:node("BatchNormalization", { x.id,
@@ -81,12 +72,12 @@ function Network:batch_norm(x, options)
 end
 
 function Network:relu(x, options)
-    options = check(options, { name = true })
+    options = check(options, { "name" })
     return { id = self.builder:node("Relu", { x.id }, nil, self:name("relu", options.name)), shape = x.shape }
 end
 
 local function pool(self, operator, kind, x, options)
-    options = check(options, { kernel = true, stride = true, pad = true, name = true })
+    options = check(options, { "kernel", "stride", "pad", "name" })
     local kernel = options.kernel or 2
     local stride, pad = options.stride or kernel, options.pad or 0
     local id = self.builder:node(operator, { x.id }, { kernel_shape = { kernel, kernel }, strides = { stride, stride },
@@ -104,12 +95,12 @@ function Network:average_pool(x, options)
 end
 
 function Network:global_average_pool(x, options)
-    options = check(options, { name = true })
+    options = check(options, { "name" })
     return value(self.builder:node("GlobalAveragePool", { x.id }, nil, self:name("gap", options.name)), x.shape[1], 1, 1)
 end
 
 function Network:flatten(x, options)
-    options = check(options, { name = true })
+    options = check(options, { "name" })
     local features = 1
     for _, dim in ipairs(x.shape) do
         features = features * dim
@@ -119,7 +110,7 @@ end
 
 -- { units, name, output }: `output` names the value it makes
 function Network:dense(x, options)
-    options = check(options, { units = true, name = true, output = true })
+    options = check(options, { "units", "name", "output" }, { "units" })
     local name = self:name("fc", options.name)
     local features = x.shape[1]
     local id = self.builder:node("Gemm", { x.id,
@@ -129,13 +120,13 @@ function Network:dense(x, options)
 end
 
 function Network:add(a, b, options)
-    options = check(options, { name = true })
+    options = check(options, { "name" })
     return { id = self.builder:node("Add", { a.id, b.id }, nil, self:name("add", options.name)), shape = a.shape }
 end
 
 -- Along the channels.
 function Network:concat(values, options)
-    options = check(options, { name = true })
+    options = check(options, { "name" })
     local ids, channels = {}, 0
     for i, item in ipairs(values) do
         ids[i] = item.id
@@ -147,7 +138,7 @@ function Network:concat(values, options)
 end
 
 function Network:dropout(x, options)
-    options = check(options, { ratio = true, name = true })
+    options = check(options, { "ratio", "name" })
     local name = self:name("dropout", options.name)
     local ratio = self.builder:constant(name .. ".ratio", {}, { fill = options.ratio or 0.5 })
     return { id = self.builder:node("Dropout", { x.id, ratio }, nil, name), shape = x.shape }

@@ -4,18 +4,23 @@ local function is_numeric(cell)
     return cell:match("^[-+]?[%d.]") ~= nil
 end
 
+-- Letters of a text; bytes where it is not UTF-8.
+local function width_of(text)
+    return utf8.len(text) or #text
+end
+
 return function(rows)
     local widths, lines = {}, {}
     for _, row in ipairs(rows) do
         for column, cell in ipairs(row) do
-            widths[column] = math.max(widths[column] or 0, utf8.len(tostring(cell)))
+            widths[column] = math.max(widths[column] or 0, width_of(tostring(cell)))
         end
     end
     for number, row in ipairs(rows) do
         local cells = {}
         for column, cell in ipairs(row) do
             local text = tostring(cell)
-            local padding = string.rep(" ", widths[column] - utf8.len(text))
+            local padding = string.rep(" ", widths[column] - width_of(text))
             local sample = rows[2] and tostring(rows[2][column]) or ""
             local stands_right = is_numeric(number == 1 and sample or text)
             cells[column] = stands_right and padding .. text or text .. padding

@@ -1,4 +1,5 @@
 -- Known networks with random weights. Parameter names are those of the usual PyTorch definitions.
+local check = require "espalier.keys".check
 local network = require "espalier.network"
 
 local zoo = {}
@@ -6,7 +7,7 @@ local zoo = {}
 -- LeNet-5 as the pruning papers use it (LeCun et al. 1998 in Caffe's form): 20 and 50 filters of 5x5, 500 units.
 -- { input = {1, 28, 28}, classes = 10, seed = 0 }
 function zoo.lenet5(options)
-    options = options or {}
+    options = check(options, { "input", "classes", "seed" })
     local net = network.new("lenet5", { input = options.input or { 1, 28, 28 }, seed = options.seed })
     local x = net:conv(net.input, { filters = 20, kernel = 5, name = "conv1" })
     x = net:max_pool(net:relu(x))
@@ -33,7 +34,7 @@ end
 -- `width`, 2*width and 4*width filters. blocks = 3 is ResNet-20, 9 is ResNet-56.
 -- { input = {3, 32, 32}, classes = 10, blocks = 3, width = 16, seed = 0 }
 function zoo.cifar_resnet(options)
-    options = options or {}
+    options = check(options, { "input", "classes", "blocks", "width", "seed" })
     local blocks, width = options.blocks or 3, options.width or 16
     local net = network.new("resnet" .. 6 * blocks + 2, { input = options.input or { 3, 32, 32 }, seed = options.seed })
     local x = net:conv(net.input, { filters = width, pad = 1, bias = false, name = "conv1" })

@@ -18,7 +18,7 @@ void esp_cancel_request(esp_cancel *cancel);
 void esp_cancel_clear(esp_cancel *cancel);
 bool esp_cancel_is_requested(const esp_cancel *cancel); /* NULL: never */
 
-/* A pool of worker threads; the caller of esp_pool_run is one of them, so a pool of 1 starts no thread.
+/* A pool of worker threads; the caller of esp_compute_run is one of them, so a pool of 1 starts no thread.
  * Idle workers spin for a moment, then sleep. One run at a time: a run that begins while another is going on,
  * in a task of that one or in another thread, executes its tasks inline in the calling thread. It never waits
  * and the result is the same. A nested run keeps the slot of its task, so per-slot scratch memory stays one

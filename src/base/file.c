@@ -177,16 +177,6 @@ bool esp_file_is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-/* The directory of `path` in a new string: "." when there is no '/'. */
-static char *directory_of(const char *path)
-{
-    const char *base = esp_path_base(path);
-
-    if (base == path)
-        return esp_strdup(".");
-    return esp_strndup(path, base - path > 1 ? (size_t)(base - path - 1) : 1);
-}
-
 /* Follows symbolic links, so that a link to a model stays a link and its target is replaced. */
 static char *final_path(const char *path)
 {
@@ -200,7 +190,7 @@ static char *final_path(const char *path)
 /* Creates a file of its own in the directory of the final one. Sets `temporary_path` only when it exists. */
 static esp_status create_temporary(esp_file_writer *writer, int *out_descriptor, esp_error *err)
 {
-    char *directory = directory_of(writer->path);
+    char *directory = esp_path_directory(writer->path);
     esp_status status = ESP_OK;
     int descriptor = -1;
 
@@ -291,7 +281,7 @@ FILE *esp_file_writer_stream(esp_file_writer *writer)
 /* Makes the rename itself durable. Some file systems cannot sync a directory: the content is safe even so. */
 static void sync_directory(const char *path)
 {
-    char *directory = directory_of(path);
+    char *directory = esp_path_directory(path);
     int descriptor = directory ? open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
     if (descriptor >= 0) {
@@ -400,4 +390,13 @@ const char *esp_path_base(const char *path)
     const char *slash = strrchr(path, '/');
 
     return slash ? slash + 1 : path;
+}
+
+char *esp_path_directory(const char *path)
+{
+    const char *base = esp_path_base(path);
+
+    if (base == path)
+        return esp_strdup(".");
+    return esp_strndup(path, base - path > 1 ? (size_t)(base - path - 1) : 1);
 }

@@ -9,7 +9,7 @@
 
 #include "base/status.h"
 
-/* The whole of a regular file. `*out_data` is owned by the caller (esp_free) and followed by a zero byte.
+/* The whole of a file or pipe. `*out_data` is owned by the caller (esp_free) and followed by a zero byte.
  * Directories and unreadable files are ESP_IO with the system's reason. */
 esp_status esp_file_read(const char *path, char **out_data, size_t *out_size, esp_error *err);
 
@@ -45,5 +45,9 @@ char *esp_path_join(const char *directory, const char *name);
 
 /* Pointer to the part after the last '/'. */
 const char *esp_path_base(const char *path);
+
+/* The part before the last '/' in a new string (esp_free): "." when there is no '/', "/" for what lies in the
+ * root; NULL when memory is out. */
+char *esp_path_directory(const char *path);
 
 #endif

@@ -28,8 +28,8 @@ size_t esp_memory_live(void);
 size_t esp_memory_peak(void);
 void esp_memory_reset_peak(void);
 
-/* Test hook: the k-th allocation from now fails (k >= 1), later ones succeed again; 0 disarms. This is the
- * one piece of process-wide state in src/, and only tests touch it. */
+/* Test hook: the k-th allocation from now fails (k >= 1), later ones succeed again; 0 disarms. Beside
+ * the counters above this is the one piece of process-wide state in src/, and only tests touch it. */
 void esp_memory_fuse(int64_t k);
 
 /* True when an armed fuse has burnt (an allocation was refused). */

@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -193,6 +194,7 @@ static esp_status dispatch(esp_cli *cli, int argc, char **argv, esp_error *err)
     }
     for (int i = 0; first && i < COMMAND_COUNT; i++) {
         if (strcmp(commands[i].name, first) == 0) {
+            cli->command = commands[i].name;
             return commands[i].run(cli, argc - 1, argv + 1, err);
         }
     }
@@ -204,10 +206,24 @@ static esp_status dispatch(esp_cli *cli, int argc, char **argv, esp_error *err)
     return open_workbench(cli, argc, argv, err);
 }
 
+/* A standard stream that was closed would give its number to the next file that is opened, and what is
+ * printed would go into that file. Its place is taken by a file that refuses: printing then fails as it
+ * should. */
+static void occupy_standard_streams(void)
+{
+    for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++) {
+        if (fcntl(stream, F_GETFD) == -1 && errno == EBADF) {
+            (void)open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+        }
+    }
+}
+
 int esp_cli_main(int argc, char **argv, esp_workbench_fn *workbench)
 {
     esp_error err = {0};
-    esp_cli cli = {.workbench = workbench, .cancel = &interrupt};
+    char kind[64] = "espalier";
+    esp_cli cli = {.workbench = workbench, .command = "", .cancel = &interrupt};
+    occupy_standard_streams();
     catch_interrupts();
     esp_status status = dispatch(&cli, argc - 1, argv + 1, &err);
     esp_cli_end_progress();
@@ -215,12 +231,15 @@ int esp_cli_main(int argc, char **argv, esp_workbench_fn *workbench)
         status = esp_cli_finish_output(&err);
     }
     esp_pool_free(cli.compute.pool);
+    if (cli.command[0]) {
+        snprintf(kind, sizeof kind, "espalier %s", cli.command);
+    }
     if (status == ESP_CANCELLED) {
-        fprintf(stderr, "espalier: interrupted%s%s\n", err.message[0] ? ": " : "", err.message);
+        fprintf(stderr, "%s: interrupted%s%s\n", kind, err.message[0] ? ": " : "", err.message);
         return 130;
     }
     if (status != ESP_OK) {
-        esp_cli_complain("espalier", &err);
+        esp_cli_complain(kind, &err);
         return status == ESP_INVALID ? 2 : 1;
     }
     return 0;

@@ -28,7 +28,8 @@ int esp_cli_main(int argc, char **argv, esp_workbench_fn *workbench);
 typedef struct esp_cli {
     esp_compute compute; /* pool and cancel token; progress goes to standard error when it is a terminal */
     esp_workbench_fn *workbench;
-    esp_cancel *cancel; /* set by the first Ctrl-C */
+    const char *command; /* "prune"; "" before one is known and for the workbench */
+    esp_cancel *cancel;  /* set by the first Ctrl-C */
     int threads;
 } esp_cli;
 

@@ -69,9 +69,10 @@ static json_t *nodes_json(const bench *it)
     json_t *list = json_array();
     for (int i = 0; i < it->result.node_count; i++) {
         const esp_node *node = esp_graph_node(it->graph, i);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:I, s:f}", "name", node->name, "operator",
-                                              node->op->name, "ms", it->result.node_ms[i], "macs",
-                                              (json_int_t)node_macs(it, i), "gflops", gflops(it, i)));
+        json_array_append_new(list,
+                              json_pack("{s:o, s:s, s:f, s:I, s:f}", "name", esp_cli_json_text(node->name),
+                                        "operator", node->op->name, "ms", it->result.node_ms[i], "macs",
+                                        (json_int_t)node_macs(it, i), "gflops", gflops(it, i)));
     }
     return list;
 }

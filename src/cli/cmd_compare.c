@@ -62,18 +62,19 @@ static esp_status measure_side(esp_cli *cli, side *it, const esp_option_list *in
 }
 
 /* Models with other inputs are still worth comparing by size and speed. */
-static void measure_difference(esp_cli *cli, comparison *it, const esp_option_list *inputs)
+static esp_status measure_difference(esp_cli *cli, comparison *it, const esp_option_list *inputs,
+                                     esp_error *err)
 {
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
     int shape_count = 0;
-    esp_error err = {0};
-    esp_status status = esp_cli_input_shapes(inputs, it->sides[0].graph, shapes, &shape_count, &err);
+    esp_status status = esp_cli_input_shapes(inputs, it->sides[0].graph, shapes, &shape_count, err);
     if (status == ESP_OK) {
         status = esp_compare_outputs(&cli->compute, it->sides[0].graph, it->sides[1].graph, shapes,
-                                     shape_count, 1, 0, &it->largest_absolute, &it->largest_relative, &err);
+                                     shape_count, 1, 0, &it->largest_absolute, &it->largest_relative, err);
     }
     it->has_difference = status == ESP_OK;
-    snprintf(it->why_not, sizeof it->why_not, "%.150s", err.message);
+    snprintf(it->why_not, sizeof it->why_not, "%.150s", err->message);
+    return status == ESP_CANCELLED ? status : ESP_OK;
 }
 
 static void row(esp_table *table, const char *name, const char *a, const char *b, double from, double to)
@@ -127,8 +128,8 @@ static esp_status print_people(const comparison *it, esp_error *err)
 
 static json_t *side_json(const side *it)
 {
-    json_t *object = json_pack("{s:s, s:f, s:I, s:I, s:f, s:f, s:f}", "model", it->path, "file_bytes",
-                               it->file_bytes, "params", (json_int_t)it->counts.params, "macs",
+    json_t *object = json_pack("{s:o, s:f, s:I, s:I, s:f, s:f, s:f}", "model", esp_cli_json_text(it->path),
+                               "file_bytes", it->file_bytes, "params", (json_int_t)it->counts.params, "macs",
                                (json_int_t)it->counts.macs, "paper_params", it->counts.paper_params,
                                "paper_macs", it->counts.paper_macs, "median_ms", it->latency.median_ms);
     if (object && it->eval.images > 0) {
@@ -141,8 +142,8 @@ static esp_status print_json(const comparison *it, esp_error *err)
 {
     json_t *object = json_pack("{s:o, s:o}", "a", side_json(&it->sides[0]), "b", side_json(&it->sides[1]));
     if (object && it->has_difference) {
-        json_object_set_new(object, "largest_absolute", json_real(it->largest_absolute));
-        json_object_set_new(object, "largest_relative", json_real(it->largest_relative));
+        json_object_set_new(object, "largest_absolute", esp_cli_json_real(it->largest_absolute));
+        json_object_set_new(object, "largest_relative", esp_cli_json_real(it->largest_relative));
     }
     return esp_cli_print_json(object, err);
 }
@@ -191,7 +192,9 @@ esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *e
         status = measure_side(cli, &it.sides[i], &inputs, dataset, &eval, batch, err);
     }
     if (status == ESP_OK) {
-        measure_difference(cli, &it, &inputs);
+        status = measure_difference(cli, &it, &inputs, err);
+    }
+    if (status == ESP_OK) {
         status = is_json ? print_json(&it, err) : print_people(&it, err);
     }
     esp_dataset_unref(dataset);

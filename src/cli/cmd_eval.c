@@ -64,7 +64,7 @@ esp_status esp_command_eval(esp_cli *cli, int argc, char **argv, esp_error *err)
         return status;
     }
     if (!data) {
-        return esp_fail(err, ESP_INVALID, "espalier eval: --data SPEC is missing (%s)", data_help);
+        return esp_fail(err, ESP_INVALID, "--data SPEC is missing (%s)", data_help);
     }
     esp_graph *graph = NULL;
     esp_dataset *dataset = NULL;

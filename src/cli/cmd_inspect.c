@@ -124,10 +124,10 @@ static json_t *interface_json(const inspection *it, bool is_output)
     for (int i = 0; i < count; i++) {
         int value = is_output ? esp_graph_output(it->graph, i) : esp_graph_input(it->graph, i);
         char shape[96];
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:s}", "name", esp_graph_value(it->graph, value)->name,
-                                        "shape", value_shape(it, value, shape, sizeof shape), "type",
-                                        esp_dtype_name(esp_inferred_dtype(it->one, value))));
+        json_array_append_new(list, json_pack("{s:o, s:s, s:s}", "name",
+                                              esp_cli_json_text(esp_graph_value(it->graph, value)->name),
+                                              "shape", value_shape(it, value, shape, sizeof shape), "type",
+                                              esp_dtype_name(esp_inferred_dtype(it->one, value))));
     }
     return list;
 }
@@ -140,30 +140,56 @@ static esp_status print_json(const inspection *it, esp_error *err)
         const esp_node *node = esp_graph_node(it->graph, layer->node);
         char shape[96];
         json_array_append_new(
-            layers, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:[I,I], s:I, s:I}", "name",
-                              layer->name, "weight", layer->weight_name, "kind",
-                              layer->is_conv ? "conv" : "fc", "role", esp_role_word(layer->role), "output",
-                              value_shape(it, node->outputs[0], shape, sizeof shape), "filters",
+            layers, json_pack("{s:o, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:[I,I], s:I, s:I}", "name",
+                              esp_cli_json_text(layer->name), "weight", esp_cli_json_text(layer->weight_name),
+                              "kind", layer->is_conv ? "conv" : "fc", "role", esp_role_word(layer->role),
+                              "output", value_shape(it, node->outputs[0], shape, sizeof shape), "filters",
                               (json_int_t)layer->filters, "channels", (json_int_t)layer->channels, "group",
                               (json_int_t)layer->group, "kernel", (json_int_t)layer->kernel_h,
                               (json_int_t)layer->kernel_w, "params", (json_int_t)layer->params, "macs",
                               (json_int_t)layer->macs));
     }
     return esp_cli_print_json(
-        json_pack("{s:s, s:I, s:i, s:o, s:o, s:I, s:I, s:{s:f, s:f}, s:o}", "model", it->path, "opset",
-                  (json_int_t)esp_graph_opset(it->graph), "nodes", esp_graph_node_count(it->graph), "inputs",
-                  interface_json(it, false), "outputs", interface_json(it, true), "params",
-                  (json_int_t)it->counts.params, "macs", (json_int_t)it->counts.macs, "paper", "params",
-                  it->counts.paper_params, "macs", it->counts.paper_macs, "layers", layers),
+        json_pack("{s:o, s:I, s:i, s:o, s:o, s:I, s:I, s:{s:f, s:f}, s:o}", "model",
+                  esp_cli_json_text(it->path), "opset", (json_int_t)esp_graph_opset(it->graph), "nodes",
+                  esp_graph_node_count(it->graph), "inputs", interface_json(it, false), "outputs",
+                  interface_json(it, true), "params", (json_int_t)it->counts.params, "macs",
+                  (json_int_t)it->counts.macs, "paper", "params", it->counts.paper_params, "macs",
+                  it->counts.paper_macs, "layers", layers),
         err);
 }
 
-static esp_status print_coupling(const inspection *it, esp_error *err)
+static json_t *layer_names(const inspection *it, const int *layers, int count)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++) {
+        json_array_append_new(list, esp_cli_json_text(it->layers.items[layers[i]].name));
+    }
+    return list;
+}
+
+static json_t *coupling_json(const inspection *it, const esp_coupling *coupling)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < esp_coupling_set_count(coupling); i++) {
+        const esp_coupled_set *set = esp_coupling_set(coupling, i);
+        json_array_append_new(
+            list, json_pack("{s:I, s:o, s:o, s:o}", "channels", (json_int_t)set->slot_count, "written_by",
+                            layer_names(it, set->writers, set->writer_count), "read_by",
+                            layer_names(it, set->readers, set->reader_count), "pinned_by",
+                            set->pinned_by ? esp_cli_json_text(set->pinned_by) : json_null()));
+    }
+    return json_pack("{s:o, s:o}", "model", esp_cli_json_text(it->path), "sets", list);
+}
+
+static esp_status print_coupling(const inspection *it, bool is_json, esp_error *err)
 {
     esp_coupling *coupling = NULL;
     esp_text text = {0};
     esp_status status = esp_coupling_new(it->graph, it->one, &it->layers, &coupling, err);
-    if (status == ESP_OK) {
+    if (status == ESP_OK && is_json) {
+        status = esp_cli_print_json(coupling_json(it, coupling), err);
+    } else if (status == ESP_OK) {
         status = esp_coupling_print(coupling, &text, err);
     }
     if (status == ESP_OK && text.data) {
@@ -204,7 +230,7 @@ esp_status esp_command_inspect(esp_cli *cli, int argc, char **argv, esp_error *e
     inspection it = {.path = positionals.items[0]};
     status = load(&it, &inputs, err);
     if (status == ESP_OK) {
-        status = wants_coupling ? print_coupling(&it, err)
+        status = wants_coupling ? print_coupling(&it, is_json, err)
                  : is_json      ? print_json(&it, err)
                                 : print_people(&it, err);
     }

@@ -25,8 +25,7 @@ static esp_status split_rule(const char *flag, const char *item, char *name, siz
 {
     const char *equals = strrchr(item, '=');
     if (!equals || equals == item || (size_t)(equals - item) >= size || !esp_parse_f64(equals + 1, value)) {
-        return esp_fail(err, ESP_INVALID, "espalier prune: --%s: found '%s', expected NAME=NUMBER", flag,
-                        item);
+        return esp_fail(err, ESP_INVALID, "--%s: found '%s', expected NAME=NUMBER", flag, item);
     }
     snprintf(name, size, "%.*s", (int)(equals - item), item);
     return ESP_OK;
@@ -40,8 +39,7 @@ static esp_status add_rules(const prune_request *request, esp_plan *plan, esp_er
     for (int i = 0; i < request->layer_ratios.count && status == ESP_OK; i++) {
         status = split_rule("layer", request->layer_ratios.items[i], name, sizeof name, &value, err);
         if (status == ESP_OK && !(value >= 0 && value < 1)) {
-            status = esp_fail(err, ESP_INVALID, "espalier prune: --layer %s: found ratio %g, expected [0, 1)",
-                              name, value);
+            status = esp_fail(err, ESP_INVALID, "--layer %s: found ratio %g, expected [0, 1)", name, value);
         }
         if (status == ESP_OK) {
             status = esp_plan_add_rule(plan, name, value, 0, false, err);
@@ -51,7 +49,7 @@ static esp_status add_rules(const prune_request *request, esp_plan *plan, esp_er
         status = split_rule("layer-groups", request->layer_groups.items[i], name, sizeof name, &value, err);
         if (status == ESP_OK && !(value >= 1 && value <= 65536 && value == floor(value))) {
             status = esp_fail(err, ESP_INVALID,
-                              "espalier prune: --layer-groups %s: found %g, expected a whole number "
+                              "--layer-groups %s: found %g, expected a whole number "
                               "of at least 1",
                               name, value);
         }
@@ -77,12 +75,10 @@ static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_er
     if (request->plan_path) {
         status = esp_plan_load(request->plan_path, plan, err);
     } else if (!request->method) {
-        status = esp_fail(err, ESP_INVALID,
-                          "espalier prune: --method is missing, expected wsp or sg (or --plan FILE)");
+        status = esp_fail(err, ESP_INVALID, "--method is missing, expected wsp or sg (or --plan FILE)");
     } else if (isnan(request->ratio) && isnan(request->conv_ratio) && isnan(request->fc_ratio) &&
                isnan(request->border_ratio) && request->layer_ratios.count == 0) {
-        status =
-            esp_fail(err, ESP_INVALID, "espalier prune: --ratio is missing, expected a number in [0, 1)");
+        status = esp_fail(err, ESP_INVALID, "--ratio is missing, expected a number in [0, 1)");
     } else {
         *plan = esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, given_or(request->ratio, 0));
     }
@@ -95,8 +91,8 @@ static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_er
     if (status == ESP_OK && request->init) {
         bool is_random = strcmp(request->init, "random") == 0;
         if (!is_random && strcmp(request->init, "kmeans++") != 0) {
-            return esp_fail(err, ESP_INVALID,
-                            "espalier prune: --init: found '%s', expected random or kmeans++", request->init);
+            return esp_fail(err, ESP_INVALID, "--init: found '%s', expected random or kmeans++",
+                            request->init);
         }
         plan->init = is_random ? ESP_KMEANS_RANDOM : ESP_KMEANS_PLUS_PLUS;
     }
@@ -111,9 +107,6 @@ static esp_status make_plan(const prune_request *request, esp_plan *plan, esp_er
     }
     if (status == ESP_OK) {
         status = esp_plan_check(plan, err);
-    }
-    if (status == ESP_OK && request->save_plan_path) {
-        status = esp_plan_save(plan, request->save_plan_path, err);
     }
     return status;
 }
@@ -167,13 +160,14 @@ static esp_status print_preview(const esp_preview *preview, esp_error *err)
 
 static json_t *report_json(const esp_surgery_report *report)
 {
-    return json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:I, s:I}", "slots_removed",
+    return json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:I, s:I}", "slots_removed",
                      (json_int_t)report->slots_removed, "layers_narrowed", report->layers_narrowed,
                      "layers_grouped", report->layers_grouped, "layers_with_masks", report->layers_with_masks,
                      "constants_to_bias", report->constants_to_bias, "constants_explicit",
-                     report->constants_explicit, "largest_absolute", report->largest_absolute,
-                     "largest_relative", report->largest_relative, "params",
-                     (json_int_t)report->counts.params, "macs", (json_int_t)report->counts.macs);
+                     report->constants_explicit, "largest_absolute",
+                     esp_cli_json_real(report->largest_absolute), "largest_relative",
+                     esp_cli_json_real(report->largest_relative), "params", (json_int_t)report->counts.params,
+                     "macs", (json_int_t)report->counts.macs);
 }
 
 static void print_report(const esp_surgery_report *report, const char *path)
@@ -222,7 +216,7 @@ static esp_status show(const prune_request *request, const esp_preview *preview,
             return status;
         }
         if (!request->is_dry) {
-            json_object_set_new(object, "output", json_string(request->output));
+            json_object_set_new(object, "output", esp_cli_json_text(request->output));
         }
         if (has_cut) {
             json_object_set_new(object, "surgery", report_json(report));
@@ -258,6 +252,10 @@ static esp_status prune(esp_cli *cli, const prune_request *request, const char *
     }
     if (status == ESP_OK) {
         status = esp_preview_new(&cli->compute, graph, &plan, shapes, shape_count, NULL, &preview, err);
+    }
+    /* a plan that was tried: layer names are checked against the model */
+    if (status == ESP_OK && request->save_plan_path) {
+        status = esp_plan_save(&plan, request->save_plan_path, err);
     }
     if (status == ESP_OK && !request->is_dry) {
         status = write_result(cli, request, preview, &report, err);
@@ -328,11 +326,10 @@ esp_status esp_command_prune(esp_cli *cli, int argc, char **argv, esp_error *err
         return status;
     }
     if (!it.output && !it.is_dry) {
-        return esp_fail(err, ESP_INVALID, "espalier prune: -o OUT.onnx is missing (or --dry-run)");
+        return esp_fail(err, ESP_INVALID, "-o OUT.onnx is missing (or --dry-run)");
     }
     if (strcmp(it.form, "grouped") != 0 && strcmp(it.form, "dense") != 0) {
-        return esp_fail(err, ESP_INVALID, "espalier prune: --form: found '%s', expected grouped or dense",
-                        it.form);
+        return esp_fail(err, ESP_INVALID, "--form: found '%s', expected grouped or dense", it.form);
     }
     return prune(cli, &it, positionals.items[0], err);
 }

@@ -4,12 +4,15 @@
 #include "cli/cli.h"
 #include "script/script.h"
 
+/* What cannot be written ends the script: the reader of a pipe has gone, or the disk is full. */
 static void write_output(void *user, const char *text, size_t length)
 {
-    (void)user;
+    esp_cli *cli = user;
     esp_cli_end_progress();
     fwrite(text, 1, length, stdout);
-    fflush(stdout);
+    if (fflush(stdout) != 0) {
+        esp_cancel_request(cli->cancel);
+    }
 }
 
 esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
@@ -41,14 +44,17 @@ esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
     status = esp_cli_start(cli, threads, err);
     if (status == ESP_OK) {
         const esp_script_options script_options = {
-            .compute = &cli->compute, .is_trusted = is_trusted, .output = write_output};
+            .compute = &cli->compute, .is_trusted = is_trusted, .output = write_output, .output_user = cli};
         status = esp_script_new(&script_options, &script, err);
     }
     if (status == ESP_OK) {
         status = esp_script_run_file(script, positionals.items[0], positionals.count - 1,
                                      positionals.items + 1, err);
     }
-    if (status == ESP_SCRIPT) {
+    if (status == ESP_CANCELLED && ferror(stdout)) {
+        status = esp_cli_finish_output(err);
+    }
+    if (status == ESP_SCRIPT && esp_script_traceback(script)[0]) {
         esp_cli_end_progress();
         fprintf(stderr, "%s\n", esp_script_traceback(script));
     }

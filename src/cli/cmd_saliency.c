@@ -57,10 +57,10 @@ static json_t *layer_json(const esp_layer *layer, const double *scores)
 {
     json_t *values = json_array();
     for (int64_t f = 0; f < layer->filters; f++) {
-        json_array_append_new(values, json_real(scores[f]));
+        json_array_append_new(values, esp_cli_json_real(scores[f]));
     }
-    return json_pack("{s:s, s:s, s:o}", "name", layer->name, "weight", layer->weight_name, "saliency",
-                     values);
+    return json_pack("{s:o, s:o, s:o}", "name", esp_cli_json_text(layer->name), "weight",
+                     esp_cli_json_text(layer->weight_name), "saliency", values);
 }
 
 /* One layer in full: every filter, weakest first, with a bar. */

@@ -27,7 +27,7 @@ static json_t *epoch_json(const esp_epoch_report *report)
                                "images_per_s", report->images_per_s, "seconds", report->seconds, "is_best",
                                report->is_best, "validation", esp_cli_eval_json(&report->validation));
     if (object && report->epoch > 0) {
-        json_object_set_new(object, "train_loss", json_real(report->train_loss));
+        json_object_set_new(object, "train_loss", esp_cli_json_real(report->train_loss));
         json_object_set_new(object, "train_top1", json_real(report->train_top1));
     }
     return object;
@@ -68,7 +68,7 @@ static esp_status parse_milestones(const char *text, esp_schedule *schedule, esp
         bool is_number = end != text && (*end == ',' || *end == 0) && epoch > 0;
         if (!is_number || schedule->milestone_count == ESP_SCHEDULE_MAX_STEPS) {
             return esp_fail(err, ESP_INVALID,
-                            "espalier train: --milestones: found '%s', expected up to %d epochs such "
+                            "--milestones: found '%s', expected up to %d epochs such "
                             "as 30,60",
                             text, ESP_SCHEDULE_MAX_STEPS);
         }
@@ -99,16 +99,20 @@ static esp_status print_result(const train_request *it, const esp_train_result *
 {
     char first[48], best[48];
     if (it->is_json) {
-        return esp_cli_print_json(json_pack("{s:s, s:i, s:i, s:I, s:f, s:f, s:b, s:o, s:o, s:O}", "output",
-                                            it->output, "epochs_done", result->epochs_done, "best_epoch",
-                                            result->best_epoch, "steps", (json_int_t)result->steps, "seconds",
-                                            result->seconds, "images_per_s", result->images_per_s,
-                                            "interrupted", was_interrupted, "first",
-                                            esp_cli_eval_json(&result->first), "best",
-                                            esp_cli_eval_json(&result->best), "epochs", it->history),
+        return esp_cli_print_json(json_pack("{s:o, s:i, s:i, s:I, s:f, s:f, s:b, s:o, s:o, s:O}", "output",
+                                            esp_cli_json_text(it->output), "epochs_done", result->epochs_done,
+                                            "best_epoch", result->best_epoch, "steps",
+                                            (json_int_t)result->steps, "seconds", result->seconds,
+                                            "images_per_s", result->images_per_s, "interrupted",
+                                            was_interrupted, "first", esp_cli_eval_json(&result->first),
+                                            "best", esp_cli_eval_json(&result->best), "epochs", it->history),
                                   err);
     }
     esp_cli_end_progress();
+    if (result->best.images == 0) {
+        printf("wrote        %s: the weights as they were, nothing was measured yet\n", it->output);
+        return ESP_OK;
+    }
     printf("best         epoch %d: test top-1 %s (before %s)\nwrote        %s\n", result->best_epoch,
            esp_cli_accuracy_text(&result->best, best, sizeof best),
            esp_cli_accuracy_text(&result->first, first, sizeof first), it->output);
@@ -233,7 +237,7 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
     }
     if (!it.output || !it.data || isnan(train_options->epochs_limit)) {
         const char *missing = !it.output ? "-o OUT.onnx" : !it.data ? "--data SPEC" : "--epochs N";
-        return esp_fail(err, ESP_INVALID, "espalier train: %s is missing", missing);
+        return esp_fail(err, ESP_INVALID, "%s is missing", missing);
     }
     it.history = json_array();
     status = finish_options(&it, err);

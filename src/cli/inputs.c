@@ -1,6 +1,7 @@
 /* Shared pieces of the subcommands. */
 #include "cli/inputs.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +87,23 @@ char *esp_cli_data_help(char *buffer, size_t size)
     return buffer;
 }
 
+json_t *esp_cli_json_real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+json_t *esp_cli_json_text(const char *text)
+{
+    json_t *good = json_string(text);
+    char *copy = good ? NULL : esp_strdup(text);
+    for (char *byte = copy; byte && *byte; byte++) {
+        *byte = (unsigned char)*byte < 0x80 ? *byte : '?';
+    }
+    json_t *result = good ? good : json_string(copy);
+    esp_free(copy);
+    return result;
+}
+
 esp_status esp_cli_print_json(json_t *take_object, esp_error *err)
 {
     char *text = take_object ? esp_json_dump(take_object, 0) : NULL;
@@ -100,16 +118,19 @@ esp_status esp_cli_print_json(json_t *take_object, esp_error *err)
 
 json_t *esp_cli_eval_json(const esp_eval_result *result)
 {
+    if (result->images == 0) {
+        return json_null();
+    }
     json_t *mean = json_array();
     json_t *std = json_array();
     for (int c = 0; c < result->normalization.channels; c++) {
         json_array_append_new(mean, json_real((double)result->normalization.mean[c]));
         json_array_append_new(std, json_real((double)result->normalization.std[c]));
     }
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "images", (json_int_t)result->images,
-                     "top1", result->top1, "top5", result->top5, "loss", result->loss, "top1_error",
-                     result->top1_error, "seconds", result->seconds, "images_per_s", result->images_per_s,
-                     "mean", mean, "std", std);
+    return json_pack("{s:I, s:f, s:f, s:o, s:f, s:f, s:f, s:o, s:o}", "images", (json_int_t)result->images,
+                     "top1", result->top1, "top5", result->top5, "loss", esp_cli_json_real(result->loss),
+                     "top1_error", result->top1_error, "seconds", result->seconds, "images_per_s",
+                     result->images_per_s, "mean", mean, "std", std);
 }
 
 char *esp_cli_accuracy_text(const esp_eval_result *result, char *buffer, size_t size)

@@ -19,10 +19,17 @@ esp_status esp_cli_input_shapes(const esp_option_list *items, const esp_graph *g
 /* "dataset: fashion-mnist, idx:DIR, ..." from the readers' own list. `buffer` of at least 128. Returns it. */
 char *esp_cli_data_help(char *buffer, size_t size);
 
+/* JSON has no NaN and no infinity: they become null. */
+json_t *esp_cli_json_real(double value);
+
+/* JSON is UTF-8; file names and names in a model need not be: bytes that are not become '?'. */
+json_t *esp_cli_json_text(const char *text);
+
 /* Prints one JSON object on standard output and drops the reference. */
 esp_status esp_cli_print_json(json_t *take_object, esp_error *err);
 
-/* {"images":..,"top1":..,"top5":..,"loss":..,...}: what eval, train and compare print of an evaluation. */
+/* {"images":..,"top1":..,"top5":..,"loss":..,...}: what eval, train and compare print of an evaluation; null
+ * when nothing was evaluated. */
 json_t *esp_cli_eval_json(const esp_eval_result *result);
 
 /* "91.73 % ± 0.54" as text for people. `buffer` of at least 32. */

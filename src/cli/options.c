@@ -29,12 +29,13 @@ static esp_status fail_unknown(const esp_command_syntax *syntax, const char *giv
     }
     names[count++] = "help";
     snprintf(word, sizeof word, "%.*s", (int)length, given);
-    esp_status status = esp_fail(err, ESP_INVALID, "espalier %s: unknown option '--%s'", syntax->name, word);
+    esp_status status = esp_fail(err, ESP_INVALID, "unknown option '--%s'", word);
     const char *nearest = esp_nearest_word(word, names, count);
     if (nearest) {
         esp_error_set_hint(err, "did you mean --%s?", nearest);
     } else {
-        esp_error_set_hint(err, "espalier %s --help lists the options", syntax->name);
+        esp_error_set_hint(err, "espalier%s%s --help lists the options", syntax->name[0] ? " " : "",
+                           syntax->name);
     }
     return status;
 }
@@ -47,21 +48,17 @@ static bool is_in_range(const esp_option *option, double value)
     return value >= option->least && (option->excludes_most ? value < option->most : value <= option->most);
 }
 
-static esp_status fail_number(const esp_command_syntax *syntax, const esp_option *option, const char *value,
-                              esp_error *err)
+static esp_status fail_number(const esp_option *option, const char *value, esp_error *err)
 {
     const char *kind = option->kind == ESP_OPTION_INT ? "a whole number" : "a number";
     if (option->least == 0 && option->most == 0) {
-        return esp_fail(err, ESP_INVALID, "espalier %s: --%s: found '%s', expected %s", syntax->name,
-                        option->name, value, kind);
+        return esp_fail(err, ESP_INVALID, "--%s: found '%s', expected %s", option->name, value, kind);
     }
-    return esp_fail(err, ESP_INVALID, "espalier %s: --%s: found '%s', expected %s in [%g, %g%c", syntax->name,
-                    option->name, value, kind, option->least, option->most,
-                    option->excludes_most ? ')' : ']');
+    return esp_fail(err, ESP_INVALID, "--%s: found '%s', expected %s in [%g, %g%c", option->name, value, kind,
+                    option->least, option->most, option->excludes_most ? ')' : ']');
 }
 
-static esp_status store_value(const esp_command_syntax *syntax, const esp_option *option, const char *value,
-                              esp_error *err)
+static esp_status store_value(const esp_option *option, const char *value, esp_error *err)
 {
     switch (option->kind) {
     case ESP_OPTION_FLAG:
@@ -73,7 +70,7 @@ static esp_status store_value(const esp_command_syntax *syntax, const esp_option
     case ESP_OPTION_INT: {
         int64_t number = 0;
         if (!esp_parse_i64(value, &number) || !is_in_range(option, (double)number)) {
-            return fail_number(syntax, option, value, err);
+            return fail_number(option, value, err);
         }
         *(int64_t *)option->target = number;
         return ESP_OK;
@@ -81,7 +78,7 @@ static esp_status store_value(const esp_command_syntax *syntax, const esp_option
     case ESP_OPTION_REAL: {
         double number = 0;
         if (!esp_parse_f64(value, &number) || !is_in_range(option, number)) {
-            return fail_number(syntax, option, value, err);
+            return fail_number(option, value, err);
         }
         *(double *)option->target = number;
         return ESP_OK;
@@ -89,8 +86,8 @@ static esp_status store_value(const esp_command_syntax *syntax, const esp_option
     case ESP_OPTION_LIST: {
         esp_option_list *list = option->target;
         if (list->count == ESP_OPTION_LIST_MAX) {
-            return esp_fail(err, ESP_INVALID, "espalier %s: --%s: given more than %d times", syntax->name,
-                            option->name, ESP_OPTION_LIST_MAX);
+            return esp_fail(err, ESP_INVALID, "--%s: given more than %d times", option->name,
+                            ESP_OPTION_LIST_MAX);
         }
         list->items[list->count++] = value;
         return ESP_OK;
@@ -127,24 +124,23 @@ static esp_status parse_option(const esp_command_syntax *syntax, int argc, char 
             return ESP_OK;
         }
         if (!option) {
-            return esp_fail(err, ESP_INVALID, "espalier %s: unknown option '-%c'", syntax->name, text[1]);
+            return esp_fail(err, ESP_INVALID, "unknown option '-%c'", text[1]);
         }
     }
     if (option->kind == ESP_OPTION_FLAG) {
         if (value) {
-            return esp_fail(err, ESP_INVALID, "espalier %s: --%s takes no value, found '%s'", syntax->name,
-                            option->name, value);
+            return esp_fail(err, ESP_INVALID, "--%s takes no value, found '%s'", option->name, value);
         }
-        return store_value(syntax, option, NULL, err);
+        return store_value(option, NULL, err);
     }
     if (!value) {
         if (*index + 1 >= argc) {
-            return esp_fail(err, ESP_INVALID, "espalier %s: --%s: nothing follows, expected %s", syntax->name,
-                            option->name, option->argument);
+            return esp_fail(err, ESP_INVALID, "--%s: nothing follows, expected %s", option->name,
+                            option->argument);
         }
         value = argv[++*index];
     }
-    return store_value(syntax, option, value, err);
+    return store_value(option, value, err);
 }
 
 esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **argv,
@@ -170,13 +166,13 @@ esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **
         return ESP_OK;
     }
     if (positionals->count < syntax->positional_min) {
-        return esp_fail(err, ESP_INVALID, "espalier %s: %d argument%s given, expected: espalier %s %s",
-                        syntax->name, positionals->count, positionals->count == 1 ? "" : "s", syntax->name,
-                        syntax->arguments);
+        return esp_fail(err, ESP_INVALID, "%d argument%s given, expected: espalier%s%s %s",
+                        positionals->count, positionals->count == 1 ? "" : "s", syntax->name[0] ? " " : "",
+                        syntax->name, syntax->arguments);
     }
     if (syntax->positional_max >= 0 && positionals->count > syntax->positional_max) {
-        return esp_fail(err, ESP_INVALID, "espalier %s: unexpected argument '%s', expected: espalier %s %s",
-                        syntax->name, positionals->items[syntax->positional_max], syntax->name,
+        return esp_fail(err, ESP_INVALID, "unexpected argument '%s', expected: espalier%s%s %s",
+                        positionals->items[syntax->positional_max], syntax->name[0] ? " " : "", syntax->name,
                         syntax->arguments);
     }
     return ESP_OK;
@@ -184,7 +180,8 @@ esp_status esp_options_parse(const esp_command_syntax *syntax, int argc, char **
 
 void esp_options_help(const esp_command_syntax *syntax)
 {
-    printf("espalier %s %s\n\n%s\n\nOptions\n", syntax->name, syntax->arguments, syntax->summary);
+    printf("espalier%s%s %s\n\n%s\n\nOptions\n", syntax->name[0] ? " " : "", syntax->name, syntax->arguments,
+           syntax->summary);
     for (const esp_option *option = syntax->options; option && option->name; option++) {
         char left[64];
         char letter[8] = "    ";

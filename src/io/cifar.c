@@ -8,7 +8,6 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "base/text.h"
 #include "io/dataset_internal.h"
 
 enum {
@@ -44,21 +43,6 @@ static void batches_free(batches *set)
     }
 }
 
-static bool is_there(const char *directory, const char *name)
-{
-    esp_text path = {0};
-    bool is_found = false;
-
-    esp_text_printf(&path, "%s/%s", directory, name);
-    if (!path.is_broken)
-        is_found = esp_file_exists(path.data);
-    esp_text_append(&path, ".gz");
-    if (!path.is_broken && !is_found)
-        is_found = esp_file_exists(path.data);
-    esp_text_free(&path);
-    return is_found;
-}
-
 static esp_status check_batch(const char *path, const char *data, size_t size, esp_error *err)
 {
     if (size == 0 || size % RECORD_BYTES != 0)
@@ -74,12 +58,16 @@ static esp_status check_batch(const char *path, const char *data, size_t size, e
     return ESP_OK;
 }
 
+/* One batch file more in the set, when it is there. */
 static esp_status read_batch(const char *directory, const char *name, batches *set, esp_error *err)
 {
     char *path, *data;
     size_t size = 0;
-    esp_status status = esp_dataset_file_read(directory, name, &path, &data, &size, err);
+    esp_status status = esp_dataset_file_find(directory, name, &path, err);
 
+    if (status != ESP_OK || !path)
+        return status;
+    status = esp_file_read_gz(path, ESP_DATASET_FILE_LIMIT, &data, &size, err);
     if (status == ESP_OK)
         status = check_batch(path, data, size, err);
     set->items[set->count].path = path;
@@ -97,8 +85,7 @@ static esp_status read_batches(const esp_dataset_request *request, batches *set,
 
     set->wanted = is_train ? BATCHES_MAX : 1;
     for (int i = 0; i < set->wanted && status == ESP_OK; i++)
-        if (is_there(request->directory, names[i]))
-            status = read_batch(request->directory, names[i], set, err);
+        status = read_batch(request->directory, names[i], set, err);
     if (status == ESP_OK && set->count == 0)
         return esp_fail(err, ESP_IO, "%s has no %s batch, expected %s%s (.gz or not)", request->directory,
                         esp_split_name(request->split), names[0], is_train ? " to data_batch_5.bin" : "");

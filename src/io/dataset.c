@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "base/unknown.h"
 #include "io/dataset_internal.h"
 
 #define SCHEME_ROW(scheme, reader, directory, help_text) {scheme, directory, help_text},
@@ -40,19 +41,12 @@ static esp_status fail_scheme(const char *spec, size_t length, esp_error *err)
 {
     const char *names[SCHEME_COUNT];
     char *word = esp_strndup(spec, length);
-    esp_text list = {0};
 
-    for (size_t i = 0; i < SCHEME_COUNT; i++) {
+    if (!word)
+        return esp_fail_memory(err, "a dataset's name", length);
+    for (size_t i = 0; i < SCHEME_COUNT; i++)
         names[i] = schemes[i].name;
-        esp_text_printf(&list, "%s%s%s", i > 0 ? ", " : "", names[i],
-                        schemes[i].default_directory ? "" : ":DIR");
-    }
-    const char *nearest = word ? esp_nearest_word(word, names, SCHEME_COUNT) : NULL;
-    esp_fail(err, ESP_INVALID, "unknown dataset '%s', expected one of %s", spec,
-             list.data && !list.is_broken ? list.data : "the known schemes");
-    if (nearest)
-        esp_error_set_hint(err, "did you mean %s?", nearest);
-    esp_text_free(&list);
+    esp_fail_unknown(err, "dataset", word, names, SCHEME_COUNT);
     esp_free(word);
     return ESP_INVALID;
 }
@@ -81,29 +75,27 @@ esp_status esp_dataset_open(const char *spec, esp_split split, esp_dataset **out
     return readers[index](&request, out, err);
 }
 
-static esp_status find_file(const char *directory, const char *name, char **out, esp_error *err)
+esp_status esp_dataset_file_find(const char *directory, const char *name, char **out, esp_error *err)
 {
-    char *plain = esp_path_join(directory, name);
-    esp_text zipped = {0};
+    static const char *const endings[] = {"", ".gz"};
+    size_t length = strlen(directory);
+    const char *separator = length > 0 && directory[length - 1] == '/' ? "" : "/";
 
     *out = NULL;
-    if (!plain)
-        return esp_fail_memory(err, name, strlen(directory));
-    if (esp_file_exists(plain)) {
-        *out = plain;
-        return ESP_OK;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        esp_text path = {0};
+
+        esp_text_printf(&path, "%s%s%s%s", directory, separator, name, endings[i]);
+        if (path.is_broken) {
+            esp_text_free(&path);
+            return esp_fail_memory(err, name, length);
+        }
+        if (esp_file_exists(path.data)) {
+            *out = esp_text_take(&path);
+            return ESP_OK;
+        }
+        esp_text_free(&path);
     }
-    esp_text_printf(&zipped, "%s.gz", plain);
-    esp_free(plain);
-    if (zipped.is_broken) {
-        esp_text_free(&zipped);
-        return esp_fail_memory(err, name, strlen(directory));
-    }
-    if (!esp_file_exists(zipped.data)) {
-        esp_text_free(&zipped);
-        return esp_fail(err, ESP_IO, "%s has neither %s nor %s.gz", directory, name, name);
-    }
-    *out = esp_text_take(&zipped);
     return ESP_OK;
 }
 
@@ -111,9 +103,11 @@ esp_status esp_dataset_file_read(const char *directory, const char *name, char *
                                  size_t *out_size, esp_error *err)
 {
     *out_data = NULL;
-    esp_status status = find_file(directory, name, out_path, err);
+    esp_status status = esp_dataset_file_find(directory, name, out_path, err);
 
     if (status != ESP_OK)
         return status;
+    if (!*out_path)
+        return esp_fail(err, ESP_IO, "%s has neither %s nor %s.gz", directory, name, name);
     return esp_file_read_gz(*out_path, ESP_DATASET_FILE_LIMIT, out_data, out_size, err);
 }

@@ -20,7 +20,11 @@ esp_dataset_reader esp_fashion_mnist_open;
 esp_dataset_reader esp_idx_open;
 esp_dataset_reader esp_cifar10_open;
 
-/* The content of `directory/name`, or of `directory/name.gz`, whichever is there (the plain one first).
+/* The path of `directory/name`, or of `directory/name.gz`, whichever is there (the plain one first); NULL
+ * when neither is. The caller's (esp_free). */
+esp_status esp_dataset_file_find(const char *directory, const char *name, char **out, esp_error *err);
+
+/* The content of the file that esp_dataset_file_find finds; ESP_IO when there is none.
  * `*out_path` is the one that was read, also when reading failed; both are the caller's (esp_free). */
 esp_status esp_dataset_file_read(const char *directory, const char *name, char **out_path, char **out_data,
                                  size_t *out_size, esp_error *err);

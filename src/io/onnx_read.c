@@ -550,13 +550,6 @@ esp_status esp_onnx_parse(const void *data, size_t size, const char *name, esp_g
     return status;
 }
 
-static char *directory_of(const char *path)
-{
-    size_t length = (size_t)(esp_path_base(path) - path);
-
-    return length > 0 ? esp_strndup(path, length) : esp_strdup(".");
-}
-
 esp_status esp_onnx_load(const char *path, esp_graph **out, esp_error *err)
 {
     Onnx__ModelProto *model = NULL;
@@ -567,7 +560,7 @@ esp_status esp_onnx_load(const char *path, esp_graph **out, esp_error *err)
     esp_status status = esp_file_read(path, &data, &size, err);
     if (status != ESP_OK)
         return status;
-    directory = directory_of(path);
+    directory = esp_path_directory(path);
     status = directory ? esp_onnx_model_decode((const uint8_t *)data, size, &model, err)
                        : esp_fail_memory(err, "reading a model", strlen(path));
     esp_free(data);

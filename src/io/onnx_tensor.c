@@ -12,8 +12,10 @@
 #include "base/memory.h"
 #include "base/text.h"
 
-#define SHAPE_TEXT 192
+#define SHAPE_TEXT      192
+#define LARGEST_ELEMENT 8 /* bytes, here and in the file */
 
+/* After this, elements times any element's size is a number that size_t and int64_t hold. */
 static esp_status read_shape(const Onnx__TensorProto *proto, esp_shape *out, esp_error *err)
 {
     char text[SHAPE_TEXT];
@@ -25,7 +27,8 @@ static esp_status read_shape(const Onnx__TensorProto *proto, esp_shape *out, esp
     for (size_t i = 0; i < proto->n_dims; i++)
         if (proto->dims[i] < 0)
             return esp_fail(err, ESP_FORMAT, "dim %zu is %" PRId64 ", expected 0 or more", i, proto->dims[i]);
-    if (esp_shape_elements(out) < 0)
+    int64_t elements = esp_shape_elements(out);
+    if (elements < 0 || elements > INT64_MAX / LARGEST_ELEMENT)
         return esp_fail(err, ESP_FORMAT, "its shape %s has more elements than can be counted",
                         esp_shape_format(out, text, sizeof text));
     return ESP_OK;
@@ -60,11 +63,10 @@ static esp_status make_tensor(const esp_onnx_type *type, const esp_shape *shape,
 static esp_status read_raw(const esp_onnx_type *type, const esp_shape *shape, const ProtobufCBinaryData *raw,
                            esp_tensor **out, esp_error *err)
 {
-    size_t elements = (size_t)esp_shape_elements(shape);
-    size_t expected;
+    size_t expected = (size_t)esp_shape_elements(shape) * type->bytes;
 
-    if (__builtin_mul_overflow(elements, type->bytes, &expected) || raw->len != expected)
-        return fail_size(type, shape, "raw_data", raw->len, elements * type->bytes, "bytes", err);
+    if (raw->len != expected)
+        return fail_size(type, shape, "raw_data", raw->len, expected, "bytes", err);
     return make_tensor(type, shape, raw->data, type->decode_raw, out, err);
 }
 
@@ -138,7 +140,7 @@ static bool is_safe_location(const char *location)
 static esp_status open_slice(const char *path, const external *where, size_t size, FILE **out, esp_error *err)
 {
     struct stat info;
-    FILE *file = fopen(path, "rb");
+    FILE *file = fopen(path, "rbe");
     esp_status status;
 
     *out = NULL;
@@ -186,7 +188,7 @@ static esp_status read_external(const esp_onnx_type *type, const esp_shape *shap
                                 esp_error *err)
 {
     external where;
-    size_t elements = (size_t)esp_shape_elements(shape), size;
+    size_t size = (size_t)esp_shape_elements(shape) * type->bytes;
     ProtobufCBinaryData raw = {0, NULL};
     char *path = NULL;
     esp_status status = read_external_entries(proto, &where, err);
@@ -200,10 +202,8 @@ static esp_status read_external(const esp_onnx_type *type, const esp_shape *shap
         return esp_fail(err, ESP_FORMAT,
                         "external data '%s': expected a relative path below the model's directory",
                         where.location);
-    if (__builtin_mul_overflow(elements, type->bytes, &size) ||
-        (where.length >= 0 && (size_t)where.length != size))
-        return fail_size(type, shape, "external data", (size_t)where.length, elements * type->bytes, "bytes",
-                         err);
+    if (where.length >= 0 && (size_t)where.length != size)
+        return fail_size(type, shape, "external data", (size_t)where.length, size, "bytes", err);
 
     path = esp_path_join(directory, where.location);
     if (!path)

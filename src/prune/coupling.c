@@ -166,6 +166,21 @@ static bool is_used(const esp_graph *graph, int value)
     return value >= 0 && (esp_graph_consumer_count(graph, value) > 0 || esp_graph_is_output(graph, value));
 }
 
+/* A layer whose output is known without the network's input (made of the batch size, say) writes channels
+ * that are in no activation: nobody can cut them. */
+static esp_status write_known_channels(esp_coupling *coupling, int index, esp_error *err)
+{
+    int layer = coupling->layer_of_node[index];
+    if (layer < 0)
+        return ESP_OK;
+    const char *reason = coupling_reason(coupling, "'%s' does not depend on the network's input",
+                                         coupling->layers->items[layer].name);
+    if (reason == NULL)
+        return esp_fail_memory(err, "channel slots", 0);
+    return coupling_fresh(coupling, coupling->layers->items[layer].filters, reason, &coupling->writes[layer],
+                          err);
+}
+
 /* One node by its rule. Rules speak of the first output; a node whose others are used is a wall. */
 static esp_status walk_node(esp_coupling *coupling, int index, esp_error *err)
 {
@@ -180,7 +195,7 @@ static esp_status walk_node(esp_coupling *coupling, int index, esp_error *err)
         is_all_known =
             is_all_known && (node->outputs[i] < 0 || coupling_is_known(coupling, node->outputs[i]));
     if (is_all_known)
-        return ESP_OK;
+        return write_known_channels(coupling, index, err);
     for (int i = 1; i < node->output_count; i++) {
         if (is_used(coupling->graph, node->outputs[i]))
             return coupling_block(

@@ -46,7 +46,8 @@ int esp_coupling_slot_set(const esp_coupling *coupling, int32_t slot);          
 int32_t esp_coupling_slot_limit(const esp_coupling *coupling);                  /* ids are below this */
 const char *esp_coupling_pinned_by(const esp_coupling *coupling, int32_t slot); /* NULL: free */
 
-/* Slots a layer writes (per filter), and reads (per column of its weight; NULL for group > 1). A depthwise
+/* Slots a layer writes (per filter; pinned and in no activation when its output does not depend on the
+ * network's input), and reads (per column of its weight; NULL for group > 1 and for such layers). A depthwise
  * layer writes the slots it reads and is neither writer nor reader of their set: its filters follow. */
 const int32_t *esp_coupling_writes(const esp_coupling *coupling, int layer);
 const int32_t *esp_coupling_reads(const esp_coupling *coupling, int layer);

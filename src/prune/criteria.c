@@ -9,8 +9,8 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "base/unknown.h"
 #include "graph/op.h"
-#include "prune/unknown.h"
 #include "prune/weights.h"
 #include "tensor/blas.h"
 

@@ -209,6 +209,15 @@ static bool slice_is_zero(const float *slice, int64_t length)
     return true;
 }
 
+/* Clears what is all zero in a weight. */
+static void clear_zero_slices(const weight_slices *slices, const float *data, esp_mask *mask)
+{
+    for (int64_t f = 0; f < slices->filters; f++)
+        for (int64_t c = 0; c < slices->channels; c++)
+            if (slice_is_zero(data + slice_start(slices, f, c), slices->length))
+                esp_mask_clear(mask, f, c);
+}
+
 esp_status esp_mask_apply(const esp_mask *mask, const esp_layer *layer, const esp_tensor *weight,
                           esp_tensor **out, esp_error *err)
 {
@@ -280,15 +289,12 @@ esp_status esp_mask_of_layer(const esp_graph *graph, const esp_layer *layer, esp
     status = load_names(graph, &names, err);
     if (status == ESP_OK)
         status = esp_mask_new(layer->filters, layer->channels, &mask, err);
-    if (status != ESP_OK || !names || !weight || !names_hold(names, layer->weight_name))
+    if (status != ESP_OK || !names || !weight || esp_tensor_dtype(weight) != ESP_F32 ||
+        !names_hold(names, layer->weight_name))
         goto done;
 
     weight_slices slices = slices_of(esp_tensor_shape(weight), layer->filter_axis, layer->channel_axis);
-    const float *data = esp_tensor_f32(weight);
-    for (int64_t f = 0; f < mask.filters; f++)
-        for (int64_t c = 0; c < mask.channels; c++)
-            if (slice_is_zero(data + slice_start(&slices, f, c), slices.length))
-                esp_mask_clear(&mask, f, c);
+    clear_zero_slices(&slices, esp_tensor_f32(weight), &mask);
 
 done:
     json_decref(names);
@@ -297,14 +303,18 @@ done:
     return status;
 }
 
-/* How the layer that uses a value as its weight stores it; false when no layer does. */
+/* How the layer that uses a constant as its weight stores it; false when no layer does. */
 static bool find_form(const esp_graph *graph, int value, esp_layer_form *form)
 {
+    const esp_tensor *weight = esp_graph_value(graph, value)->constant;
+
+    if (!weight || esp_tensor_dtype(weight) != ESP_F32)
+        return false;
     for (int i = 0; i < esp_graph_consumer_count(graph, value); i++) {
         const esp_node *node = esp_graph_node(graph, esp_graph_consumer(graph, value, i));
         if (node->op->layer && node->op->layer(node, form) && form->weight_input < node->input_count &&
             node->inputs[form->weight_input] == value)
-            return true;
+            return esp_tensor_shape(weight)->rank == (form->is_conv ? 4 : 2);
     }
     return false;
 }
@@ -314,18 +324,20 @@ static esp_status hold_value(const esp_tensor *weight, const esp_layer_form *for
 {
     weight_slices slices = slices_of(esp_tensor_shape(weight), form->filter_axis, form->channel_axis);
     int64_t count = esp_tensor_elements(weight);
-    const float *data = esp_tensor_f32(weight);
     uint8_t *keep = esp_alloc((size_t)count, 1);
+    esp_mask mask;
+    esp_status status = keep ? esp_mask_new(slices.filters, slices.channels, &mask, err)
+                             : esp_fail_memory(err, "a held mask", (size_t)count);
 
-    if (!keep)
-        return esp_fail_memory(err, "a held mask", (size_t)count);
-    memset(keep, 1, (size_t)count);
+    if (status != ESP_OK) {
+        esp_free(keep);
+        return status;
+    }
+    clear_zero_slices(&slices, esp_tensor_f32(weight), &mask);
     for (int64_t f = 0; f < slices.filters; f++)
-        for (int64_t c = 0; c < slices.channels; c++) {
-            int64_t start = slice_start(&slices, f, c);
-            if (slice_is_zero(data + start, slices.length))
-                memset(keep + start, 0, (size_t)slices.length);
-        }
+        for (int64_t c = 0; c < slices.channels; c++)
+            memset(keep + slice_start(&slices, f, c), esp_mask_get(&mask, f, c), (size_t)slices.length);
+    esp_mask_free(&mask);
     *out = keep;
     return ESP_OK;
 }
@@ -351,7 +363,7 @@ esp_status esp_held_masks_of(const esp_graph *graph, esp_held_masks *out, esp_er
         esp_layer_form form;
         uint8_t *keep = NULL;
         /* A name that other tools left behind after they dropped or renamed the layer holds nothing. */
-        if (value < 0 || !esp_graph_value(graph, value)->constant || !find_form(graph, value, &form))
+        if (value < 0 || !find_form(graph, value, &form))
             continue;
         status = hold_value(esp_graph_value(graph, value)->constant, &form, &keep, err);
         if (status == ESP_OK)

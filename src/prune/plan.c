@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
-#include "prune/unknown.h"
+#include "base/unknown.h"
 
 #define PLAN_VERSION    1
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))

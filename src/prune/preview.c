@@ -12,9 +12,9 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "base/unknown.h"
 #include "prune/counts.h"
 #include "prune/slots.h"
-#include "prune/unknown.h"
 
 void preview_note(esp_preview_layer *item, const char *format, ...)
 {
@@ -43,6 +43,8 @@ bool preview_may_take_part(esp_preview *preview, int layer)
         preview_note(item, "grouped convolution: its filters have no channels to choose from");
     else if (!preview->subject->is_stored[layer])
         preview_note(item, "its weight is not stored in the model as float32");
+    else if (esp_layer_weight_elements(&preview->layers.items[layer]) == 0)
+        preview_note(item, "its weight is empty");
     else if (sharer >= 0)
         preview_note(item, "shares its weight with '%.60s'", preview->layers.items[sharer].name);
     else
@@ -116,15 +118,6 @@ static void list_masks(const esp_preview *preview, esp_mask *masks)
         masks[l] = preview->items[l].mask;
 }
 
-static double share_cut_filters(const esp_mask *mask)
-{
-    int64_t cut = 0;
-
-    for (int64_t f = 0; f < mask->filters; f++)
-        cut += !esp_mask_filter_is_live(mask, f);
-    return (double)cut / (double)mask->filters;
-}
-
 static void measure_layer(esp_preview *preview, int l)
 {
     const esp_layer *layer = &preview->layers.items[l];
@@ -136,10 +129,13 @@ static void measure_layer(esp_preview *preview, int l)
     item->params_after = esp_mask_kept(&item->mask) * positions;
     item->macs_before = item->params_before * per_weight;
     item->macs_after = item->params_after * per_weight;
-    item->pruned = 1 - (double)esp_mask_kept(&item->mask) / (double)slices;
-    item->got = preview->plan.method == ESP_METHOD_SG ? item->pruned : share_cut_filters(&item->mask);
     for (int64_t f = 0; f < layer->filters; f++)
         item->filters_kept += esp_mask_filter_is_live(&item->mask, f);
+    /* a layer without weights has lost nothing */
+    item->pruned = slices ? 1 - (double)esp_mask_kept(&item->mask) / (double)slices : 0;
+    item->got = item->pruned;
+    if (preview->plan.method == ESP_METHOD_WSP)
+        item->got = slices ? (double)(layer->filters - item->filters_kept) / (double)layer->filters : 0;
     item->channels_kept = esp_mask_channels_read(&item->mask);
 }
 

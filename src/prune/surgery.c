@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "prune/counts.h"
+#include "prune/preview_internal.h"
 #include "prune/surgery_internal.h"
 
 esp_surgery_options esp_surgery_defaults(void)
@@ -117,6 +118,7 @@ static void surgery_close(surgery *self)
     esp_exec_free(self->runs[1]);
     esp_inferred_free(self->inferred_two);
     esp_coupling_free(self->coupling);
+    esp_inferred_free(self->inferred);
     esp_arena_free(self->arena);
     esp_graph_unref((esp_graph *)self->graph);
 }
@@ -125,11 +127,7 @@ static esp_status surgery_open(surgery *self, const esp_compute *compute, const 
                                const esp_surgery_options *options, esp_error *err)
 {
     esp_graph *masked = NULL;
-    *self = (surgery){.compute = compute,
-                      .preview = preview,
-                      .options = options,
-                      .inferred = preview->inferred,
-                      .layers = &preview->layers};
+    *self = (surgery){.compute = compute, .preview = preview, .options = options, .layers = &preview->layers};
     self->arena = esp_arena_new();
     if (self->arena == NULL)
         return esp_fail_memory(err, "surgery", 0);
@@ -137,7 +135,11 @@ static esp_status surgery_open(surgery *self, const esp_compute *compute, const 
     if (status != ESP_OK)
         return status;
     self->graph = masked;
-    status = esp_coupling_new(masked, self->inferred, self->layers, &self->coupling, err);
+    /* Not the preview's: masks change the constants that masked weights go into. */
+    status =
+        esp_infer(masked, 1, preview->subject->shapes, preview->subject->shape_count, &self->inferred, err);
+    if (status == ESP_OK)
+        status = esp_coupling_new(masked, self->inferred, self->layers, &self->coupling, err);
     return status == ESP_OK ? allocate(self, err) : status;
 }
 
@@ -167,9 +169,9 @@ static esp_status group(surgery *self, esp_error *err)
         status = surgery_edit_nodes(self, &has_vetoed, err);
     if (status != ESP_OK || !has_vetoed)
         return status;
+    /* Only the order goes: what is cut (is_removed) was settled, and folded into its readers, before. */
     for (int32_t slot = 0; slot < esp_coupling_slot_limit(self->coupling); slot++)
         self->rank[slot] = -1;
-    surgery_choose(self);
     surgery_lay_out(self);
     return surgery_edit_nodes(self, &has_vetoed, err);
 }
@@ -197,6 +199,11 @@ static esp_status check(surgery *self, const esp_graph *cut, esp_error *err)
         report->largest_relative, self->options->tolerance);
 }
 
+static int64_t old_index(const channel_list *list, int64_t index)
+{
+    return list->is_identity ? index : list->indices[index];
+}
+
 /* The mask of a layer of the cut model: what is left of the preview's for a dense layer, and nothing at all
  * for a group that reads nothing. Zeros that the weights have by themselves are not masked. */
 static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, const esp_layer *layer,
@@ -215,8 +222,8 @@ static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, c
     bool is_narrowed = old->group == 1 && esp_coupling_follows(self->coupling, old->node);
     for (int64_t f = 0; f < layer->filters; f++) {
         for (int64_t c = 0; c < layer->channels; c++) {
-            if (!esp_mask_get(&self->preview->items[index].mask, filters->indices[f],
-                              is_narrowed ? channels->indices[c] : c))
+            if (!esp_mask_get(&self->preview->items[index].mask, old_index(filters, f),
+                              is_narrowed ? old_index(channels, c) : c))
                 esp_mask_clear(out, f, c);
         }
     }

@@ -18,24 +18,6 @@ void surgery_fill_input(const esp_view *view, esp_rng *rng)
         esp_view_f32(view)[i] = (float)esp_rng_normal(rng);
 }
 
-static double element(const esp_view *view, int64_t index)
-{
-    switch (view->dtype) {
-    case ESP_F32:
-        return (double)((const float *)view->data)[index];
-    case ESP_F64:
-        return ((const double *)view->data)[index];
-    case ESP_I32:
-        return (double)((const int32_t *)view->data)[index];
-    case ESP_I64:
-        return (double)((const int64_t *)view->data)[index];
-    case ESP_U8:
-    case ESP_BOOL:
-        break;
-    }
-    return (double)((const uint8_t *)view->data)[index];
-}
-
 static esp_status open_model(const esp_compute *compute, const esp_graph *graph,
                              const esp_input_shape *input_shapes, int input_shape_count, int64_t batch,
                              esp_exec **out, esp_error *err)
@@ -88,7 +70,7 @@ static esp_status compare_output(const esp_graph *graph, int index, const esp_vi
                         esp_shape_format(&b->shape, second_text, sizeof second_text));
     double worst = 0, largest = 0;
     for (int64_t i = 0; i < esp_shape_elements(&a->shape); i++) {
-        double first = element(a, i), second = element(b, i);
+        double first = esp_view_get_f64(a, i), second = esp_view_get_f64(b, i);
         worst = fmax(worst, distance(first, second));
         largest = isfinite(first) ? fmax(largest, fabs(first)) : largest;
     }

@@ -106,10 +106,10 @@ static void find_live_slots(const surgery *self, bool *has_writer, bool *is_live
         const esp_mask *mask = &self->preview->items[i].mask;
         const int32_t *writes = esp_coupling_writes(self->coupling, i);
         const int32_t *reads = esp_coupling_reads(self->coupling, i);
-        const bool *output = self->is_constant[node->outputs[0]];
+        const bool *output = self->is_constant[node->outputs[0]]; /* NULL: pinned anyway */
         for (int64_t f = 0; layer->group == 1 && f < layer->filters; f++) {
             has_writer[writes[f]] = true;
-            is_live[writes[f]] = is_live[writes[f]] || !output[f];
+            is_live[writes[f]] = is_live[writes[f]] || output == NULL || !output[f];
         }
         const bool *input = constants_of_input(self, node, 0);
         if (reads == NULL || !esp_coupling_follows(self->coupling, layer->node))

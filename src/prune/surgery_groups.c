@@ -91,11 +91,16 @@ static esp_status find_in_layer(surgery *self, int index, esp_error *err)
     const channel_list *filters = surgery_kept(self, node->outputs[0]);
     layer_cut *cut = &self->layer_cuts[index];
     const channel_list *channels = surgery_kept(self, node->inputs[0]);
-    if (layer->group > 1 || !esp_coupling_follows(self->coupling, layer->node)) {
+    /* Layers that were not followed, and depthwise rows, keep their zeros. */
+    if (!esp_coupling_follows(self->coupling, layer->node)) {
+        cut->has_masks = esp_mask_kept(mask) < layer->filters * layer->channels;
+        return ESP_OK;
+    }
+    if (layer->group > 1) {
         for (int64_t i = 0; i < filters->count; i++)
             cut->has_masks =
                 cut->has_masks || esp_mask_filter_kept(mask, filters->indices[i]) < layer->channels;
-        return ESP_OK; /* depthwise rows and layers that were not followed keep their zeros */
+        return ESP_OK;
     }
     for (int64_t i = 0; i < filters->count; i++)
         cut->has_masks =

@@ -44,8 +44,8 @@ typedef struct surgery {
     const esp_compute *compute;
     const esp_preview *preview;
     const esp_surgery_options *options;
-    const esp_graph *graph;       /* the masked model: nodes and values as in preview->graph */
-    const esp_inferred *inferred; /* batch 1 */
+    const esp_graph *graph; /* the masked model: nodes and values as in preview->graph */
+    esp_inferred *inferred; /* of the masked model, batch 1 */
     const esp_layers *layers;
     esp_coupling *coupling;
     esp_arena *arena;

@@ -153,7 +153,9 @@ static int64_t find_span(const esp_layer *writer, const esp_layer *reader, char 
 {
     bool is_border = writer->is_conv && !reader->is_conv;
 
-    if (!writer->is_conv && reader->is_conv)
+    if (writer->filters == 0)
+        snprintf(why, size, "it has no filters");
+    else if (!writer->is_conv && reader->is_conv)
         snprintf(why, size, "a convolution follows a fully connected layer");
     else if (reader->channels == writer->filters)
         return 1;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/memory.h"
 #include "base/text.h"
@@ -74,26 +75,51 @@ int esp_lua_fail(lua_State *L, const char *format, ...)
 
 /* ---- the sandbox's walls ---- */
 
-/* Resolves the directory of `path` and asks whether it is one of the roots or below one. */
-static bool is_below_roots(const esp_script_host *host, const char *path)
+/* Where opening `path` would lead, links followed: itself, or the directory it would be made in. NULL when
+ * that cannot be told, as for a link to nothing: opening it for writing would make a file elsewhere. */
+static char *real_place(const char *path)
 {
     char directory[4096];
+    struct stat info;
+    char *resolved = realpath(path, NULL);
+    if (resolved || lstat(path, &info) == 0) {
+        return resolved;
+    }
     const char *slash = strrchr(path, '/');
     size_t length = slash ? (size_t)(slash - path) : 0;
     if (length >= sizeof directory) {
-        return false;
+        return NULL;
     }
     snprintf(directory, sizeof directory, "%.*s", (int)length, path);
-    char *resolved = realpath(slash ? (length ? directory : "/") : ".", NULL);
-    bool is_below = false;
-    for (size_t i = 0; resolved && i < sizeof host->roots / sizeof host->roots[0]; i++) {
-        const char *root = host->roots[i];
-        size_t root_length = root ? strlen(root) : 0;
-        is_below = is_below || (root && strncmp(resolved, root, root_length) == 0 &&
-                                (resolved[root_length] == 0 || resolved[root_length] == '/'));
+    return realpath(slash ? (length ? directory : "/") : ".", NULL);
+}
+
+static bool is_below(const char *place, const char *root)
+{
+    size_t length = root ? strlen(root) : 0;
+    bool ends_with_slash = length > 0 && root[length - 1] == '/';
+    return root && strncmp(place, root, length) == 0 &&
+           (ends_with_slash || place[length] == 0 || place[length] == '/');
+}
+
+static bool is_below_roots(const esp_script_host *host, const char *path)
+{
+    char *place = real_place(path);
+    bool is_inside = false;
+    for (size_t i = 0; place && i < sizeof host->roots / sizeof host->roots[0]; i++) {
+        is_inside = is_inside || is_below(place, host->roots[i]);
     }
-    free(resolved);
-    return is_below;
+    free(place);
+    return is_inside;
+}
+
+bool esp_lua_is_module_place(lua_State *L, const char *path)
+{
+    const esp_script_host *host = esp_lua_host(L);
+    char *place = realpath(path, NULL);
+    bool is_library = place && is_below(place, host->library);
+    free(place);
+    return is_library || is_below_roots(host, path);
 }
 
 void esp_lua_check_writable(lua_State *L, const char *path)
@@ -146,13 +172,20 @@ void esp_lua_check_keys(lua_State *L, int index, const char *const *names)
     }
 }
 
+int esp_lua_raw_field(lua_State *L, int index, const char *name)
+{
+    index = lua_absindex(L, index);
+    lua_pushstring(L, name);
+    return lua_rawget(L, index);
+}
+
 /* Pushes a field; false (and nothing pushed) when it is absent. */
 static bool push_field(lua_State *L, int index, const char *name)
 {
     if (!lua_istable(L, index)) {
         return false;
     }
-    if (lua_getfield(L, index, name) == LUA_TNIL) {
+    if (esp_lua_raw_field(L, index, name) == LUA_TNIL) {
         lua_pop(L, 1);
         return false;
     }
@@ -220,6 +253,19 @@ const char *esp_lua_field_string(lua_State *L, int index, const char *name, cons
     const char *value = lua_tostring(L, -1);
     lua_pop(L, 1);
     return value;
+}
+
+/* ---- userdata ---- */
+
+void esp_lua_open_class(lua_State *L, const char *name, const luaL_Reg *methods, const luaL_Reg *meta)
+{
+    luaL_newmetatable(L, name);
+    luaL_setfuncs(L, meta, 0);
+    lua_newtable(L);
+    luaL_setfuncs(L, methods, 0);
+    lua_setfield(L, -2, "__index");
+    esp_lua_set_string(L, "__metatable", name);
+    lua_pop(L, 1);
 }
 
 /* ---- results ---- */

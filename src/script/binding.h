@@ -20,6 +20,8 @@ typedef struct esp_script_host {
     const esp_compute *compute;
     bool is_trusted;
     const char *roots[3]; /* directories where files may be written: absolute, NULL when absent */
+    const char *library;  /* directory of the Lua library: modules are read there too */
+    char *traceback;      /* where the last error was raised; owned by the script */
     void (*output)(void *user, const char *text, size_t length);
     void *output_user;
 } esp_script_host;
@@ -39,9 +41,18 @@ void esp_lua_open_errors(lua_State *L);
  */
 void esp_lua_check_writable(lua_State *L, const char *path);
 
+/* True when a module may be read from this file: in the library, or where files may be written. */
+bool esp_lua_is_module_place(lua_State *L, const char *path);
+
+/* Raises once the script's cancel token is set, and makes every later instruction of this thread raise. */
+void esp_lua_poll_cancel(lua_State *L);
+
 /* Keyword tables: the table at `index` (absent = empty) may only have these keys; the error names the
  * nearest. `names` ends with NULL. */
 void esp_lua_check_keys(lua_State *L, int index, const char *const *names);
+/* Fields are read without metamethods: nothing of the script runs while its tables are read, so what was read
+ * from a table before is still in it. Pushes the field and returns its type. */
+int esp_lua_raw_field(lua_State *L, int index, const char *name);
 bool esp_lua_has_field(lua_State *L, int index, const char *name);
 double esp_lua_field_number(lua_State *L, int index, const char *name, double otherwise);
 int64_t esp_lua_field_integer(lua_State *L, int index, const char *name, int64_t otherwise);
@@ -68,6 +79,10 @@ typedef struct esp_lua_model {
     esp_graph *graph;
     esp_grouping_cache *cache; /* made when first needed */
 } esp_lua_model;
+
+/* Makes a metatable with `methods` as __index. Scripts do not get at it: a finalizer called by hand would
+ * release what a running function works on. */
+void esp_lua_open_class(lua_State *L, const char *name, const luaL_Reg *methods, const luaL_Reg *meta);
 
 /* A new empty model on the stack, to load into. */
 esp_lua_model *esp_lua_new_model(lua_State *L);
@@ -99,5 +114,7 @@ void esp_lua_open_plot(lua_State *L);
 void esp_lua_open_sandbox(lua_State *L);
 /* print and io.write go to the host's output. */
 void esp_lua_open_output(lua_State *L);
+/* Coroutines and message handlers end with the script when it is cancelled. */
+void esp_lua_open_cancelling(lua_State *L);
 
 #endif

@@ -1,5 +1,6 @@
 /* Building networks in Lua: the thin part over esp_builder. The layers people think in (conv, dense, ...) are
- * in lua/espalier/build.lua. */
+ * in lua/espalier/network.lua. */
+#include <limits.h>
 #include <string.h>
 
 #include "base/rng.h"
@@ -19,6 +20,16 @@ static lua_builder *builder_at(lua_State *L, int index)
         esp_lua_fail(L, "this network is finished: nothing can be added");
     }
     return it;
+}
+
+/* A value's number on the stack; one that no int holds is no value either. */
+static int value_at(lua_State *L, int index)
+{
+    lua_Integer value = luaL_checkinteger(L, index);
+    if (value < 0 || value > INT_MAX) {
+        esp_lua_fail(L, "value %lld: expected the number of a value of this network", (long long)value);
+    }
+    return (int)value;
 }
 
 static int builder_free(lua_State *L)
@@ -218,7 +229,7 @@ static int builder_node(lua_State *L)
     }
     for (int i = 0; i < input_count; i++) {
         lua_rawgeti(L, 3, i + 1);
-        inputs[i] = lua_isboolean(L, -1) ? -1 : (int)luaL_checkinteger(L, -1);
+        inputs[i] = lua_isboolean(L, -1) ? -1 : value_at(L, -1);
         lua_pop(L, 1);
     }
     int attr_count = read_attrs(L, 4, attrs, ints);
@@ -234,7 +245,7 @@ static int builder_node(lua_State *L)
 static int builder_output(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
-    int value = (int)luaL_checkinteger(L, 2);
+    int value = value_at(L, 2);
     esp_error err = {0};
     esp_lua_check(L, esp_builder_output(it->builder, value, ESP_F32, NULL, &err), &err);
     return 0;
@@ -263,12 +274,8 @@ void esp_lua_open_builder(lua_State *L)
         {"finish", builder_finish},
         {NULL, NULL},
     };
-    luaL_newmetatable(L, ESP_LUA_BUILDER);
-    lua_pushcfunction(L, builder_free);
-    lua_setfield(L, -2, "__gc");
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    static const luaL_Reg meta[] = {{"__gc", builder_free}, {NULL, NULL}};
+    esp_lua_open_class(L, ESP_LUA_BUILDER, methods, meta);
     lua_pushcfunction(L, new_builder);
     lua_setfield(L, -2, "builder");
 }

@@ -12,14 +12,16 @@ static esp_dataset **new_data(lua_State *L)
 
 esp_dataset *esp_lua_data_at(lua_State *L, int index)
 {
-    return *(esp_dataset **)luaL_checkudata(L, index, ESP_LUA_DATA);
+    esp_dataset **box = luaL_checkudata(L, index, ESP_LUA_DATA);
+    luaL_argcheck(L, *box, index, "this dataset has been released");
+    return *box;
 }
 
 esp_dataset *esp_lua_field_data(lua_State *L, int index, const char *name, bool is_required)
 {
     esp_dataset *dataset = NULL;
     if (lua_istable(L, index)) {
-        lua_getfield(L, index, name);
+        esp_lua_raw_field(L, index, name);
         esp_dataset **box = luaL_testudata(L, -1, ESP_LUA_DATA);
         if (!box && !lua_isnil(L, -1)) {
             esp_lua_fail(L, "%s: found %s, expected a dataset", name, luaL_typename(L, -1));
@@ -116,11 +118,7 @@ void esp_lua_open_data(lua_State *L)
         {"head", data_head}, {"subset", data_subset}, {"info", data_info}, {NULL, NULL}};
     static const luaL_Reg meta[] = {
         {"__len", data_length}, {"__tostring", data_to_string}, {"__gc", data_free}, {NULL, NULL}};
-    luaL_newmetatable(L, ESP_LUA_DATA);
-    luaL_setfuncs(L, meta, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    esp_lua_open_class(L, ESP_LUA_DATA, methods, meta);
     lua_pushcfunction(L, open_data);
     lua_setfield(L, -2, "data");
 }

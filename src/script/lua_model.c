@@ -20,7 +20,9 @@ esp_lua_model *esp_lua_new_model(lua_State *L)
 
 esp_lua_model *esp_lua_model_at(lua_State *L, int index)
 {
-    return luaL_checkudata(L, index, ESP_LUA_MODEL);
+    esp_lua_model *model = luaL_checkudata(L, index, ESP_LUA_MODEL);
+    luaL_argcheck(L, model->graph, index, "this model has been released");
+    return model;
 }
 
 static const esp_graph *graph_at(lua_State *L, int index)
@@ -30,7 +32,7 @@ static const esp_graph *graph_at(lua_State *L, int index)
 
 static int model_free(lua_State *L)
 {
-    esp_lua_model *model = esp_lua_model_at(L, 1);
+    esp_lua_model *model = luaL_checkudata(L, 1, ESP_LUA_MODEL);
     esp_grouping_cache_free(model->cache);
     esp_graph_unref(model->graph);
     *model = (esp_lua_model){0};
@@ -342,7 +344,7 @@ static void read_schedule(lua_State *L, esp_train_options *options)
     schedule->lr = esp_lua_field_number(L, 2, "lr", schedule->lr);
     schedule->gamma = esp_lua_field_number(L, 2, "gamma", schedule->gamma);
     schedule->warmup_epochs = esp_lua_field_number(L, 2, "warmup", 0);
-    if (lua_getfield(L, 2, "milestones") == LUA_TTABLE) {
+    if (esp_lua_raw_field(L, 2, "milestones") == LUA_TTABLE) {
         int count = (int)lua_rawlen(L, -1);
         if (count > ESP_SCHEDULE_MAX_STEPS) {
             esp_lua_fail(L, "milestones: found %d, expected at most %d", count, ESP_SCHEDULE_MAX_STEPS);
@@ -413,7 +415,12 @@ static int model_train(lua_State *L)
     const esp_dataset *data = esp_lua_field_data(L, 2, "data", true);
     const esp_dataset *validation = esp_lua_field_data(L, 2, "validation", true);
     training *it = push_training(L);
-    if (lua_getfield(L, 2, "on_epoch") == LUA_TFUNCTION) {
+    /* on_epoch may empty the table: what training reads stays on the stack */
+    static const char *const borrowed[] = {"data", "validation", "mean", "std"};
+    for (size_t i = 0; i < sizeof borrowed / sizeof borrowed[0]; i++) {
+        esp_lua_raw_field(L, 2, borrowed[i]);
+    }
+    if (esp_lua_raw_field(L, 2, "on_epoch") == LUA_TFUNCTION) {
         it->callback = lua_gettop(L);
         options.on_epoch = on_epoch;
         options.epoch_user = it;
@@ -478,7 +485,7 @@ static int model_normalize(lua_State *L)
     esp_lua_check_keys(L, 2, keys);
     for (int pass = 0; pass < 2; pass++) {
         float *target = pass ? normalization.std : normalization.mean;
-        lua_getfield(L, 2, keys[pass]);
+        esp_lua_raw_field(L, 2, keys[pass]);
         luaL_checktype(L, -1, LUA_TTABLE);
         int count = (int)lua_rawlen(L, -1);
         if (count < 1 || count > ESP_MAX_IMAGE_CHANNELS || (pass && count != normalization.channels)) {
@@ -501,8 +508,7 @@ static int model_normalize(lua_State *L)
 static int model_to_string(lua_State *L)
 {
     const esp_graph *graph = graph_at(L, 1);
-    lua_pushfstring(L, "model %s (%d nodes)", graph ? esp_graph_name(graph) : "?",
-                    graph ? esp_graph_node_count(graph) : 0);
+    lua_pushfstring(L, "model %s (%d nodes)", esp_graph_name(graph), esp_graph_node_count(graph));
     return 1;
 }
 
@@ -524,11 +530,7 @@ void esp_lua_open_model(lua_State *L)
         {NULL, NULL},
     };
     static const luaL_Reg meta[] = {{"__gc", model_free}, {"__tostring", model_to_string}, {NULL, NULL}};
-    luaL_newmetatable(L, ESP_LUA_MODEL);
-    luaL_setfuncs(L, meta, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    esp_lua_open_class(L, ESP_LUA_MODEL, methods, meta);
     lua_pushcfunction(L, load_model);
     lua_setfield(L, -2, "load");
 }

@@ -10,7 +10,7 @@ enum { SERIES_MAX = 16 };
  * nothing left when it is absent. Entries that are not numbers become NaN, which figures leave out. */
 static double *push_numbers(lua_State *L, int index, const char *name, size_t *count)
 {
-    if (lua_getfield(L, index, name) != LUA_TTABLE) {
+    if (esp_lua_raw_field(L, index, name) != LUA_TTABLE) {
         lua_pop(L, 1);
         return NULL;
     }
@@ -27,7 +27,7 @@ static double *push_numbers(lua_State *L, int index, const char *name, size_t *c
 
 static const char **push_labels(lua_State *L, int index, size_t count)
 {
-    if (lua_getfield(L, index, "labels") != LUA_TTABLE) {
+    if (esp_lua_raw_field(L, index, "labels") != LUA_TTABLE) {
         lua_pop(L, 1);
         return NULL;
     }
@@ -92,7 +92,7 @@ static int plot(lua_State *L)
         .height = (int)esp_lua_field_integer(L, 1, "height", 0),
         .series = series,
     };
-    if (lua_getfield(L, 1, "series") != LUA_TTABLE || lua_rawlen(L, -1) > SERIES_MAX) {
+    if (esp_lua_raw_field(L, 1, "series") != LUA_TTABLE || lua_rawlen(L, -1) > SERIES_MAX) {
         return esp_lua_fail(L, "series: expected a list of 1 to %d tables {title=, x=, y=}", SERIES_MAX);
     }
     int list = lua_gettop(L);

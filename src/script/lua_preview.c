@@ -16,7 +16,9 @@ esp_preview **esp_lua_new_preview(lua_State *L)
 
 static esp_preview *preview_at(lua_State *L, int index)
 {
-    return *(esp_preview **)luaL_checkudata(L, index, ESP_LUA_PREVIEW);
+    esp_preview **box = luaL_checkudata(L, index, ESP_LUA_PREVIEW);
+    luaL_argcheck(L, *box, index, "this preview has been released");
+    return *box;
 }
 
 static int preview_free(lua_State *L)
@@ -159,9 +161,5 @@ void esp_lua_open_preview(lua_State *L)
         {"save_plan", preview_save_plan}, {NULL, NULL},
     };
     static const luaL_Reg meta[] = {{"__gc", preview_free}, {"__tostring", preview_to_string}, {NULL, NULL}};
-    luaL_newmetatable(L, ESP_LUA_PREVIEW);
-    luaL_setfuncs(L, meta, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    esp_lua_open_class(L, ESP_LUA_PREVIEW, methods, meta);
 }

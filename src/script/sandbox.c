@@ -1,6 +1,7 @@
 /* The sandbox is an allow-list: the standard library is opened, then everything not named here is gone. What
  * touches files (io.open, require) is replaced by forms that stay inside the host's directories; load takes
- * text only, so no bytecode reaches the interpreter. Only what is named can be called, so a new Lua release
+ * text only, so no bytecode reaches the interpreter; there are no finalizers, because Lua runs them without
+ * the hook that ends a cancelled script. Only what is named can be called, so a new Lua release
  * adds nothing by itself. */
 #include <string.h>
 
@@ -74,6 +75,19 @@ static int open_inside(lua_State *L)
     return lua_gettop(L);
 }
 
+/* setmetatable without __gc. */
+static int set_metatable(lua_State *L)
+{
+    if (lua_istable(L, 2) && esp_lua_raw_field(L, 2, "__gc") != LUA_TNIL) {
+        return esp_lua_fail(L, "__gc: finalizers need espalier run --trusted");
+    }
+    lua_settop(L, 2);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 2, 1);
+    return 1;
+}
+
 static void wrap_field(lua_State *L, const char *table, const char *name, lua_CFunction wrapper)
 {
     lua_getglobal(L, table);
@@ -131,6 +145,70 @@ void esp_lua_open_output(lua_State *L)
     lua_pop(L, 1);
 }
 
+/* The function in the upvalue, unless and until the script is cancelled. A coroutine that was ended by the
+ * hook gives control back to the one that resumed it, whose own count starts anew: without the check here,
+ * coroutines that resume coroutines could go on for ages. */
+static int call_unless_cancelled(lua_State *L)
+{
+    esp_lua_poll_cancel(L);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    esp_lua_poll_cancel(L);
+    return lua_gettop(L);
+}
+
+/* coroutine.wrap(f): what it returns resumes. */
+static int wrap_coroutine(lua_State *L)
+{
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, 1);
+    lua_pushcclosure(L, call_unless_cancelled, 1);
+    return 1;
+}
+
+/* The handler in the upvalue. Lua calls it inside the hook that ends a cancelled script, where no hook is: a
+ * handler that takes its time there could not be stopped. */
+static int handle_unless_cancelled(lua_State *L)
+{
+    lua_settop(L, 1);
+    if (!esp_compute_is_cancelled(esp_lua_compute(L))) {
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_insert(L, 1);
+        lua_call(L, 1, 1);
+    }
+    return 1;
+}
+
+static int return_all(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    return lua_gettop(L);
+}
+
+/* xpcall(f, handler, ...): a continuation, because f may yield. */
+static int call_with_handler(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, handle_unless_cancelled, 1);
+    lua_replace(L, 2);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, return_all);
+    return return_all(L, LUA_OK, 0);
+}
+
+void esp_lua_open_cancelling(lua_State *L)
+{
+    wrap_field(L, "_G", "xpcall", call_with_handler);
+    wrap_field(L, "coroutine", "resume", call_unless_cancelled);
+    wrap_field(L, "coroutine", "wrap", wrap_coroutine);
+}
+
 /* The value behind a global library must not be reachable through string methods either: the metatable of
  * strings points at the (filtered) string table itself, and getmetatable is limited by a __metatable field.
  */
@@ -158,6 +236,10 @@ static int search_text(lua_State *L)
     }
     lua_pop(L, 1);
     const char *path = lua_tostring(L, -1);
+    /* links, or a name that is a search path by itself, may lead anywhere */
+    if (!esp_lua_is_module_place(L, path)) {
+        return luaL_error(L, "module '%s': %s: outside the directories this script may use", name, path);
+    }
     if (luaL_loadfilex(L, path, "t") != LUA_OK) {
         return luaL_error(L, "module '%s': %s", name, lua_tostring(L, -1));
     }
@@ -194,9 +276,8 @@ void esp_lua_open_sandbox(lua_State *L)
     filter_global(L, "string", string_removed, false);
     wrap_field(L, "io", "open", open_inside);
     wrap_field(L, "io", "lines", open_inside);
-    lua_getglobal(L, "load");
-    lua_pushcclosure(L, load_text, 1);
-    lua_setglobal(L, "load");
+    wrap_field(L, "_G", "load", load_text);
+    wrap_field(L, "_G", "setmetatable", set_metatable);
     lua_pushglobaltable(L);
     filter_table(L, base_names, true);
     lua_pop(L, 1);

@@ -8,7 +8,8 @@
 
 #include "base/compute.h"
 
-/* Puts OpenBLAS at one thread per call; call once before the first product (idempotent, thread-safe). */
+/* Puts OpenBLAS at one thread per call. The products below see to it themselves; calling it early takes the
+ * set-up out of the first one's time. Idempotent, thread-safe. */
 void esp_blas_start(void);
 
 /* Name of the kernel set OpenBLAS picked, e.g. "SkylakeX". */

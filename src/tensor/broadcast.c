@@ -142,19 +142,6 @@ static void gradient_terms(const backward_job *job, int64_t count, const float *
     }
 }
 
-ESP_SIMD_CLONES
-static double block_sum(int64_t count, const float *terms)
-{
-    esp_lanes lanes = {0};
-    int64_t i = 0;
-    for (; i + ESP_LANES <= count; i += ESP_LANES)
-        lanes += ESP_LANES_FROM(terms + i);
-    double sum = esp_lanes_sum(&lanes);
-    for (; i < count; i++)
-        sum += (double)terms[i];
-    return sum;
-}
-
 /* One element of the gradient: everything that was broadcast from it, whose innermost dimension is a run. */
 static double fold_run(const backward_job *job, const int64_t at[ESP_MOST_WALKED])
 {
@@ -172,7 +159,7 @@ static double fold_run(const backward_job *job, const int64_t at[ESP_MOST_WALKED
             gradient_terms(job, count, job->a + at[A] + offset[A] + i * stride_a, stride_a,
                            job->b + at[B] + offset[B] + i * stride_b, stride_b,
                            job->dy + at[Y] + offset[Y] + i * stride_y, stride_y, terms);
-            sum += block_sum(count, terms);
+            sum += esp_sum_f32(count, terms);
         }
     }
     return sum;

@@ -20,8 +20,7 @@ static const conv_method *method_for(const esp_conv_geometry *geometry, esp_conv
 int64_t esp_conv_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin, int64_t pad_end,
                              int64_t dilation)
 {
-    int64_t room = size + pad_begin + pad_end - dilation * (kernel - 1) - 1;
-    return room < 0 ? 0 : room / stride + 1;
+    return esp_window_count(size + pad_begin + pad_end, kernel, stride, dilation);
 }
 
 static bool is_empty(const esp_conv_geometry *g)

@@ -17,7 +17,7 @@ typedef struct esp_conv_geometry {
     int64_t out_height, out_width; /* y [batch, filters, out_height, out_width] */
 } esp_conv_geometry;
 
-/* floor((size + pad_begin + pad_end - dilation*(kernel-1) - 1) / stride) + 1; <= 0 when the kernel does not
+/* floor((size + pad_begin + pad_end - dilation*(kernel-1) - 1) / stride) + 1; 0 when the kernel does not
  * fit. */
 int64_t esp_conv_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin, int64_t pad_end,
                              int64_t dilation);

@@ -19,9 +19,7 @@ static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g,
 {
     (void)self;
     (void)slots;
-    if (pass != ESP_CONV_GRAD_WEIGHT)
-        return 0;
-    return (size_t)esp_conv_chunk_count(g) * conv_aligned((size_t)conv_weights(g) * sizeof(float));
+    return pass == ESP_CONV_GRAD_WEIGHT ? conv_partials_bytes(g) : 0;
 }
 
 typedef struct depthwise_job {
@@ -40,8 +38,8 @@ static tap_window window_of(const esp_conv_geometry *g, int64_t tap)
 {
     int64_t tap_y = tap / g->kernel_w * g->dilation_h, tap_x = tap % g->kernel_w * g->dilation_w;
     tap_window window;
-    conv_valid_range(g->height, g->out_height, g->stride_h, g->pad_top, tap_y, &window.y0, &window.y1);
-    conv_valid_range(g->width, g->out_width, g->stride_w, g->pad_left, tap_x, &window.x0, &window.x1);
+    esp_window_outputs(g->height, g->out_height, g->stride_h, g->pad_top, tap_y, &window.y0, &window.y1);
+    esp_window_outputs(g->width, g->out_width, g->stride_w, g->pad_left, tap_x, &window.x0, &window.x1);
     window.offset = (tap_y - g->pad_top) * g->width + tap_x - g->pad_left;
     return window;
 }
@@ -180,8 +178,12 @@ static esp_status grad_weight(const conv_method *self, const esp_compute *comput
                               const float *x, const float *dy, float *dw, void *scratch)
 {
     (void)self;
-    depthwise_job job = {.g = g, .x = x, .dy = dy, .partial = scratch, .chunks = esp_conv_chunk_count(g)};
-    job.partial_stride = (int64_t)(conv_aligned((size_t)conv_weights(g) * sizeof(float)) / sizeof(float));
+    depthwise_job job = {.g = g,
+                         .x = x,
+                         .dy = dy,
+                         .partial = scratch,
+                         .chunks = esp_conv_chunk_count(g),
+                         .partial_stride = conv_partial_stride(g)};
     esp_status status = esp_compute_run(compute, job.chunks * g->channels, grad_weight_task, &job);
     if (status != ESP_OK)
         return status;

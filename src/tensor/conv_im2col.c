@@ -46,7 +46,7 @@ static size_t scratch_bytes(const conv_method *self, const esp_conv_geometry *g,
     (void)self;
     size_t bytes = panel_bytes(g) * (size_t)slots;
     if (pass == ESP_CONV_GRAD_WEIGHT)
-        bytes += (size_t)esp_conv_chunk_count(g) * conv_aligned((size_t)conv_weights(g) * sizeof(float));
+        bytes += conv_partials_bytes(g);
     return bytes;
 }
 
@@ -73,7 +73,7 @@ static void im2col(const esp_conv_geometry *g, const float *x, int64_t y0, int64
         for (int64_t tap = 0; tap < conv_taps(g); tap++) {
             int64_t tap_y = tap / g->kernel_w * g->dilation_h, tap_x = tap % g->kernel_w * g->dilation_w;
             int64_t first, last;
-            conv_valid_range(g->width, g->out_width, g->stride_w, g->pad_left, tap_x, &first, &last);
+            esp_window_outputs(g->width, g->out_width, g->stride_w, g->pad_left, tap_x, &first, &last);
             for (int64_t y = y0; y < y0 + rows; y++, panel += g->out_width) {
                 int64_t in_y = y * g->stride_h + tap_y - g->pad_top;
                 if (in_y < 0 || in_y >= g->height || first == last)
@@ -91,7 +91,7 @@ static void col2im(const esp_conv_geometry *g, const float *panel, int64_t y0, i
         for (int64_t tap = 0; tap < conv_taps(g); tap++) {
             int64_t tap_y = tap / g->kernel_w * g->dilation_h, tap_x = tap % g->kernel_w * g->dilation_w;
             int64_t first, last;
-            conv_valid_range(g->width, g->out_width, g->stride_w, g->pad_left, tap_x, &first, &last);
+            esp_window_outputs(g->width, g->out_width, g->stride_w, g->pad_left, tap_x, &first, &last);
             for (int64_t y = y0; y < y0 + rows; y++, panel += g->out_width) {
                 int64_t in_y = y * g->stride_h + tap_y - g->pad_top;
                 if (in_y < 0 || in_y >= g->height || first == last)
@@ -226,9 +226,9 @@ static esp_status grad_weight(const conv_method *self, const esp_compute *comput
     (void)self;
     im2col_job job = job_for(g, scratch);
     job.x = x, job.dy = dy, job.chunks = esp_conv_chunk_count(g);
-    job.partial_stride = (int64_t)(conv_aligned((size_t)conv_weights(g) * sizeof(float)) / sizeof(float));
+    job.partial_stride = conv_partial_stride(g);
     job.partial = scratch;
-    job.panels = (char *)scratch + (size_t)(job.chunks * job.partial_stride) * sizeof(float);
+    job.panels = (char *)scratch + conv_partials_bytes(g);
     esp_status status = esp_compute_run(compute, job.chunks * g->group, grad_weight_task, &job);
     if (status != ESP_OK)
         return status;

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "tensor/conv.h"
+#include "tensor/window.h"
 
 /* One way to compute the passes of a convolution. The functions are those of conv.h, for this method. */
 typedef struct conv_method conv_method;
@@ -83,24 +84,22 @@ static inline int64_t conv_weights(const esp_conv_geometry *g)
     return g->filters * conv_depth(g);
 }
 
-/* The outputs [*first, *last) along one axis whose input for kernel offset `tap` (already times dilation)
- * lies inside the image. */
-static inline void conv_valid_range(int64_t size, int64_t out_size, int64_t stride, int64_t pad, int64_t tap,
-                                    int64_t *first, int64_t *last)
-{
-    int64_t lowest = pad - tap, highest = size - 1 + pad - tap;
-    *first = lowest <= 0 ? 0 : conv_min(conv_ceil_divide(lowest, stride), out_size);
-    *last = highest < 0 ? 0 : conv_min(highest / stride + 1, out_size);
-    if (*last < *first)
-        *last = *first;
-}
-
 /* Weight gradients are summed per chunk of images, then over chunks in order: enough chunks to keep a machine
  * busy, few enough that the partial sums stay small. Depends on the problem only. */
 int64_t esp_conv_chunk_count(const esp_conv_geometry *geometry);
 static inline int64_t conv_chunk_start(const esp_conv_geometry *g, int64_t chunks, int64_t chunk)
 {
     return g->batch * chunk / chunks;
+}
+
+/* Floats from one chunk's sums to the next. */
+static inline int64_t conv_partial_stride(const esp_conv_geometry *g)
+{
+    return (int64_t)(conv_aligned((size_t)conv_weights(g) * sizeof(float)) / sizeof(float));
+}
+static inline size_t conv_partials_bytes(const esp_conv_geometry *g)
+{
+    return (size_t)(esp_conv_chunk_count(g) * conv_partial_stride(g)) * sizeof(float);
 }
 
 /* dw[i] = sum over chunks of partial[chunk * stride + i], in order. */

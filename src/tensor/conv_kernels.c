@@ -21,9 +21,16 @@ enum { FETCH_AHEAD = 1024, FETCH_AHEAD_ROWS = 128, STORE_AHEAD = 96 };
 
 #define KERNEL_INLINE KERNEL_TARGET static inline __attribute__((always_inline))
 
+/* X(1) X(2) ... : one function per size of a tile, so that its sums are registers. */
+#define UP_TO_6(X)  X(1) X(2) X(3) X(4) X(5) X(6)
+#define UP_TO_8(X)  UP_TO_6(X) X(7) X(8)
+#define UP_TO_12(X) UP_TO_8(X) X(9) X(10) X(11) X(12)
+#define UP_TO_24(X) UP_TO_12(X) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23) X(24)
+
 /* ---- AVX-512 ---- */
 
 #define KERNEL(name)           name##_avx512
+#define KERNEL_NAME            "avx512"
 #define V_LOAD_EVEN(p, n)      load_even_avx512(p, n)
 #define V_STORE_EVEN(p, v, n)  store_even_avx512(p, v, n)
 #define KERNEL_TARGET          __attribute__((target("avx512f,fma")))
@@ -39,9 +46,17 @@ enum { FETCH_AHEAD = 1024, FETCH_AHEAD_ROWS = 128, STORE_AHEAD = 96 };
 #define V_LOAD_FIRST(p, n)     _mm512_maskz_loadu_ps(FIRST_LANES(n), p)
 #define V_STORE_FIRST(p, v, n) _mm512_mask_storeu_ps(p, FIRST_LANES(n), v)
 #define TILE_FILTERS           8
+#define FILTER_COUNTS(X)       UP_TO_8(X)
 #define TILE_VECTORS           3
 #define OUTER_DEPTH_1          24
+#define OUTER_DEPTHS_1(X)      UP_TO_24(X)
 #define OUTER_DEPTH_2          12
+#define OUTER_DEPTHS_2(X)      UP_TO_12(X)
+
+static bool is_supported_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+}
 
 KERNEL_INLINE __m512 load_even_avx512(const float *p, int64_t n)
 {
@@ -95,140 +110,13 @@ KERNEL_INLINE void square_avx512(__m512 v[16])
 
 #include "tensor/conv_kernels_template.h"
 
-ROWS_KERNEL(1)
-ROWS_KERNEL(2)
-ROWS_KERNEL(3)
-ROWS_KERNEL(4)
-ROWS_KERNEL(5)
-ROWS_KERNEL(6)
-ROWS_KERNEL(7)
-ROWS_KERNEL(8)
-OUTER_KERNEL(1, 1)
-OUTER_KERNEL(1, 2)
-OUTER_KERNEL(1, 3)
-OUTER_KERNEL(1, 4)
-OUTER_KERNEL(1, 5)
-OUTER_KERNEL(1, 6)
-OUTER_KERNEL(1, 7)
-OUTER_KERNEL(1, 8)
-OUTER_KERNEL(1, 9)
-OUTER_KERNEL(1, 10)
-OUTER_KERNEL(1, 11)
-OUTER_KERNEL(1, 12)
-OUTER_KERNEL(1, 13)
-OUTER_KERNEL(1, 14)
-OUTER_KERNEL(1, 15)
-OUTER_KERNEL(1, 16)
-OUTER_KERNEL(1, 17)
-OUTER_KERNEL(1, 18)
-OUTER_KERNEL(1, 19)
-OUTER_KERNEL(1, 20)
-OUTER_KERNEL(1, 21)
-OUTER_KERNEL(1, 22)
-OUTER_KERNEL(1, 23)
-OUTER_KERNEL(1, 24)
-OUTER_KERNEL(2, 1)
-OUTER_KERNEL(2, 2)
-OUTER_KERNEL(2, 3)
-OUTER_KERNEL(2, 4)
-OUTER_KERNEL(2, 5)
-OUTER_KERNEL(2, 6)
-OUTER_KERNEL(2, 7)
-OUTER_KERNEL(2, 8)
-OUTER_KERNEL(2, 9)
-OUTER_KERNEL(2, 10)
-OUTER_KERNEL(2, 11)
-OUTER_KERNEL(2, 12)
-
-static conv_rows_fn *const rows_table_avx512[] = {NULL,          rows_1_avx512, rows_2_avx512,
-                                                  rows_3_avx512, rows_4_avx512, rows_5_avx512,
-                                                  rows_6_avx512, rows_7_avx512, rows_8_avx512};
-static conv_outer_fn *const outer_1_table_avx512[] = {NULL,
-                                                      outer_1_1_avx512,
-                                                      outer_1_2_avx512,
-                                                      outer_1_3_avx512,
-                                                      outer_1_4_avx512,
-                                                      outer_1_5_avx512,
-                                                      outer_1_6_avx512,
-                                                      outer_1_7_avx512,
-                                                      outer_1_8_avx512,
-                                                      outer_1_9_avx512,
-                                                      outer_1_10_avx512,
-                                                      outer_1_11_avx512,
-                                                      outer_1_12_avx512,
-                                                      outer_1_13_avx512,
-                                                      outer_1_14_avx512,
-                                                      outer_1_15_avx512,
-                                                      outer_1_16_avx512,
-                                                      outer_1_17_avx512,
-                                                      outer_1_18_avx512,
-                                                      outer_1_19_avx512,
-                                                      outer_1_20_avx512,
-                                                      outer_1_21_avx512,
-                                                      outer_1_22_avx512,
-                                                      outer_1_23_avx512,
-                                                      outer_1_24_avx512};
-static conv_outer_fn *const outer_2_table_avx512[] = {NULL,
-                                                      outer_2_1_avx512,
-                                                      outer_2_2_avx512,
-                                                      outer_2_3_avx512,
-                                                      outer_2_4_avx512,
-                                                      outer_2_5_avx512,
-                                                      outer_2_6_avx512,
-                                                      outer_2_7_avx512,
-                                                      outer_2_8_avx512,
-                                                      outer_2_9_avx512,
-                                                      outer_2_10_avx512,
-                                                      outer_2_11_avx512,
-                                                      outer_2_12_avx512};
-
-static bool is_avx512_supported(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
-}
-
-const conv_kernels esp_conv_avx512 = {
-    .name = "avx512",
-    .is_supported = is_avx512_supported,
-    .lanes = LANES,
-    .tile_filters = TILE_FILTERS,
-    .tile_vectors = TILE_VECTORS,
-    .rows = rows_table_avx512,
-    .outer_depth = {0, OUTER_DEPTH_1, OUTER_DEPTH_2},
-    .outer = {NULL, outer_1_table_avx512, outer_2_table_avx512},
-    .pack = pack_avx512,
-    .unpack = unpack_avx512,
-    .transpose = transpose_avx512,
-};
-
-#undef KERNEL
-#undef KERNEL_TARGET
-#undef LANES
-#undef VECTOR
-#undef V_ZERO
-#undef V_SET
-#undef V_LOAD
-#undef V_STORE
-#undef V_ADD
-#undef V_FMA
-#undef FIRST_LANES
-#undef V_LOAD_FIRST
-#undef V_LOAD_EVEN
-#undef V_STORE_EVEN
-#undef V_STORE_FIRST
-#undef TILE_FILTERS
-#undef TILE_VECTORS
-#undef OUTER_DEPTH_1
-#undef OUTER_DEPTH_2
-#undef ROWS_KERNEL
-#undef OUTER_KERNEL
-
 /* ---- AVX2 with FMA ---- */
 
 /* A window of eight ints that starts 8-n in has its first n lanes set. */
 static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
 #define KERNEL(name)          name##_avx2
+#define KERNEL_NAME           "avx2"
 #define V_LOAD_EVEN(p, n)     load_even_avx2(p, n)
 #define V_STORE_EVEN(p, v, n) store_even_avx2(p, v, n)
 #define KERNEL_TARGET         __attribute__((target("avx2,fma")))
@@ -245,9 +133,17 @@ static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define V_LOAD_FIRST(p, n)     _mm256_maskload_ps(p, FIRST_LANES(n))
 #define V_STORE_FIRST(p, v, n) _mm256_maskstore_ps(p, FIRST_LANES(n), v)
 #define TILE_FILTERS           6
+#define FILTER_COUNTS(X)       UP_TO_6(X)
 #define TILE_VECTORS           2
 #define OUTER_DEPTH_1          12
+#define OUTER_DEPTHS_1(X)      UP_TO_12(X)
 #define OUTER_DEPTH_2          6
+#define OUTER_DEPTHS_2(X)      UP_TO_6(X)
+
+static bool is_supported_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 
 KERNEL_INLINE __m256 load_even_avx2(const float *p, int64_t n)
 {
@@ -292,59 +188,6 @@ KERNEL_INLINE void square_avx2(__m256 v[8])
 }
 
 #include "tensor/conv_kernels_template.h"
-
-ROWS_KERNEL(1)
-ROWS_KERNEL(2)
-ROWS_KERNEL(3)
-ROWS_KERNEL(4)
-ROWS_KERNEL(5)
-ROWS_KERNEL(6)
-OUTER_KERNEL(1, 1)
-OUTER_KERNEL(1, 2)
-OUTER_KERNEL(1, 3)
-OUTER_KERNEL(1, 4)
-OUTER_KERNEL(1, 5)
-OUTER_KERNEL(1, 6)
-OUTER_KERNEL(1, 7)
-OUTER_KERNEL(1, 8)
-OUTER_KERNEL(1, 9)
-OUTER_KERNEL(1, 10)
-OUTER_KERNEL(1, 11)
-OUTER_KERNEL(1, 12)
-OUTER_KERNEL(2, 1)
-OUTER_KERNEL(2, 2)
-OUTER_KERNEL(2, 3)
-OUTER_KERNEL(2, 4)
-OUTER_KERNEL(2, 5)
-OUTER_KERNEL(2, 6)
-
-static conv_rows_fn *const rows_table_avx2[] = {NULL,        rows_1_avx2, rows_2_avx2, rows_3_avx2,
-                                                rows_4_avx2, rows_5_avx2, rows_6_avx2};
-static conv_outer_fn *const outer_1_table_avx2[] = {
-    NULL,           outer_1_1_avx2, outer_1_2_avx2, outer_1_3_avx2, outer_1_4_avx2,  outer_1_5_avx2,
-    outer_1_6_avx2, outer_1_7_avx2, outer_1_8_avx2, outer_1_9_avx2, outer_1_10_avx2, outer_1_11_avx2,
-    outer_1_12_avx2};
-static conv_outer_fn *const outer_2_table_avx2[] = {
-    NULL, outer_2_1_avx2, outer_2_2_avx2, outer_2_3_avx2, outer_2_4_avx2, outer_2_5_avx2, outer_2_6_avx2};
-
-static bool is_avx2_supported(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-
-const conv_kernels esp_conv_avx2 = {
-    .name = "avx2",
-    .is_supported = is_avx2_supported,
-    .lanes = LANES,
-    .tile_filters = TILE_FILTERS,
-    .tile_vectors = TILE_VECTORS,
-    .rows = rows_table_avx2,
-    .outer_depth = {0, OUTER_DEPTH_1, OUTER_DEPTH_2},
-    .outer = {NULL, outer_1_table_avx2, outer_2_table_avx2},
-    .pack = pack_avx2,
-    .unpack = unpack_avx2,
-    .transpose = transpose_avx2,
-};
 
 #else
 

@@ -1,11 +1,12 @@
-/* The bodies of conv_kernels.h, included once per instruction set. The includer defines
- *   KERNEL(name), KERNEL_TARGET   the name with a suffix, the function attribute
- *   LANES, VECTOR                 width and type of a vector
- *   V_ZERO V_SET V_LOAD V_STORE V_ADD V_FMA
- *   V_LOAD_FIRST, V_STORE_FIRST   the first n lanes (all if n >= LANES); the rest zero / kept
- *   V_LOAD_EVEN, V_STORE_EVEN     the same for the floats p[0], p[2], p[4] ...
- *   TILE_FILTERS, TILE_VECTORS, OUTER_DEPTH_1, OUTER_DEPTH_2
+/* The bodies of conv_kernels.h and the table of them, included once per instruction set. The includer
+ * defines, and this file takes back, KERNEL(name), KERNEL_TARGET   the name with a suffix, the function
+ * attribute KERNEL_NAME                   what the table is called LANES, VECTOR                 width and
+ * type of a vector V_ZERO V_SET V_LOAD V_STORE V_ADD V_FMA V_LOAD_FIRST, V_STORE_FIRST   the first n lanes
+ * (all if n >= LANES); the rest zero / kept V_LOAD_EVEN, V_STORE_EVEN     the same for the floats p[0], p[2],
+ * p[4] ... TILE_FILTERS, TILE_VECTORS, OUTER_DEPTH_1, OUTER_DEPTH_2 FILTER_COUNTS(X)              X(1) ...
+ * X(TILE_FILTERS) OUTER_DEPTHS_1(X), _2(X)      X(1) ... X(OUTER_DEPTH_1), X(OUTER_DEPTH_2) and the functions
  *   KERNEL(square)                transposes LANES vectors in place
+ *   KERNEL(is_supported)          whether this processor has the instruction set
  * No include guard: this is a template. */
 
 /* clang-format off: it does not know that UNROLL stands before a loop. */
@@ -83,6 +84,23 @@ KERNEL_INLINE void KERNEL(load_block)(int64_t rows, int64_t columns, const float
         KERNEL(outer_tile)(depth, vectors, sweep, x, dy, target, target_stride);                             \
     }
 
+#define OUTER_1_KERNEL(depth) OUTER_KERNEL(1, depth)
+#define OUTER_2_KERNEL(depth) OUTER_KERNEL(2, depth)
+
+/* clang-format off: lists without separators. */
+FILTER_COUNTS(ROWS_KERNEL)
+OUTER_DEPTHS_1(OUTER_1_KERNEL)
+OUTER_DEPTHS_2(OUTER_2_KERNEL)
+/* clang-format on */
+
+#define ROWS_ENTRY(filters)  [filters] = KERNEL(rows_##filters),
+#define OUTER_1_ENTRY(depth) [depth] = KERNEL(outer_1_##depth),
+#define OUTER_2_ENTRY(depth) [depth] = KERNEL(outer_2_##depth),
+
+static conv_rows_fn *const KERNEL(rows_table)[] = {FILTER_COUNTS(ROWS_ENTRY)};
+static conv_outer_fn *const KERNEL(outer_1_table)[] = {OUTER_DEPTHS_1(OUTER_1_ENTRY)};
+static conv_outer_fn *const KERNEL(outer_2_table)[] = {OUTER_DEPTHS_2(OUTER_2_ENTRY)};
+
 KERNEL_TARGET static void KERNEL(pack)(int64_t rows, int64_t left, int64_t width, int64_t pitch,
                                        const float *source, int64_t source_row, int64_t step, float *target)
 {
@@ -148,3 +166,48 @@ KERNEL_TARGET static void KERNEL(transpose)(int64_t rows, int64_t padded_rows, i
             }
         }
 }
+
+const conv_kernels KERNEL(esp_conv) = {
+    .name = KERNEL_NAME,
+    .is_supported = KERNEL(is_supported),
+    .lanes = LANES,
+    .tile_filters = TILE_FILTERS,
+    .tile_vectors = TILE_VECTORS,
+    .rows = KERNEL(rows_table),
+    .outer_depth = {0, OUTER_DEPTH_1, OUTER_DEPTH_2},
+    .outer = {NULL, KERNEL(outer_1_table), KERNEL(outer_2_table)},
+    .pack = KERNEL(pack),
+    .unpack = KERNEL(unpack),
+    .transpose = KERNEL(transpose),
+};
+
+#undef KERNEL
+#undef KERNEL_TARGET
+#undef KERNEL_NAME
+#undef LANES
+#undef VECTOR
+#undef V_ZERO
+#undef V_SET
+#undef V_LOAD
+#undef V_STORE
+#undef V_ADD
+#undef V_FMA
+#undef FIRST_LANES
+#undef V_LOAD_FIRST
+#undef V_STORE_FIRST
+#undef V_LOAD_EVEN
+#undef V_STORE_EVEN
+#undef TILE_FILTERS
+#undef TILE_VECTORS
+#undef FILTER_COUNTS
+#undef OUTER_DEPTH_1
+#undef OUTER_DEPTHS_1
+#undef OUTER_DEPTH_2
+#undef OUTER_DEPTHS_2
+#undef ROWS_KERNEL
+#undef OUTER_KERNEL
+#undef OUTER_1_KERNEL
+#undef OUTER_2_KERNEL
+#undef ROWS_ENTRY
+#undef OUTER_1_ENTRY
+#undef OUTER_2_ENTRY

@@ -7,7 +7,7 @@
 #include "base/compute.h"
 #include "tensor/tensor.h"
 
-/* One list of unary functions. Columns: NAME, y(x) with parameters a, b; dy/dx from x and y. */
+/* Unary functions y(x) with parameters a and b. */
 typedef enum esp_unary_kind {
     ESP_UNARY_RELU,
     ESP_UNARY_CLIP,         /* min(max(x, a), b) */
@@ -37,8 +37,8 @@ typedef enum esp_binary_kind {
     ESP_BINARY_DIV
 } esp_binary_kind;
 
-/* y = a op b with ONNX broadcasting, float32; shapes in the views, y's is the broadcast shape. Fast paths:
- * equal shapes, scalar, per-channel [C,1,1]. y may be a or b when shapes are equal. */
+/* y = a op b with ONNX broadcasting, float32; shapes in the views, y's is the broadcast shape. y
+ * may be a or b when shapes are equal. */
 esp_status esp_binary_forward(const esp_compute *compute, esp_binary_kind kind, const esp_view *a,
                               const esp_view *b, const esp_view *y);
 

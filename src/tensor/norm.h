@@ -13,8 +13,8 @@ esp_status esp_batch_norm_forward(const esp_compute *compute, int64_t batch, int
 
 /* Training: statistics of this batch (biased variance); saves mean and 1/sqrt(variance+epsilon) per channel
  * for backward; updates running = running*momentum + batch*(1-momentum). The running variance gets the
- * unbiased batch variance, as PyTorch does, so that networks trained here and there agree. Sums in double or
- * by fixed-order pairs. */
+ * unbiased batch variance, as PyTorch does, so that networks trained here and there agree. Sums are
+ * made in a fixed order: float lanes over short runs, runs in double. */
 esp_status esp_batch_norm_train(const esp_compute *compute, int64_t batch, int64_t channels, int64_t inner,
                                 const float *x, const float *scale, const float *bias, float epsilon,
                                 float momentum, float *running_mean, float *running_variance,

@@ -6,16 +6,15 @@
 #include <string.h>
 
 #include "tensor/simd.h"
+#include "tensor/window.h"
 
 int64_t esp_pool2d_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin,
                                int64_t pad_end, int64_t dilation, bool ceil_mode)
 {
-    int64_t room = size + pad_begin + pad_end - dilation * (kernel - 1) - 1;
-    if (room < 0)
-        return 0;
-    if (!ceil_mode)
-        return room / stride + 1;
-    int64_t count = (room + stride - 1) / stride + 1;
+    int64_t padded = size + pad_begin + pad_end, whole = esp_window_count(padded, kernel, stride, dilation);
+    if (whole == 0 || !ceil_mode)
+        return whole;
+    int64_t count = esp_window_count(padded + stride - 1, kernel, stride, dilation);
     return (count - 1) * stride >= size + pad_begin ? count - 1 : count;
 }
 
@@ -60,16 +59,6 @@ static void taps_inside(int64_t start, int64_t kernel, int64_t dilation, int64_t
         *last = *first;
 }
 
-/* The outputs [*first, *last) along the width whose tap at distance `tap` lies inside the image. */
-static void outputs_inside(const esp_pool2d_geometry *g, int64_t tap, int64_t *first, int64_t *last)
-{
-    int64_t lowest = g->pad_left - tap, highest = g->width - 1 + g->pad_left - tap;
-    *first = lowest <= 0 ? 0 : (lowest + g->stride_w - 1) / g->stride_w;
-    *last = highest < 0 ? 0 : highest / g->stride_w + 1;
-    if (*last > g->out_width)
-        *last = g->out_width;
-}
-
 /* A NaN wins over every number, as in the framework the networks come from. */
 ESP_SIMD_CLONES
 static void row_max(int64_t count, const float *x, int64_t stride, float *y)
@@ -104,7 +93,8 @@ static void fold_row(const esp_pool2d_geometry *g, const float *x, int64_t row, 
     for (int64_t tap_y = first_y; tap_y < last_y; tap_y++)
         for (int64_t tap_x = 0; tap_x < g->kernel_w; tap_x++) {
             int64_t first, last;
-            outputs_inside(g, tap_x * g->dilation_w, &first, &last);
+            esp_window_outputs(g->width, g->out_width, g->stride_w, g->pad_left, tap_x * g->dilation_w,
+                               &first, &last);
             const float *source = x + (start + tap_y * g->dilation_h) * g->width + first * g->stride_w +
                                   tap_x * g->dilation_w - g->pad_left;
             if (first < last)
@@ -206,19 +196,6 @@ static bool is_global(const esp_pool2d_geometry *g)
            g->dilation_h == 1 && g->dilation_w == 1 && g->pad_top == 0 && g->pad_left == 0;
 }
 
-ESP_SIMD_CLONES
-static double plane_sum(int64_t count, const float *x)
-{
-    esp_lanes lanes = {0};
-    int64_t i = 0;
-    for (; i + ESP_LANES <= count; i += ESP_LANES)
-        lanes += ESP_LANES_FROM(x + i);
-    double sum = esp_lanes_sum(&lanes);
-    for (; i < count; i++)
-        sum += (double)x[i];
-    return sum;
-}
-
 static void average_plane(const pool_job *job, int64_t plane)
 {
     const esp_pool2d_geometry *g = job->g;
@@ -226,7 +203,7 @@ static void average_plane(const pool_job *job, int64_t plane)
     float *y = job->y + plane * g->out_height * g->out_width;
     if (is_global(g)) {
         int64_t rows = counted_rows(g, 0);
-        y[0] = (float)(plane_sum(g->height * g->width, x) * (double)window_weight(g, rows, 0));
+        y[0] = (float)(esp_sum_f32(g->height * g->width, x) * (double)window_weight(g, rows, 0));
         return;
     }
     for (int64_t row = 0; row < g->out_height; row++, y += g->out_width) {

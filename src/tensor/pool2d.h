@@ -17,7 +17,8 @@ typedef struct esp_pool2d_geometry {
                             counts */
 } esp_pool2d_geometry;
 
-/* Output size; ceil_mode as ONNX defines it (the last window must start inside input or left padding). */
+/* Output size, 0 when the kernel does not fit; ceil_mode as ONNX defines it (the last window must start
+ * inside input or left padding). */
 int64_t esp_pool2d_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin,
                                int64_t pad_end, int64_t dilation, bool ceil_mode);
 

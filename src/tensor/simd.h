@@ -36,6 +36,10 @@ static inline double esp_lanes_sum(const esp_lanes *lanes)
     return sum;
 }
 
+/* The sum of `count` floats: lanes in float, then the lanes and what is left over in double. For runs of up
+ * to some thousand; longer ones lose digits in the lanes. */
+double esp_sum_f32(int64_t count, const float *x);
+
 /* Kernels over flat arrays work in tiles of this many floats, whatever the number of threads. */
 enum { ESP_FLAT_TILE = 16384 };
 

@@ -296,17 +296,23 @@ int64_t esp_tensor_get_i64(const esp_tensor *tensor, int64_t index)
     return 0;
 }
 
-double esp_tensor_get_f64(const esp_tensor *tensor, int64_t index)
+double esp_view_get_f64(const esp_view *view, int64_t index)
 {
-    assert(index >= 0 && index < tensor->elements);
-    switch (tensor->dtype) {
+    switch (view->dtype) {
 #define DTYPE_GET(name, type, text)                                                                          \
     case ESP_##name:                                                                                         \
-        return (double)((const type *)tensor->storage->bytes)[index];
+        return (double)((const type *)view->data)[index];
         ESP_DTYPE_LIST(DTYPE_GET)
 #undef DTYPE_GET
     }
     return 0.0;
+}
+
+double esp_tensor_get_f64(const esp_tensor *tensor, int64_t index)
+{
+    esp_view view = esp_tensor_view(tensor);
+    assert(index >= 0 && index < tensor->elements);
+    return esp_view_get_f64(&view, index);
 }
 
 esp_status esp_tensor_select(const esp_tensor *tensor, int axis, const int64_t *indices, int64_t count,

@@ -29,7 +29,7 @@ typedef enum esp_dtype {
 size_t esp_dtype_size(esp_dtype dtype);
 const char *esp_dtype_name(esp_dtype dtype);
 
-/* How elements lie in memory. Only activations of rank 4 may be blocked. */
+/* How elements lie in memory. */
 typedef enum esp_layout {
     ESP_LAYOUT_PLAIN, /* row-major over the dims: NCHW for images */
 } esp_layout;
@@ -68,6 +68,9 @@ static inline float *esp_view_f32(const esp_view *view)
     return (float *)view->data;
 }
 
+/* Element `index` of any type as a double. */
+double esp_view_get_f64(const esp_view *view, int64_t index);
+
 /* A tensor is immutable once it is shared; whoever holds the only reference may write into it. */
 typedef struct esp_tensor esp_tensor;
 
@@ -100,7 +103,7 @@ esp_view esp_tensor_view(const esp_tensor *tensor);
 /* Same type, shape and bits. */
 bool esp_tensor_equal(const esp_tensor *a, const esp_tensor *b);
 
-/* Element `index` of any type as an integer or a double. */
+/* Element `index` of any type as an integer (a real number must fit and loses its fraction) or a double. */
 int64_t esp_tensor_get_i64(const esp_tensor *tensor, int64_t index);
 double esp_tensor_get_f64(const esp_tensor *tensor, int64_t index);
 

@@ -18,13 +18,16 @@ typedef enum esp_split { ESP_SPLIT_TRAIN, ESP_SPLIT_TEST } esp_split;
 /* A labelled set of equally sized images, all in memory. Reference-counted and immutable once filled. */
 typedef struct esp_dataset esp_dataset;
 
-/* Unfilled: the reader writes pixels and labels, then hands it out. `name` is the spec it was opened with,
- * `note` a human line ("30,000 images of 3 batches"); both are copied. */
+/* Unfilled (black images of class 0): the reader writes pixels and labels, then hands it out. `name` is the
+ * spec it was opened with, `note` a human line ("30,000 images of 3 batches") or NULL; both are copied.
+ * ESP_INVALID for sizes out of range: 1 to 2^32 - 1 images, 1 to ESP_MAX_IMAGE_CHANNELS channels, 1 to a
+ * million classes. */
 esp_status esp_dataset_new(const char *name, const char *note, int64_t count, int channels, int height,
                            int width, int class_count, esp_dataset **out, esp_error *err);
 esp_dataset *esp_dataset_ref(const esp_dataset *dataset);
 void esp_dataset_unref(esp_dataset *dataset);
 
+/* For readers only. Indices and labels must be in range; a class name out of range is ESP_INVALID. */
 uint8_t *esp_dataset_pixels_mut(esp_dataset *dataset, int64_t index); /* [channels, height, width], 0..255 */
 void esp_dataset_set_label(esp_dataset *dataset, int64_t index, int label);
 esp_status esp_dataset_set_class_name(esp_dataset *dataset, int label, const char *name, esp_error *err);
@@ -41,10 +44,11 @@ const char *esp_dataset_class_name(const esp_dataset *dataset,
 const uint8_t *esp_dataset_pixels(const esp_dataset *dataset, int64_t index);
 int esp_dataset_label(const esp_dataset *dataset, int64_t index);
 
-/* A class-balanced subset of `count` images chosen by seed (fewer when the set is smaller); copies. */
+/* A class-balanced subset of `count` images chosen by seed, in shuffled order; all of them when the set is
+ * smaller. A copy. ESP_INVALID for a count below 1. */
 esp_status esp_dataset_subset(const esp_dataset *dataset, int64_t count, uint64_t seed, esp_dataset **out,
                               esp_error *err);
-/* The first `count` images. */
+/* The first `count` images, likewise. */
 esp_status esp_dataset_head(const esp_dataset *dataset, int64_t count, esp_dataset **out, esp_error *err);
 
 /* ---- normalisation: x = (pixel/255 - mean[c]) / std[c] ---- */

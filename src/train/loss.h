@@ -9,8 +9,9 @@ typedef struct esp_loss_sums {
     int64_t images, top1, top5;
 } esp_loss_sums;
 
-/* Adds one batch to `sums` (a tie counts for the lower class index). When `dlogits` is not NULL it receives
- * the gradient of the *mean* loss of this batch. Stable for any finite logits. */
+/* Adds one batch to `sums` (a tie counts for the lower class index). Labels must be in [0, classes). When
+ * `dlogits` is not NULL it receives the gradient of the *mean* loss of this batch. Stable for any finite
+ * logits. */
 void esp_cross_entropy(const float *logits, const int32_t *labels, int64_t batch, int64_t classes,
                        esp_loss_sums *sums, float *dlogits);
 

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/text.h"
+#include "base/unknown.h"
 
 static const char *const schedule_words[] = {
 #define ESP_SCHEDULE_WORD(name, word) word,
@@ -107,20 +107,7 @@ esp_status esp_schedule_parse_kind(const char *word, esp_schedule_kind *out, esp
             return ESP_OK;
         }
     }
-    esp_text known = {0};
-    for (size_t i = 0; i < SCHEDULE_COUNT; i++) {
-        esp_text_printf(&known, "%s%s", i == 0 ? "" : ", ", schedule_words[i]);
-    }
-    esp_status status =
-        known.is_broken
-            ? esp_fail_memory(err, "a message", 0)
-            : esp_fail(err, ESP_INVALID, "schedule '%s' is unknown, expected one of %s", word, known.data);
-    const char *nearest = esp_nearest_word(word, schedule_words, SCHEDULE_COUNT);
-    if (nearest != NULL) {
-        esp_error_set_hint(err, "did you mean '%s'?", nearest);
-    }
-    esp_text_free(&known);
-    return status;
+    return esp_fail_unknown(err, "schedule", word, schedule_words, SCHEDULE_COUNT);
 }
 
 const char *esp_schedule_word(esp_schedule_kind kind)

@@ -14,8 +14,8 @@ typedef struct esp_weight_mask {
     const uint8_t *keep;
 } esp_weight_mask;
 
-/* After each epoch, and at the start with epoch 0 when `evaluates_first`. Also called with each new best
- * version. */
+/* Once after each epoch, and at the start with epoch 0 when `evaluates_first`; is_best says that these
+ * weights are the best so far. */
 typedef struct esp_epoch_report {
     int epoch, epochs;             /* 1-based; 0 = before training */
     double train_loss, train_top1; /* running averages over the epoch; NaN at epoch 0 */

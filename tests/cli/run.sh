@@ -20,6 +20,7 @@ printf 'if then\n' >syntax.lua
 status=0
 "$ESPALIER" run syntax.lua >out.txt 2>err.txt || status=$?
 [ $status -eq 1 ] && grep -q 'syntax.lua:1:' err.txt || fail "a syntax error is told with its line"
+[ "$(wc -l <err.txt)" -eq 1 ] || { cat err.txt; fail "a syntax error is one line"; }
 
 expect 1 "missing.lua" "$ESPALIER" run missing.lua
 expect 2 "SCRIPT" "$ESPALIER" run

@@ -12,18 +12,32 @@ expect_out '"best"' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnis
 json 'd["steps"] > 3 and not d["interrupted"]' | grep -q True || fail "result of train"
 expect_out "top-1" "$ESPALIER" eval tuned.onnx --data fashion-mnist --limit 500
 
+# wait_for_data PID: until the program has read its data (its memory has grown)
+wait_for_data() {
+    tries=0
+    while [ "$(awk '/VmRSS/ {print $2}' /proc/$1/status 2>/dev/null || echo 999999)" -lt 60000 ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200000 ] || fail "did not load its data"
+    done
+}
+
 # an interrupt during training leaves the best version so far and exits 130
 "$ESPALIER" train cut.onnx -o stopped.onnx --data fashion-mnist --epochs 500 --limit 100 --json >out.txt 2>err.txt &
 pid=$!
-tries=0
-while ! grep -q . /proc/$pid/task/*/stat 2>/dev/null; do tries=$((tries + 1)); [ $tries -lt 1000 ] || fail "did not start"; done
-# the first evaluation has written nothing yet; wait until the program has read its data (its memory has grown)
-while [ "$(awk '/VmRSS/ {print $2}' /proc/$pid/status 2>/dev/null || echo 999999)" -lt 60000 ]; do
-    tries=$((tries + 1))
-    [ $tries -lt 200000 ] || fail "did not load its data"
-done
+wait_for_data $pid
 kill -INT $pid
 status=0
 wait $pid || status=$?
 [ $status -eq 130 ] || { cat err.txt; fail "exit status $status after an interrupt, expected 130"; }
 expect_out "top-1" "$ESPALIER" eval stopped.onnx --data fashion-mnist --limit 500
+
+# an interrupt during the first evaluation, which takes seconds here: the file is there, and no figure is made up
+"$ESPALIER" train "$SAMPLES/resnet20.onnx" -o early.onnx --data fashion-mnist --epochs 1 --threads 1 >out.txt 2>err.txt &
+pid=$!
+wait_for_data $pid
+kill -INT $pid
+status=0
+wait $pid || status=$?
+[ $status -eq 130 ] || { cat err.txt; fail "exit status $status after an early interrupt, expected 130"; }
+grep -q 'nothing was measured yet' out.txt || { cat out.txt; fail "what is said of a training that measured nothing"; }
+expect_out '"layers"' "$ESPALIER" inspect early.onnx --json

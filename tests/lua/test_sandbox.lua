@@ -30,3 +30,20 @@ local file = assert(io.open("inside.txt", "w"))
 file:write("kept")
 file:close()
 test.equal(io.open("inside.txt"):read("a"), "kept", "a file in the current directory")
+
+-- training holds what it was given, whatever its callback does to the table
+local spec = test.two_class_set(8)
+local options
+options = {
+    data = esp.data(spec, "train"), validation = esp.data(spec, "test"), epochs = 3,
+    on_epoch = function()
+        options.data, options.validation = nil, nil
+        collectgarbage()
+        collectgarbage()
+    end,
+}
+local _, result = model:train(options)
+test.equal(result.epochs_done, 3, "epochs of a training whose table was emptied")
+test.equal(getmetatable(model), "espalier.model", "the metatable of models is out of reach")
+test.equal(getmetatable(esp.data(spec)), "espalier.data", "and that of datasets")
+test.equal(getmetatable(model:preview { method = "wsp", ratio = 0.4 }), "espalier.preview", "and that of previews")

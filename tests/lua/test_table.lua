@@ -11,6 +11,9 @@ test.equal(esp.table { { "model", "top-1" }, { "a", "9.50" }, { "longer", "91.20
     "model   top-1\n------  -----\na        9.50\nlonger  91.20")
 test.equal(esp.table { { "±" }, { "é" } }, "±\n-\né", "widths count letters, not bytes")
 
+test.equal(esp.table { { "a" }, { "\xff" } }, "a\n-\n\xff", "bytes that are no letters")
+test.equal(esp.count(0.4), "0", "a count that is not whole")
+
 esp.plot({
     title = "it's drawn", x_label = "x", y_label = "y",
     series = { { title = "one", x = { 1, 2 }, y = { 3, 4 }, error = { 0.1, 0.2 }, labels = { "a", 'b "q"' } } },

@@ -314,6 +314,13 @@ static void paths_join_and_come_apart(void **state)
     assert_string_equal(esp_path_base("a/b/c.onnx"), "c.onnx");
     assert_string_equal(esp_path_base("c.onnx"), "c.onnx");
     assert_string_equal(esp_path_base("a/"), "");
+    static const char *const directories[][2] = {
+        {"a/b/c.onnx", "a/b"}, {"a/", "a"}, {"c.onnx", "."}, {"/c.onnx", "/"}};
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
+        char *directory = esp_path_directory(directories[i][0]);
+        assert_string_equal(directory, directories[i][1]);
+        esp_free(directory);
+    }
 }
 
 static void data_files_are_found_in_the_named_directory_first(void **state)

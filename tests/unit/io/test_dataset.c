@@ -326,19 +326,18 @@ static void an_unknown_scheme_names_the_nearest(void **state)
 
     (void)state;
     assert_int_equal(esp_dataset_open("cifar-10:x", ESP_SPLIT_TEST, &dataset, &err), ESP_INVALID);
-    assert_non_null(strstr(err.message, "unknown dataset 'cifar-10:x'"));
-    assert_non_null(strstr(err.hint, "cifar10"));
+    assert_string_equal(err.message, "unknown dataset 'cifar-10', did you mean 'cifar10'?");
     size_t count;
     const esp_dataset_scheme *schemes = esp_dataset_schemes(&count);
     for (size_t i = 0; i < count; i++)
-        assert_non_null(strstr(err.message, schemes[i].name));
+        assert_non_null(strstr(err.hint, schemes[i].name));
 }
 
 static void a_spec_must_name_a_directory_that_exists(void **state)
 {
     assert_refused("cifar10", ESP_SPLIT_TEST, ESP_INVALID, "'cifar10'", "expected cifar10:DIR");
     assert_refused("idx:", ESP_SPLIT_TEST, ESP_INVALID, "'idx:'", "expected idx:DIR");
-    assert_refused("", ESP_SPLIT_TEST, ESP_INVALID, "unknown dataset ''", "fashion-mnist");
+    assert_refused("", ESP_SPLIT_TEST, ESP_INVALID, "unknown dataset", "''");
     assert_refused(spec_of("idx", scratch_path(*state, "nowhere")), ESP_SPLIT_TEST, ESP_IO, "nowhere",
                    "not there, expected a directory");
     scratch_write(scratch_path(*state, "plain"), "x", 1);
@@ -366,8 +365,8 @@ static void opening_survives_every_failed_allocation(void **state)
             esp_status status = esp_dataset_open(spec, ESP_SPLIT_TRAIN, &dataset, &err);
             is_done = !esp_memory_fuse_burnt();
             esp_memory_fuse(0);
-            if (is_done)
-                assert_int_equal(status, ESP_OK);
+            /* a set with a part missing would be an answer too, and a wrong one */
+            assert_int_equal(status, is_done ? ESP_OK : ESP_NO_MEMORY);
             esp_dataset_unref(dataset);
             assert_int_equal(esp_memory_live(), live);
         }

@@ -219,7 +219,7 @@ static void sizes_that_disagree_with_the_dims(void **state)
     proto = raw_proto(CODE(FLOAT), 2, huge, floats, 24);
     assert_refused(&proto, NULL, ESP_FORMAT, "more elements than can be counted", "");
     proto = raw_proto(CODE(DOUBLE), 1, large, floats, 24); /* 8 bytes each: wraps to 0 */
-    assert_refused(&proto, NULL, ESP_FORMAT, "raw_data holds 24 bytes", "");
+    assert_refused(&proto, NULL, ESP_FORMAT, "more elements than can be counted", "");
     proto = raw_proto(CODE(FLOAT), 9, nine, floats, 4);
     assert_refused(&proto, NULL, ESP_UNSUPPORTED, "9 dims", "at most 8");
 }

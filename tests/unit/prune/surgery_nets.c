@@ -373,3 +373,24 @@ esp_value_slots net_slots(const net_view *view, const char *value)
         fail_msg("there is no value '%s'", value);
     return esp_coupling_value(view->coupling, index);
 }
+
+net_tensor net_ones(net *n, net_tensor x, int64_t channels)
+{
+    esp_error err = {0};
+    esp_tensor *one;
+    esp_shape single = esp_shape_make(1, (int64_t[]){1});
+    const int64_t zero = 0;
+    esp_attr axis = esp_attr_int("axis", 0), value = {.name = "value", .type = ESP_ATTR_TENSOR};
+
+    expect_ok(esp_tensor_from(ESP_F32, &single, (float[]){1}, &one, &err), &err);
+    value.tensor = one;
+    net_tensor shape = net_node(n, "Shape", &x.value, 1, NULL, 0, (net_tensor){0});
+    int chosen[2] = {shape.value, net_ints(n, "first", &zero, 1)};
+    net_tensor batch = net_node(n, "Gather", chosen, 2, &axis, 1, (net_tensor){0});
+    int joined[2] = {batch.value, net_ints(n, "width", &channels, 1)};
+    net_tensor dims = net_node(n, "Concat", joined, 2, &axis, 1, (net_tensor){0});
+    net_tensor ones =
+        net_node(n, "ConstantOfShape", &dims.value, 1, &value, 1, (net_tensor){.channels = channels});
+    esp_tensor_unref(one);
+    return ones;
+}

@@ -63,6 +63,8 @@ net_tensor net_reshape(net *n, net_tensor x, const int64_t *target, int count, n
 net_tensor net_transpose(net *n, net_tensor x, int64_t a, int64_t b, int64_t c, int64_t d);
 /* x times one number per channel. */
 net_tensor net_scale(net *n, net_tensor x);
+/* Ones [N,channels] that know nothing of x but its batch size. */
+net_tensor net_ones(net *n, net_tensor x, int64_t channels);
 
 /* A random classifier: residual additions, concats, slices and pads, pooling, depthwise layers, gates,
  * flatten. */

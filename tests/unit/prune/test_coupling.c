@@ -258,6 +258,27 @@ static void a_mean_over_channels_is_no_copy_even_when_sizes_agree(void **state)
     net_forget(&view);
 }
 
+static void a_layer_that_does_not_see_the_input_is_pinned_and_ties_nothing(void **state)
+{
+    net_tensor x;
+    net n = net_start(2, 4, 4, 1, &x);
+    (void)state;
+
+    net_tensor flat = net_flatten(&n, x), blind = net_fc(&n, net_ones(&n, x, 5), 3, NET_GEMM_PLAIN);
+    net_output(
+        &n, net_fc(&n, net_binary(&n, "Add", net_fc(&n, flat, 3, NET_GEMM_PLAIN), blind), 2, NET_GEMM_PLAIN));
+    net_view view = net_look(net_finish(&n));
+    assert_int_equal(view.layers->count, 3);
+    for (int l = 0; l < 3; l++) {
+        const int32_t *writes = esp_coupling_writes(view.coupling, l);
+        const char *reason = esp_coupling_pinned_by(view.coupling, writes[0]);
+        bool is_blind = view.layers->items[l].channels == 5;
+        assert_int_equal(reason != NULL && strstr(reason, "does not depend") != NULL, is_blind);
+        assert_int_equal(esp_coupling_reads(view.coupling, l) == NULL, is_blind);
+    }
+    net_forget(&view);
+}
+
 static void a_weight_with_two_users_pins_both(void **state)
 {
     (void)state;
@@ -346,6 +367,7 @@ int main(void)
         cmocka_unit_test(constants_tie_nothing),
         cmocka_unit_test(walls_say_why),
         cmocka_unit_test(a_mean_over_channels_is_no_copy_even_when_sizes_agree),
+        cmocka_unit_test(a_layer_that_does_not_see_the_input_is_pinned_and_ties_nothing),
         cmocka_unit_test(a_weight_with_two_users_pins_both),
         cmocka_unit_test(every_slot_is_in_one_set_with_its_layers),
         cmocka_unit_test(the_list_names_layers_nodes_tensors_and_reasons),

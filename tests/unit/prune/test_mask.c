@@ -205,6 +205,27 @@ static void held_masks_keep_zero_slices_of_listed_layers(void **state)
     esp_graph_unref(plain);
 }
 
+/* MatMul takes weights that are no matrix; a name in the metadata does not make layers of them. */
+static void names_of_what_is_no_layers_weight_hold_nothing(void **state)
+{
+    net_tensor x;
+    net n = net_start(3, 1, 1, 1, &x);
+    esp_held_masks held;
+    esp_error err = {0};
+    (void)state;
+
+    net_tensor flat = net_flatten(&n, x);
+    int inputs[2] = {flat.value, net_random(&n, "vector", 1, (int64_t[]){3}, 0, 0)};
+    net_output(&n, net_node(&n, "MatMul", inputs, 2, NULL, 0, (net_tensor){0}));
+    esp_graph *plain = net_finish(&n), *graph;
+    expect_ok(esp_graph_with_metadata(plain, ESP_MASKS_KEY, "[\"vector\"]", &graph, &err), &err);
+    expect_ok(esp_held_masks_of(graph, &held, &err), &err);
+    assert_int_equal(held.count, 0);
+    esp_held_masks_free(&held);
+    esp_graph_unref(graph);
+    esp_graph_unref(plain);
+}
+
 static void malformed_mask_metadata_is_named(void **state)
 {
     static const char *const texts[] = {"[", "{}", "[3]"};
@@ -231,6 +252,7 @@ int main(void)
         cmocka_unit_test(mask_of_another_size_is_refused),
         cmocka_unit_test(model_carries_masks_of_listed_layers_only),
         cmocka_unit_test(held_masks_keep_zero_slices_of_listed_layers),
+        cmocka_unit_test(names_of_what_is_no_layers_weight_hold_nothing),
         cmocka_unit_test(malformed_mask_metadata_is_named),
     };
     return cmocka_run_group_tests_name("mask", tests, NULL, NULL);

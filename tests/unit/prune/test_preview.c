@@ -193,6 +193,28 @@ static void layers_that_share_a_weight_take_no_part(void **state)
 
 /* ---- self-grouping ---- */
 
+/* Formats allow weights of no filters: Conv2 here, whose reader by order has columns of Conv1. */
+static void layers_without_weights_take_no_part(void **state)
+{
+    (void)state;
+
+    for (size_t i = 0; i < sizeof all_combinations / sizeof *all_combinations; i++) {
+        net_tensor x;
+        net n = net_start(2, 4, 4, 1, &x);
+        net_tensor some = net_conv3(&n, x, 4), none = net_conv3(&n, x, 0);
+        net_output(&n, net_fc(&n, net_flatten(&n, net_concat(&n, some, none)), 3, NET_GEMM_PLAIN));
+        esp_graph *graph = net_finish(&n);
+        esp_plan plan = esp_plan_make(all_combinations[i].method, all_combinations[i].mode, 0.5);
+        esp_preview *preview = preview_of(graph, &plan, NULL);
+        const esp_preview_layer *item = &preview->items[preview_layer(preview, "Conv2")];
+        assert_false(item->takes_part);
+        assert_string_equal(item->note, "its weight is empty");
+        assert_true(item->got == 0 && item->pruned == 0);
+        esp_preview_free(preview);
+        esp_graph_unref(graph);
+    }
+}
+
 static void sound_selfgroup_has_one_mask_per_group(void **state)
 {
     esp_graph *graph = net_random_classifier(11);
@@ -648,6 +670,7 @@ int main(void)
         cmocka_unit_test(rule_that_matches_no_layer_names_the_nearest),
         cmocka_unit_test(plans_out_of_range_are_refused),
         cmocka_unit_test(layers_that_share_a_weight_take_no_part),
+        cmocka_unit_test(layers_without_weights_take_no_part),
         cmocka_unit_test(sound_selfgroup_has_one_mask_per_group),
         cmocka_unit_test(cascade_cuts_the_writer_of_a_channel_nobody_reads),
         cmocka_unit_test(cascade_goes_on_until_nothing_changes),

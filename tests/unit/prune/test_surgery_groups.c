@@ -232,6 +232,35 @@ static void fully_connected_layers_are_grouped_in_every_form(void **state)
 }
 
 /* Weak sub-networks leave zeros in shortcuts; they are no groups. */
+/* Its output is a constant, and what is a constant goes into the order of what it is added to. */
+static void a_layer_that_does_not_see_the_input_keeps_its_zeros(void **state)
+{
+    (void)state;
+    for (int is_reordered = 0; is_reordered < 2; is_reordered++) {
+        net_tensor x;
+        net n = net_start(3, 2, 2, 37, &x);
+        net_tensor blind = net_fc(&n, net_ones(&n, x, 5), 6, NET_GEMM_PLAIN); /* Gemm5 */
+        net_tensor seen = net_fc(&n, net_flatten(&n, x), 6, NET_GEMM_PLAIN);  /* Gemm7 */
+        net_output(&n, net_fc(&n, net_binary(&n, "Add", seen, blind), 3, NET_GEMM_PLAIN));
+        esp_graph *graph = net_finish(&n), *cut = NULL;
+        esp_preview *preview = check_open(graph, ESP_METHOD_SG);
+        esp_surgery_options options = esp_surgery_defaults();
+        esp_surgery_report report;
+        esp_error err = {0};
+        mask_by(preview, "Gemm5", by_thirds);
+        if (is_reordered)
+            mask_by(preview, "Gemm7", by_thirds);
+        expect_ok(esp_surgery(NULL, preview, &options, &cut, &report, &err), &err);
+        assert_int_equal(report.layers_grouped, is_reordered);
+        assert_int_equal(report.layers_with_masks, 1);
+        assert_int_equal(esp_graph_find_node(cut, "Gemm5") < 0, is_reordered);
+        assert_int_equal(esp_graph_metadata(cut, ESP_MASKS_KEY) == NULL, is_reordered);
+        esp_graph_unref(cut);
+        esp_preview_free(preview);
+        esp_graph_unref(graph);
+    }
+}
+
 static void only_self_grouping_makes_groups(void **state)
 {
     (void)state;
@@ -255,6 +284,7 @@ int main(void)
         cmocka_unit_test(a_pinned_order_is_restored),
         cmocka_unit_test(several_writers_agree_on_one_order),
         cmocka_unit_test(fully_connected_layers_are_grouped_in_every_form),
+        cmocka_unit_test(a_layer_that_does_not_see_the_input_keeps_its_zeros),
         cmocka_unit_test(only_self_grouping_makes_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

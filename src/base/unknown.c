@@ -1,6 +1,6 @@
 /* The nearest candidate goes into the message, because there is often only one line to show; the list goes
  * into the hint. */
-#include "prune/unknown.h"
+#include "base/unknown.h"
 
 #include "base/text.h"
 

@@ -1,6 +1,6 @@
 /* The one wording for a name that is not in a table: "unknown criterion 'l11', did you mean 'l1'?". */
-#ifndef ESP_PRUNE_UNKNOWN_H
-#define ESP_PRUNE_UNKNOWN_H
+#ifndef ESP_BASE_UNKNOWN_H
+#define ESP_BASE_UNKNOWN_H
 
 #include <stddef.h>
 
