@@ -140,7 +140,7 @@ static esp_status resolve_input(const esp_infer_request *request, const esp_valu
     } else if (!is_known) {
         esp_fail(err, ESP_SHAPE, "input '%s' has no fixed size: %s", value->name,
                  shape.rank < 0 ? "the file declares none" : esp_shape_format(&shape, text, sizeof text));
-        esp_error_set_hint(err, "give its shape, as in %s:1x3x224x224", value->name);
+        esp_error_set_hint(err, "give its shape, as in --input %s:1x3x224x224", value->name);
         return ESP_SHAPE;
     }
     *out = shape;
