@@ -117,7 +117,7 @@ bool esp_lua_is_module_place(lua_State *L, const char *path)
 {
     const esp_script_host *host = esp_lua_host(L);
     char *place = realpath(path, NULL);
-    bool is_library = place && is_below(place, host->library);
+    bool is_library = place && is_below(place, host->module_directory);
     free(place);
     return is_library || is_below_roots(host, path);
 }

@@ -19,9 +19,9 @@
 typedef struct esp_script_host {
     const esp_compute *compute;
     bool is_trusted;
-    const char *roots[3]; /* directories where files may be written: absolute, NULL when absent */
-    const char *library;  /* directory of the Lua library: modules are read there too */
-    char *traceback;      /* where the last error was raised; owned by the script */
+    const char *roots[3];         /* directories where files may be written: absolute, NULL when absent */
+    const char *module_directory; /* directory of the Lua library: modules are read there too */
+    char *traceback;              /* where the last error was raised; owned by the script */
     void (*output)(void *user, const char *text, size_t length);
     void *output_user;
 } esp_script_host;

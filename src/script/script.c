@@ -234,7 +234,7 @@ static esp_status open_interpreter(esp_script *script, esp_error *err)
     for (size_t i = 0; i < 3; i++) {
         script->host.roots[i] = script->roots[i];
     }
-    script->host.library = script->library;
+    script->host.module_directory = script->library;
     lua_State *L = lua_newstate(allocate, NULL);
     if (!L) {
         return esp_fail_memory(err, "the Lua interpreter", 0);
