@@ -265,6 +265,22 @@ float *esp_tensor_f32_mut(esp_tensor *tensor)
     return tensor->storage->bytes;
 }
 
+int64_t esp_view_storage(const esp_view *view)
+{
+    int64_t elements = esp_shape_elements(&view->shape);
+    if (view->layout != ESP_LAYOUT_BLOCKED || elements == 0)
+        return elements;
+    int64_t channels = view->shape.dims[1];
+    return elements / channels * ((channels + ESP_BLOCK - 1) / ESP_BLOCK * ESP_BLOCK);
+}
+
+int64_t esp_view_image_stride(const esp_view *view)
+{
+    if (view->image_stride != 0 || view->shape.rank == 0 || view->shape.dims[0] == 0)
+        return view->image_stride;
+    return esp_view_storage(view) / view->shape.dims[0];
+}
+
 esp_view esp_tensor_view(const esp_tensor *tensor)
 {
     return (esp_view){.data = tensor->storage->bytes,

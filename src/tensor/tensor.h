@@ -31,8 +31,13 @@ const char *esp_dtype_name(esp_dtype dtype);
 
 /* How elements lie in memory. */
 typedef enum esp_layout {
-    ESP_LAYOUT_PLAIN, /* row-major over the dims: NCHW for images */
+    ESP_LAYOUT_PLAIN,   /* row-major over the dims: NCHW for images */
+    ESP_LAYOUT_BLOCKED, /* float images [N,C,H,W] as [N, ceil(C/16), H, W, 16]; what lies in the lanes past C
+                           is undefined: nobody may let it reach a lane below C */
 } esp_layout;
+
+/* Channels of a block of ESP_LAYOUT_BLOCKED. */
+enum { ESP_BLOCK = 16 };
 
 typedef struct esp_shape {
     int rank; /* 0 = scalar */
@@ -60,8 +65,18 @@ typedef struct esp_view {
     void *data;
     esp_dtype dtype;
     esp_layout layout;
-    esp_shape shape;
+    esp_shape shape; /* the logical dims, in every layout: [N,C,H,W] for images */
+    int64_t
+        image_stride; /* elements from one image (index of dim 0) to the next; 0: they lie without gaps. Only
+                         blocked views may have gaps: they can be a range of blocks of a wider tensor */
 } esp_view;
+
+/* Elements a view's storage spans when its images lie without gaps: those of the shape, channels rounded up
+ * to whole blocks in blocked layout. */
+int64_t esp_view_storage(const esp_view *view);
+
+/* The distance between images, whether said or not. */
+int64_t esp_view_image_stride(const esp_view *view);
 
 static inline float *esp_view_f32(const esp_view *view)
 {
