@@ -12,6 +12,8 @@ static esp_status open_workbench(const esp_workbench_request *request, esp_error
         .theme = request->theme,
         .trace_path = request->trace,
         .is_ascii = request->is_ascii,
+        .inputs = request->inputs,
+        .input_count = request->input_count,
     };
     return ui_app_run(&options, err);
 }

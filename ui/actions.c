@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "train/trainer.h"
 #include "ui/prompt.h"
 
 /* ---- enabled when ---- */
@@ -276,8 +277,11 @@ static void run_job(ui_state *state, const ui_action *action)
 
 static void run_finetune(ui_state *state, const ui_action *action)
 {
+    char initial[48];
+
     (void)action;
-    ui_prompt_open(state, UI_PROMPT_EPOCHS, "2", "fine-tune version %d for how many epochs",
+    snprintf(initial, sizeof initial, "2 %g", esp_train_defaults().schedule.lr);
+    ui_prompt_open(state, UI_PROMPT_EPOCHS, initial, "fine-tune version %d: epochs, learning rate",
                    state->snapshot->current);
 }
 

@@ -242,6 +242,8 @@ static esp_status start(app *a, esp_error *err)
     const ui_app_options *options = a->options;
     esp_session_options session = {.study_directory = options->study_directory,
                                    .thread_count = options->threads,
+                                   .inputs = options->inputs,
+                                   .input_count = options->input_count,
                                    .hides_timings = options->hides_timings || idle_fd};
     esp_status status = ESP_OK;
 

@@ -13,8 +13,10 @@ typedef struct ui_app_options {
     int threads;                 /* <= 0: one per core */
     const char *theme;      /* "256", "16", "mono", or NULL: chosen for the terminal; NO_COLOR is honoured */
     const char *trace_path; /* NULL, or a file that receives times of frames and of answers to keys */
-    bool is_ascii;          /* draw with ASCII letters only */
-    bool hides_timings;     /* show no times: recorded demonstrations, tests */
+    const char *const *inputs; /* sizes the model's file leaves open, "x:1x3x48x192" */
+    int input_count;
+    bool is_ascii;      /* draw with ASCII letters only */
+    bool hides_timings; /* show no times: recorded demonstrations, tests */
 } ui_app_options;
 
 /* ESP_OK when the user left, ESP_CANCELLED after SIGINT, SIGTERM or SIGHUP. ESP_UNSUPPORTED when standard

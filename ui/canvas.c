@@ -213,7 +213,7 @@ void ui_text_right(ui_canvas *canvas, int x, int y, int width, const char *text,
 int ui_text_middle(ui_canvas *canvas, int x, int y, int width, const char *text, ui_element element)
 {
     int total = ui_text_width(text);
-    int head = (width - 1) / 3, tail = width - 1 - head, skipped = 0;
+    int head = (width - 1) / 4, tail = width - 1 - head, skipped = 0;
     int used;
 
     if (total <= width || width < 5)

@@ -28,7 +28,7 @@ static const uint32_t ascii_up[] = {'.', ':', '#'};
 static const alphabet_table tables[] = {
     [UI_BRAILLE] = {8, eighths_across, eighths_up, 0x2500, 0x2591, 2, 4, SHADES},
     [UI_BLOCK] = {8, eighths_across, eighths_up, 0x2500, 0x2591, 2, 2, SHADES},
-    [UI_ASCII] = {1, ascii_across, ascii_up, '.', 'x', 1, 1, {' ', '.', ':', '-', '=', '+', '*', '#'}},
+    [UI_ASCII] = {1, ascii_across, ascii_up, '.', 'x', 1, 1, {'.', ':', '-', '=', '+', '*', '#', '@'}},
 };
 
 static const alphabet_table *table_of(const ui_canvas *canvas)

@@ -251,22 +251,46 @@ static ui_cursor draw_prompt(const ui_state *state, ui_canvas *canvas, ui_rect r
     return (ui_cursor){x, rect.y};
 }
 
+#define WIDE_PROGRESS 96 /* columns from which there is room for a long bar */
+
+static double progress_share(const ui_state *state)
+{
+    return state->progress.total > 0 ? state->progress.done / state->progress.total : 0.0;
+}
+
 static void draw_progress(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_progress_copy *progress = &state->progress;
-    double share = progress->total > 0 ? progress->done / progress->total : 0.0;
-    int x = rect.x + 1, end = rect.x + rect.width - 1;
+    bool is_part = progress->stage[0] && strcmp(progress->stage, state->running_title) != 0;
+    double share = progress_share(state);
+    int x = rect.x + 1, end = rect.x + rect.width - 1, bar = rect.width < WIDE_PROGRESS ? 6 : 14;
     char eta[24] = "";
 
-    x += ui_textf(canvas, x, rect.y, end - x, UI_STRONG, "%s ", state->running_title);
-    ui_bar(canvas, x, rect.y, 14, share, UI_KEPT);
-    x += 15;
+    x += ui_textf(canvas, x, rect.y, end - x, UI_STRONG, "%s%s%s ", state->running_title, is_part ? ": " : "",
+                  is_part ? progress->stage : "");
+    ui_bar(canvas, x, rect.y, bar, share, UI_KEPT);
+    x += bar + 1;
     x += ui_textf(canvas, x, rect.y, end - x, UI_TEXT, "%3.0f%%  %s", 100.0 * share, progress->detail);
     if (!state->snapshot->hides_timings && progress->eta_s >= 0) {
         esp_format_duration(eta, sizeof eta, progress->eta_s);
         ui_textf(canvas, x, rect.y, end - x, UI_DIM, "  %.0f %s/s  %s left", progress->rate, progress->unit,
                  eta);
     }
+}
+
+/* A message, with what runs at its right: neither hides the other. */
+static void draw_words(const ui_state *state, ui_canvas *canvas, ui_rect rect)
+{
+    char running[64] = "";
+    int used = 0;
+
+    if (state->has_progress) {
+        snprintf(running, sizeof running, "%.40s %3.0f%%", state->running_title,
+                 100.0 * progress_share(state));
+        used = ui_text_width(running) + 2;
+        ui_text_right(canvas, rect.x + 1, rect.y, rect.width - 2, running, UI_STRONG);
+    }
+    ui_text(canvas, rect.x + 1, rect.y, rect.width - 2 - used, state->message, state->message_element);
 }
 
 static ui_cursor draw_message(const ui_state *state, ui_canvas *canvas, ui_rect rect)
@@ -276,7 +300,7 @@ static ui_cursor draw_message(const ui_state *state, ui_canvas *canvas, ui_rect 
     if (state->prompt.kind != UI_PROMPT_NONE)
         return draw_prompt(state, canvas, rect);
     if (state->message[0])
-        ui_text(canvas, rect.x + 1, rect.y, rect.width - 2, state->message, state->message_element);
+        draw_words(state, canvas, rect);
     else if (state->has_progress)
         draw_progress(state, canvas, rect);
     else if (state->filter[0])

@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -42,13 +43,24 @@ static void save_to(ui_state *state, const char *path)
     ui_say_failure(state, status, &err);
 }
 
+/* A path as a shell would take it: "~/" is the home directory. False when it does not fit. */
+static bool at_home(const char *text, char *path, size_t size)
+{
+    const char *home = strncmp(text, "~/", 2) == 0 ? getenv("HOME") : NULL;
+    int length = home ? snprintf(path, size, "%s%s", home, text + 1) : snprintf(path, size, "%s", text);
+
+    return length >= 0 && (size_t)length < size;
+}
+
 static void answer_save(ui_state *state)
 {
     char path[sizeof state->prompt.text];
+    bool fits = at_home(state->prompt.text, path, sizeof path);
 
-    snprintf(path, sizeof path, "%s", state->prompt.text);
     close_prompt(state);
-    if (!path[0])
+    if (!fits)
+        ui_say(state, UI_ERROR, "save: the file name is too long");
+    else if (!path[0])
         ui_say(state, UI_WARN, "save: no file name was given");
     else if (esp_file_is_directory(path))
         ui_say(state, UI_ERROR, "save: %s is a directory", path);
@@ -73,17 +85,29 @@ static void answer_ratio(ui_state *state)
     ui_say_failure(state, status, &err);
 }
 
+/* "EPOCHS" or "EPOCHS LR": a learning rate that is not there is the usual one. */
+static esp_status parse_finetune(const char *text, esp_finetune *out, esp_error *err)
+{
+    char epochs[64] = "", lr[64] = "", more[2] = "";
+    int count = sscanf(text, "%63s %63s %1s", epochs, lr, more);
+
+    if (count > 2)
+        return esp_fail(err, ESP_INVALID, "'%s', expected epochs and a learning rate, as in '2 0.01'", text);
+    if (!esp_parse_f64(epochs, &out->epochs) || !(out->epochs > 0.0 && out->epochs <= 10000.0))
+        return esp_fail(err, ESP_INVALID, "epochs '%s', expected a number above 0, up to 10000", epochs);
+    if (count == 2 && (!esp_parse_f64(lr, &out->lr) || !(out->lr > 0.0 && out->lr <= 100.0)))
+        return esp_fail(err, ESP_INVALID, "learning rate '%s', expected a number above 0, up to 100", lr);
+    return ESP_OK;
+}
+
 static void answer_epochs(ui_state *state)
 {
     esp_finetune options = {0};
     esp_error err = {0};
-    bool is_number = esp_parse_f64(state->prompt.text, &options.epochs);
-    esp_status status;
+    esp_status status = parse_finetune(state->prompt.text, &options, &err);
 
     close_prompt(state);
-    if (!is_number || options.epochs <= 0.0 || options.epochs > 10000.0)
-        status = esp_fail(&err, ESP_INVALID, "epochs '%s', expected a number above 0", state->prompt.text);
-    else
+    if (status == ESP_OK)
         status = esp_session_finetune(state->session, &options, &err);
     ui_say_failure(state, status, &err);
     if (status == ESP_OK)

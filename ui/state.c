@@ -21,11 +21,13 @@ const ui_view_ops *ui_view_of(ui_view_id view)
 
 void ui_say(ui_state *state, ui_element element, const char *format, ...)
 {
+    char text[sizeof state->message]; /* an argument may be the message that is there now */
     va_list arguments;
 
     va_start(arguments, format);
-    vsnprintf(state->message, sizeof state->message, format, arguments);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    memcpy(state->message, text, sizeof text);
     state->message_element = element;
 }
 

@@ -129,6 +129,7 @@ static void print_overview(void)
 static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
     esp_workbench_request request = {0};
+    esp_option_list inputs = {0};
     int64_t threads = 0;
     bool is_done = false;
     const esp_option options[] = {
@@ -136,6 +137,7 @@ static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error 
          0, 0},
         {"study", 's', ESP_OPTION_TEXT, &request.study, "DIR", "keep every version in this directory", 0, 0,
          0},
+        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
         {"theme", 0, ESP_OPTION_TEXT, &request.theme, "NAME",
          "colours: 256, 16 or mono (default: the terminal's)", 0, 0, 0},
         {"ascii", 0, ESP_OPTION_FLAG, &request.is_ascii, NULL, "draw with ASCII letters only", 0, 0, 0},
@@ -160,6 +162,8 @@ static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error 
     }
     request.model = positionals.count ? positionals.items[0] : NULL;
     request.threads = (int)threads;
+    request.inputs = inputs.items;
+    request.input_count = inputs.count;
     signal(SIGINT, SIG_DFL); /* the workbench has its own way to end */
     signal(SIGTERM, SIG_DFL);
     return cli->workbench(&request, err);

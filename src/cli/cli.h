@@ -9,13 +9,15 @@
 
 /* What the command line needs of the workbench, given by main: cli may not know curses. */
 typedef struct esp_workbench_request {
-    const char *model; /* NULL: the bundled sample */
-    const char *data;  /* NULL: the sample's, or none */
-    const char *study; /* NULL: nothing is kept on disk */
-    int threads;       /* 0: all cores */
-    const char *theme; /* NULL: chosen for the terminal */
-    const char *trace; /* file for frame times, or NULL */
-    bool is_ascii;     /* draw with ASCII letters only */
+    const char *model;         /* NULL: the bundled sample */
+    const char *data;          /* NULL: the sample's, or none */
+    const char *study;         /* NULL: nothing is kept on disk */
+    int threads;               /* 0: all cores */
+    const char *theme;         /* NULL: chosen for the terminal */
+    const char *trace;         /* file for frame times, or NULL */
+    bool is_ascii;             /* draw with ASCII letters only */
+    const char *const *inputs; /* sizes the file leaves open, as for esp_input_shapes_parse */
+    int input_count;
 } esp_workbench_request;
 typedef esp_status esp_workbench_fn(const esp_workbench_request *request, esp_error *err);
 

@@ -11,68 +11,10 @@
 #include "base/text.h"
 #include "io/dataset.h"
 
-static bool parse_shape(const char *text, esp_shape *out)
-{
-    out->rank = 0;
-    while (*text) {
-        char *end = NULL;
-        long long dim = strtoll(text, &end, 10);
-        if (end == text || dim < 1 || out->rank == ESP_MAX_RANK || (*end != 0 && *end != 'x')) {
-            return false;
-        }
-        out->dims[out->rank++] = dim;
-        text = *end ? end + 1 : end;
-    }
-    return out->rank > 0;
-}
-
-static esp_status find_input(const esp_graph *graph, const char *item, size_t length, const char **out,
-                             esp_error *err)
-{
-    const char *names[32];
-    size_t count = 0;
-    char word[96];
-    for (int i = 0; i < esp_graph_input_count(graph) && count < 32; i++) {
-        names[count] = esp_graph_value(graph, esp_graph_input(graph, i))->name;
-        if (strlen(names[count]) == length && memcmp(names[count], item, length) == 0) {
-            *out = names[count];
-            return ESP_OK;
-        }
-        count++;
-    }
-    snprintf(word, sizeof word, "%.*s", (int)length, item);
-    esp_status status = esp_fail(err, ESP_INVALID, "--input: the model has no input '%s'", word);
-    const char *nearest = esp_nearest_word(word, names, count);
-    esp_error_set_hint(err, "its first input is '%s'", nearest ? nearest : count ? names[0] : "");
-    return status;
-}
-
 esp_status esp_cli_input_shapes(const esp_option_list *items, const esp_graph *graph, esp_input_shape *shapes,
                                 int *count, esp_error *err)
 {
-    *count = 0;
-    for (int i = 0; i < items->count; i++) {
-        const char *item = items->items[i];
-        const char *colon = strrchr(item, ':');
-        esp_input_shape *shape = &shapes[*count];
-        if (*count == ESP_CLI_INPUTS_MAX) {
-            return esp_fail(err, ESP_INVALID, "--input: given more than %d times", ESP_CLI_INPUTS_MAX);
-        }
-        if (!parse_shape(colon ? colon + 1 : item, &shape->shape)) {
-            return esp_fail(err, ESP_INVALID, "--input: found '%s', expected NAME:1x3x224x224", item);
-        }
-        if (!colon && esp_graph_input_count(graph) > 0) {
-            shape->name = esp_graph_value(graph, esp_graph_input(graph, 0))->name;
-        } else {
-            esp_status status =
-                find_input(graph, item, colon ? (size_t)(colon - item) : 0, &shape->name, err);
-            if (status != ESP_OK) {
-                return status;
-            }
-        }
-        (*count)++;
-    }
-    return ESP_OK;
+    return esp_input_shapes_parse(items->items, items->count, graph, shapes, count, err);
 }
 
 char *esp_cli_data_help(char *buffer, size_t size)

@@ -9,7 +9,7 @@
 #include "graph/infer.h"
 #include "train/evaluate.h"
 
-#define ESP_CLI_INPUTS_MAX 8
+#define ESP_CLI_INPUTS_MAX ESP_INPUT_SHAPES_MAX
 
 /* Parses "name:1x3x48x192" items (or "1x3x48x192" for the model's first input). Names are checked against the
  * graph and borrow from it. Returns the number in `*count`. */

@@ -13,6 +13,14 @@ typedef struct esp_input_shape {
     esp_shape shape;
 } esp_input_shape;
 
+#define ESP_INPUT_SHAPES_MAX 8
+
+/* Parses "name:1x3x48x192" items (or "1x3x48x192" for the model's first input) into `shapes`, an array of
+ * ESP_INPUT_SHAPES_MAX. Names are checked against the graph and borrow from it. ESP_INVALID names the item.
+ */
+esp_status esp_input_shapes_parse(const char *const *items, int item_count, const esp_graph *graph,
+                                  esp_input_shape *shapes, int *out_count, esp_error *err);
+
 typedef struct esp_inferred esp_inferred;
 
 /* `batch` >= 1 replaces every ESP_DIM_BATCH dim (and a leading 1 fixed by the exporter when `batch` > 1 and

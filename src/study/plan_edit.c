@@ -69,6 +69,12 @@ static void drop_all_rules(esp_plan *plan)
         drop_rule(plan, plan->rule_count - 1);
 }
 
+/* A step by keys ends at ESP_EDIT_RATIO_MAX, but takes nothing back from a ratio that was typed above it. */
+static double step_ratio(double ratio, double amount)
+{
+    return amount > 0.0 && ratio > ESP_EDIT_RATIO_MAX ? ratio : clamp_ratio(ratio + amount);
+}
+
 /* The layer's own rule is moved to the end, where it wins over patterns. */
 static esp_status set_rule(esp_plan *plan, const esp_layer *layer, double ratio, bool is_ignored,
                            esp_error *err)
@@ -96,10 +102,11 @@ static esp_status edit_layer(esp_plan *plan, const esp_layer *layer, const esp_p
 
     switch (edit->kind) {
     case ESP_EDIT_LAYER_RATIO_ADD:
-        return set_rule(plan, layer, clamp_ratio(esp_plan_layer_ratio(plan, layer) + edit->amount), false,
-                        err);
+        return set_rule(plan, layer, step_ratio(esp_plan_layer_ratio(plan, layer), edit->amount), false, err);
     case ESP_EDIT_LAYER_RATIO_SET:
-        return set_rule(plan, layer, clamp_ratio(edit->amount), false, err);
+        if (!(edit->amount >= 0.0 && edit->amount < 1.0))
+            return esp_fail(err, ESP_INVALID, "ratio %g, expected a number in [0, 1)", edit->amount);
+        return set_rule(plan, layer, edit->amount, false, err);
     case ESP_EDIT_LAYER_IGNORE:
         return set_rule(plan, layer, own ? own->ratio : -1.0, !esp_plan_layer_is_ignored(plan, layer), err);
     default:

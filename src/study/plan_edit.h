@@ -6,17 +6,17 @@
 #include "graph/layers.h"
 #include "prune/plan.h"
 
-/* No ratio that a key can reach removes a whole layer. */
+/* No ratio that stepping keys can reach removes a whole layer. */
 #define ESP_EDIT_RATIO_MAX 0.95
 
 typedef enum esp_plan_edit_kind {
     ESP_EDIT_RATIO_ADD,       /* every ratio of the plan, by `amount`; layers with their own keep them */
     ESP_EDIT_RATIO_SET,       /* every ratio of the plan, to `amount` */
     ESP_EDIT_LAYER_RATIO_ADD, /* the layer's own ratio, starting from what holds for it now */
-    ESP_EDIT_LAYER_RATIO_SET,
-    ESP_EDIT_LAYER_IGNORE, /* toggles */
-    ESP_EDIT_LAYER_RESET,  /* drops what was said about the layer */
-    ESP_EDIT_GROUPS_ADD,   /* groups of SG, by `amount` */
+    ESP_EDIT_LAYER_RATIO_SET, /* to `amount`, in [0, 1), as it is */
+    ESP_EDIT_LAYER_IGNORE,    /* toggles */
+    ESP_EDIT_LAYER_RESET,     /* drops what was said about the layer */
+    ESP_EDIT_GROUPS_ADD,      /* groups of SG, by `amount` */
     ESP_EDIT_METHOD_NEXT,
     ESP_EDIT_MODE_NEXT,
     ESP_EDIT_RESET, /* all ratios 0, no rules */

@@ -24,6 +24,14 @@ static esp_status copy_options(esp_session *session, const esp_session_options *
     session->std = esp_strdup(options->std);
     session->calibration_images =
         options->calibration_images > 0 ? options->calibration_images : DEFAULT_CALIBRATION_IMAGES;
+    if (options->input_count > ESP_INPUT_SHAPES_MAX)
+        return esp_fail(err, ESP_INVALID, "--input: given more than %d times", ESP_INPUT_SHAPES_MAX);
+    for (int i = 0; i < options->input_count; i++) {
+        session->inputs[i] = esp_strdup(options->inputs[i]);
+        if (!session->inputs[i])
+            return esp_fail_memory(err, "session", sizeof *session);
+        session->input_count++;
+    }
     session->now.hides_timings = options->hides_timings;
     session->now.has_study = options->study_directory != NULL;
     if ((options->study_directory && !session->study_directory) || (options->mean && !session->mean) ||
@@ -84,6 +92,8 @@ void esp_session_free(esp_session *session)
     free_desks(session);
     pthread_mutex_destroy(&session->mutex);
     esp_free(session->study_directory);
+    for (int i = 0; i < session->input_count; i++)
+        esp_free(session->inputs[i]);
     esp_free(session->mean);
     esp_free(session->std);
     esp_free(session->data_spec);

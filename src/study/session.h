@@ -17,6 +17,10 @@ typedef struct esp_session_options {
     int64_t calibration_images;  /* 0: 500; the sample of the test set that estimates a plan's accuracy */
     uint64_t seed;
     bool hides_timings; /* see esp_snapshot */
+    /* Sizes that the file of the model to open leaves open, as for esp_input_shapes_parse; copied. A study
+     * remembers them with the root. */
+    const char *const *inputs;
+    int input_count;
 } esp_session_options;
 
 esp_status esp_session_new(const esp_session_options *options, esp_session **out, esp_error *err);

@@ -152,7 +152,8 @@ esp_status esp_session_run_evaluate(void *user, esp_job *job, const esp_compute 
 
 static esp_status measure_version(esp_session *session, const esp_compute *compute, int id, esp_error *err)
 {
-    esp_latency_options options = {.batch = 1};
+    esp_input_shape shapes[ESP_INPUT_SHAPES_MAX];
+    esp_latency_options options = {.batch = 1, .input_shapes = shapes};
     esp_latency_result result = {0};
     esp_graph *graph;
     esp_study_version changed;
@@ -161,7 +162,9 @@ static esp_status measure_version(esp_session *session, const esp_compute *compu
     if (status != ESP_OK)
         return status;
     graph = esp_graph_ref(esp_versions_find(session->now.versions, id)->graph);
-    status = esp_measure_latency(compute, graph, &options, false, &result, err);
+    status = esp_session_input_shapes(session, id, graph, shapes, &options.input_shape_count, err);
+    if (status == ESP_OK)
+        status = esp_measure_latency(compute, graph, &options, false, &result, err);
     esp_graph_unref(graph);
     if (status != ESP_OK)
         return status;
@@ -358,9 +361,8 @@ static esp_status finish_training(esp_session *session, const esp_compute *compu
     json_t *how;
 
     if (!graph || result->best_epoch == 0) {
-        esp_session_say(session, is_cancelled
-                                     ? "stopped before an epoch was better than the start: no new version"
-                                     : "no epoch was better than the start: no new version");
+        esp_session_say(session, is_cancelled ? "no finished epoch was better than the start: no new version"
+                                              : "no epoch was better than the start: no new version");
         return status;
     }
     esp_metrics_set_eval(&metrics, &result->best, options->validation_limit == 0);

@@ -23,6 +23,8 @@ typedef struct esp_desk {
 struct esp_session {
     esp_worker *worker;
     char *study_directory, *mean, *std;
+    char *inputs[ESP_INPUT_SHAPES_MAX];
+    int input_count;
     int64_t calibration_images;
 
     pthread_mutex_t mutex; /* guards `latest` */
@@ -72,6 +74,11 @@ esp_status esp_session_current_graph(esp_session *session, const esp_study_versi
 
 /* Reads a version's graph from the study when that was not done yet. Lists made before do not see it. */
 esp_status esp_session_load_graph(esp_session *session, int id, esp_error *err);
+
+/* Sizes for the inputs that a version's file leaves open: those its root was opened with. `graph` is the
+ * version's; names borrow from it. `shapes` has ESP_INPUT_SHAPES_MAX. */
+esp_status esp_session_input_shapes(const esp_session *session, int id, const esp_graph *graph,
+                                    esp_input_shape *shapes, int *out_count, esp_error *err);
 
 /* Replaces (same id) or adds a version, here and in the study. */
 esp_status esp_session_put_version(esp_session *session, const esp_study_version *version, bool is_new,

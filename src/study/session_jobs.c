@@ -23,17 +23,42 @@ static void title_of_path(const char *path, char *title, size_t size)
 }
 
 /* Counts of a model, from a preview that cuts nothing. */
-static esp_status count_graph(const esp_graph *graph, esp_metrics *out, esp_error *err)
+static esp_status count_graph(const esp_session *session, const esp_graph *graph, esp_metrics *out,
+                              esp_error *err)
 {
+    esp_input_shape shapes[ESP_INPUT_SHAPES_MAX];
+    int shape_count = 0;
     esp_inferred *inferred = NULL;
-    esp_status status = esp_infer(graph, 1, NULL, 0, &inferred, err);
+    esp_status status = esp_input_shapes_parse((const char *const *)session->inputs, session->input_count,
+                                               graph, shapes, &shape_count, err);
 
     memset(out, 0, sizeof *out);
     out->latency_ms = -1;
     if (status == ESP_OK)
+        status = esp_infer(graph, 1, shapes, shape_count, &inferred, err);
+    if (status == ESP_OK)
         status = esp_model_count(graph, inferred, &out->counts, err);
     esp_inferred_free(inferred);
     return status;
+}
+
+static json_t *inputs_json(const esp_session *session)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < session->input_count; i++)
+        json_array_append_new(list, json_string(session->inputs[i]));
+    return list;
+}
+
+/* {"open": path}, with the sizes it was opened with if any were given. */
+static json_t *how_opened(const esp_session *session, const char *path)
+{
+    json_t *how = json_pack("{s:s}", "open", path);
+
+    if (session->input_count > 0)
+        json_object_set_new(how, "input", inputs_json(session));
+    return how;
 }
 
 static esp_status add_root(esp_session *session, const char *path, int *out_id, esp_error *err)
@@ -44,23 +69,25 @@ static esp_status add_root(esp_session *session, const char *path, int *out_id, 
     esp_status status = esp_onnx_load(path, &graph, err);
 
     if (status == ESP_OK) {
-        status = count_graph(graph, &metrics, err);
+        status = count_graph(session, graph, &metrics, err);
         if (status != ESP_OK)
             esp_error_prefix(err, "%s", path);
     }
     if (status == ESP_OK) {
         *out_id = esp_versions_next_id(session->now.versions);
         title_of_path(path, title, sizeof title);
-        status = esp_session_add_version(session, 0, title, json_pack("{s:s}", "open", path), graph, &metrics,
-                                         err);
+        status = esp_session_add_version(session, 0, title, how_opened(session, path), graph, &metrics, err);
     }
     esp_graph_unref(graph);
     return status;
 }
 
-/* The root of the study that was opened from `path`; 0 when there is none. */
-static int find_root(const esp_versions *versions, const char *path)
+/* The root of the study that was opened from `path`, with the sizes given now if some are; 0 when there is
+ * none. */
+static int find_root(const esp_session *session, const char *path)
 {
+    const esp_versions *versions = session->now.versions;
+    json_t *inputs = session->input_count > 0 ? inputs_json(session) : NULL;
     int found = 0;
 
     for (int i = 0; versions && i < versions->count && !found; i++) {
@@ -70,10 +97,12 @@ static int find_root(const esp_versions *versions, const char *path)
         if (version->parent != 0 || esp_json_parse(version->how, "how", &how, &ignored) != ESP_OK)
             continue;
         const char *origin = json_string_value(json_object_get(how, "open"));
-        if (origin && strcmp(origin, path) == 0)
+        if (origin && strcmp(origin, path) == 0 &&
+            (!inputs || json_equal(inputs, json_object_get(how, "input"))))
             found = version->id;
         json_decref(how);
     }
+    json_decref(inputs);
     return found;
 }
 
@@ -98,9 +127,11 @@ static esp_status open_study(esp_session *session, esp_error *err)
 static esp_status choose_start(esp_session *session, const char *path, int *out_id, esp_error *err)
 {
     int current = session->store ? esp_store_current(session->store) : 0;
-    int root = path ? find_root(session->now.versions, path) : 0;
+    int root = path ? find_root(session, path) : 0;
     const esp_study_version *current_root = esp_versions_root(session->now.versions, current);
 
+    if (!path && session->input_count > 0)
+        return esp_fail(err, ESP_INVALID, "--input: no model was named; a study knows its sizes");
     if (path && !root)
         return add_root(session, path, out_id, err);
     *out_id = current_root && (!path || current_root->id == root) ? current : root;

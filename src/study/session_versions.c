@@ -114,19 +114,49 @@ esp_status esp_session_current_graph(esp_session *session, const esp_study_versi
     return status;
 }
 
+esp_status esp_session_input_shapes(const esp_session *session, int id, const esp_graph *graph,
+                                    esp_input_shape *shapes, int *out_count, esp_error *err)
+{
+    const esp_study_version *root = esp_versions_root(session->now.versions, id);
+    const char *items[ESP_INPUT_SHAPES_MAX + 1];
+    int count = 0;
+    json_t *how = NULL, *item;
+    size_t i;
+    esp_status status;
+
+    *out_count = 0;
+    if (!root)
+        return ESP_OK;
+    status = esp_json_parse(root->how, "how", &how, err);
+    if (status != ESP_OK)
+        return status;
+    json_array_foreach(json_object_get(how, "input"), i, item)
+    {
+        if (json_is_string(item) && count <= ESP_INPUT_SHAPES_MAX)
+            items[count++] = json_string_value(item);
+    }
+    status = esp_input_shapes_parse(items, count, graph, shapes, out_count, err);
+    json_decref(how);
+    return status;
+}
+
 static esp_status resolve(esp_session *session, const esp_compute *compute, int version,
                           esp_preview_box **out, esp_error *err)
 {
     esp_preview *preview = NULL;
     const esp_study_version *subject = esp_versions_find(session->now.versions, version);
     const esp_desk *desk = NULL;
-    esp_status status;
+    esp_input_shape shapes[ESP_INPUT_SHAPES_MAX];
+    int shape_count = 0;
+    esp_status status = esp_session_input_shapes(session, version, subject->graph, shapes, &shape_count, err);
 
     *out = NULL;
     for (int i = 0; i < session->desk_count; i++)
         if (session->desks[i].version == version)
             desk = &session->desks[i];
-    status = esp_preview_new(compute, subject->graph, &desk->plan, NULL, 0, desk->cache, &preview, err);
+    if (status == ESP_OK)
+        status = esp_preview_new(compute, subject->graph, &desk->plan, shapes, shape_count, desk->cache,
+                                 &preview, err);
     return status == ESP_OK ? esp_preview_box_new(preview, out, err) : status;
 }
 

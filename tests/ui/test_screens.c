@@ -218,6 +218,31 @@ static void typing_a_ratio_and_saving_work_by_prompt(void **state)
     scratch_remove(directory);
 }
 
+static void a_prompt_that_makes_no_sense_says_what_it_wants(void **state)
+{
+    char *directory = scratch_make();
+    char model[512], data[600];
+    ui_app_options app = {.threads = 1, .model_path = model, .data_spec = data};
+
+    (void)state;
+    tiny_study_write(directory);
+    snprintf(model, sizeof model, "%s", scratch_path(directory, "tiny.onnx"));
+    snprintf(data, sizeof data, "idx:%s", scratch_path(directory, "data"));
+    terminal *t = terminal_start(&(terminal_options){.width = 100, .height = 24}, &app);
+    PRESS(t, "t", "\025", "2", " ", "x", enter);
+    char *text = terminal_text(t);
+    assert_non_null(strstr(text, "learning rate 'x', expected a number above 0"));
+    free(text);
+    PRESS(t, "t", "\025", "0", enter);
+    text = terminal_text(t);
+    assert_non_null(strstr(text, "epochs '0', expected a number above 0"));
+    free(text);
+    terminal_send(t, "q");
+    assert_int_equal(terminal_finish(t), ESP_OK);
+    terminal_free(t);
+    scratch_remove(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +252,7 @@ int main(void)
         cmocka_unit_test(screens_in_ascii_without_colour),
         cmocka_unit_test(a_terminal_that_shrinks_says_what_it_needs_and_recovers),
         cmocka_unit_test(typing_a_ratio_and_saving_work_by_prompt),
+        cmocka_unit_test(a_prompt_that_makes_no_sense_says_what_it_wants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

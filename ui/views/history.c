@@ -115,23 +115,26 @@ static void draw_history(ui_state *state, ui_canvas *canvas, ui_rect rect)
     }
 }
 
-/* Every scalar of a JSON object, and of the objects in it, as a line. */
-static void draw_json(ui_canvas *canvas, ui_rect *rect, json_t *json)
+/* Every scalar of a JSON object, and of the objects in it, as a line; the deeper, the further in. The version
+ * of the format says nothing about the model. */
+static void draw_json(ui_canvas *canvas, ui_rect *rect, json_t *json, int depth)
 {
     const char *key;
     json_t *value;
 
     json_object_foreach(json, key, value)
     {
+        char label[32];
+        snprintf(label, sizeof label, "%*s%.24s", 2 * depth, "", key);
         if (json_is_object(value)) {
-            ui_fact(canvas, rect, key, UI_HEADING, "%s", "");
-            draw_json(canvas, rect, value);
+            ui_fact(canvas, rect, label, UI_HEADING, "%s", "");
+            draw_json(canvas, rect, value, depth < 3 ? depth + 1 : depth);
         } else if (json_is_string(value)) {
-            ui_fact(canvas, rect, key, UI_TEXT, "%s", json_string_value(value));
-        } else if (json_is_number(value)) {
-            ui_fact(canvas, rect, key, UI_TEXT, "%.6g", json_number_value(value));
+            ui_fact(canvas, rect, label, UI_TEXT, "%s", json_string_value(value));
+        } else if (json_is_number(value) && strcmp(key, "version") != 0) {
+            ui_fact(canvas, rect, label, UI_TEXT, "%.6g", json_number_value(value));
         } else if (json_array_size(value) > 0) {
-            ui_fact(canvas, rect, key, UI_TEXT, "%zu", json_array_size(value));
+            ui_fact(canvas, rect, label, UI_TEXT, "%zu", json_array_size(value));
         }
     }
 }
@@ -142,8 +145,19 @@ static void draw_how(ui_canvas *canvas, ui_rect *rect, const char *how)
     esp_error ignored = {0};
 
     if (esp_json_parse(how, "how", &json, &ignored) == ESP_OK)
-        draw_json(canvas, rect, json);
+        draw_json(canvas, rect, json, 0);
     json_decref(json);
+}
+
+/* "2026-11-22 20:10" of an ISO 8601 time. */
+static void made_at(const ui_state *state, const esp_study_version *version, char *text, size_t size)
+{
+    if (state->snapshot->hides_timings)
+        snprintf(text, size, "####-##-##");
+    else if (strlen(version->created) < 16)
+        snprintf(text, size, "%s", version->created);
+    else
+        snprintf(text, size, "%.10s %.5s", version->created, version->created + 11);
 }
 
 /* How the selected version came to be. */
@@ -156,19 +170,22 @@ static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
         state->version_row < count ? esp_versions_find(state->snapshot->versions, ids[state->version_row])
                                    : NULL;
     ui_rect inside = ui_rect_shrink(rect, 2, 1, 1, 0);
+    char made[40];
 
     ui_vertical(canvas, rect.x, rect.y, rect.height, UI_BORDER);
     if (!version)
         return;
     ui_heading(canvas, rect.x + 1, rect.y, rect.width - 1, "Selected");
-    ui_fact(canvas, &inside, "version", UI_STRONG, "%d %s", version->id, version->title);
+    ui_text_middle(canvas, inside.x, inside.y, inside.width, version->title, UI_STRONG);
+    inside = ui_rect_shrink(inside, 0, 1, 0, 0);
+    ui_fact(canvas, &inside, "version", UI_TEXT, "%d", version->id);
     if (version->parent)
         ui_fact(canvas, &inside, "from", UI_TEXT, "version %d", version->parent);
-    ui_fact(canvas, &inside, "made", UI_TEXT, "%s",
-            state->snapshot->hides_timings ? "####-##-##" : version->created);
+    made_at(state, version, made, sizeof made);
+    ui_fact(canvas, &inside, "made", UI_TEXT, "%s", made);
     ui_fact(canvas, &inside, "kept", UI_TEXT, "%s", version->is_saved ? "yes" : "in memory only");
     if (version->metrics.eval_images)
-        ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld images", version->metrics.top1,
+        ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld", version->metrics.top1,
                 (long long)version->metrics.eval_images);
     inside = ui_rect_shrink(inside, 0, 1, 0, 0);
     draw_how(canvas, &inside, version->how);

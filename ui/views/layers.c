@@ -1,6 +1,7 @@
 /* Layers: the table, one row per layer, with bars for its share of the network and for what the plan leaves
  * of it. Columns are a table of their own; the narrower the screen, the fewer of them, least important first.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -120,6 +121,14 @@ typedef struct row {
     double most_params, most_macs;
 } row;
 
+/* Two digits, unless more were typed: 0.999 is not 1.00. */
+static void ratio_text(char *text, size_t size, double ratio, bool is_own)
+{
+    bool is_short = fabs(100.0 * ratio - round(100.0 * ratio)) < 1e-6;
+
+    snprintf(text, size, is_short ? "%s%.2f" : "%s%.4g", is_own ? "*" : "", ratio);
+}
+
 static void cell_text(const row *r, int id, char *text, size_t size, ui_element *element)
 {
     *element = r->word[0] ? UI_DIM : UI_TEXT;
@@ -134,7 +143,7 @@ static void cell_text(const row *r, int id, char *text, size_t size, ui_element 
         if (r->word[0])
             snprintf(text, size, "%.8s", r->word);
         else
-            snprintf(text, size, "%s%.2f", r->has_own_ratio ? "*" : "", r->item->asked);
+            ratio_text(text, size, r->item->asked, r->has_own_ratio);
         *element = r->word[0] ? UI_DIM : r->has_own_ratio ? UI_ASKED : UI_TEXT;
         break;
     case COLUMN_GOT:

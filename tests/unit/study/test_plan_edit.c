@@ -105,6 +105,21 @@ static void an_edit_of_no_layer_fails_and_changes_nothing(void **state)
     esp_plan_free(&plan);
 }
 
+static void a_typed_ratio_is_kept_as_it_is_and_keys_do_not_lower_it(void **state)
+{
+    esp_plan plan = esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, 0.2);
+    esp_error err = {0};
+    const esp_plan_edit too_much = {.kind = ESP_EDIT_LAYER_RATIO_SET, .layer = 1, .amount = 1.0};
+
+    (void)state;
+    apply(&plan, ESP_EDIT_LAYER_RATIO_SET, 1, 0.999);
+    assert_true(esp_plan_layer_ratio(&plan, &three_layers.items[1]) == 0.999);
+    apply(&plan, ESP_EDIT_LAYER_RATIO_ADD, 1, 0.05);
+    assert_true(esp_plan_layer_ratio(&plan, &three_layers.items[1]) == 0.999);
+    assert_int_equal(esp_plan_apply_edit(&plan, &three_layers, &too_much, &err), ESP_INVALID);
+    esp_plan_free(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -114,6 +129,7 @@ int main(void)
         cmocka_unit_test(a_layer_rule_wins_over_an_earlier_pattern),
         cmocka_unit_test(groups_never_fall_below_one),
         cmocka_unit_test(an_edit_of_no_layer_fails_and_changes_nothing),
+        cmocka_unit_test(a_typed_ratio_is_kept_as_it_is_and_keys_do_not_lower_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
