@@ -3,6 +3,7 @@
 #include "terminal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
@@ -93,6 +94,8 @@ static bool pump(terminal *t)
     if (!(sources[0].revents & POLLIN) && sources[1].revents)
         return false;
     got = read(t->master, buffer, sizeof buffer);
+    if (got < 0 && errno == EAGAIN)
+        return true; /* a signal typed at the terminal has flushed what poll saw */
     assert_true(got > 0);
     vterm_input_write(t->vterm, buffer, (size_t)got);
     if (t->length + (size_t)got + 1 > t->capacity) {
@@ -131,6 +134,7 @@ terminal *terminal_start(const terminal_options *options, const ui_app_options *
     vterm_screen_enable_altscreen(t->screen, 1);
     vterm_screen_reset(t->screen, 1);
     assert_int_equal(openpty(&t->master, &t->slave, NULL, NULL, &size), 0);
+    assert_int_equal(fcntl(t->master, F_SETFL, O_NONBLOCK), 0);
     tcgetattr(t->slave, &t->before);
     assert_int_equal(pipe(life), 0);
     t->life = life[0];
