@@ -5,7 +5,8 @@
 --   net:output(net:dense(net:flatten(x), { units = 10, name = "fc" }))
 --   local model = net:finish()
 --
--- Weights are drawn as He et al. 2015 (normal, variance 2 / fan) with the seed given.
+-- Weights are drawn as He et al. 2015 (normal, variance 2 / fan) with the seed given; `seed = false` leaves them zero, which
+-- is quick and enough for shapes and counts.
 local core = require "espalier.core"
 local check = require "espalier.keys".check
 
@@ -17,7 +18,7 @@ local network = {}
 function network.new(name, options)
     options = check(options, { "input", "seed", "opset" }, { "input" })
     local builder = core.builder(name, { seed = options.seed or 0, opset = options.opset or 13 })
-    local self = setmetatable({ builder = builder, counters = {} }, Network)
+    local self = setmetatable({ builder = builder, counters = {}, is_random = options.seed ~= false }, Network)
     local id = builder:input("input", options.input)
     self.input = { id = id, shape = options.input }
     return self
@@ -32,6 +33,11 @@ function Network:name(kind, given)
     return kind .. "_" .. self.counters[kind]
 end
 
+-- A layer's weight: normal numbers of this variance.
+function Network:weight(name, shape, variance)
+    return self.builder:constant(name .. ".weight", shape, self.is_random and { std = math.sqrt(variance) } or nil)
+end
+
 local function value(id, ...)
     return { id = id, shape = { ... } }
 end
@@ -40,16 +46,16 @@ local function output_size(size, kernel, stride, pad)
     return (size + 2 * pad - kernel) // stride + 1
 end
 
--- { filters, kernel = 3, stride = 1, pad = 0, group = 1, bias = true, name }
+-- { filters, kernel = 3, stride = 1, pad = 0, group = 1, bias = true, fan = "out", name }: `fan` is what keeps its variance,
+-- gradients ("out") or activations ("in")
 function Network:conv(x, options)
-    options = check(options, { "filters", "kernel", "stride", "pad", "group", "bias", "name" }, { "filters" })
+    options = check(options, { "filters", "kernel", "stride", "pad", "group", "bias", "fan", "name" }, { "filters" })
     local channels, height, width = x.shape[1], x.shape[2], x.shape[3]
     local filters, kernel = options.filters, options.kernel or 3
     local stride, pad, group = options.stride or 1, options.pad or 0, options.group or 1
     local name = self:name("conv", options.name)
-    local fan_out = filters // group * kernel * kernel
-    local inputs = { x.id, self.builder:constant(name .. ".weight", { filters, channels // group, kernel, kernel },
-        { std = math.sqrt(2 / fan_out) }) }
+    local fan = (options.fan == "in" and channels or filters) // group * kernel * kernel
+    local inputs = { x.id, self:weight(name, { filters, channels // group, kernel, kernel }, 2 / fan) }
     if options.bias ~= false then
         inputs[3] = self.builder:constant(name .. ".bias", { filters })
     end
@@ -114,7 +120,7 @@ function Network:dense(x, options)
     local name = self:name("fc", options.name)
     local features = x.shape[1]
     local id = self.builder:node("Gemm", { x.id,
-        self.builder:constant(name .. ".weight", { options.units, features }, { std = math.sqrt(1 / features) }),
+        self:weight(name, { options.units, features }, 1 / features),
         self.builder:constant(name .. ".bias", { options.units }) }, { transB = 1 }, name, options.output)
     return value(id, options.units)
 end

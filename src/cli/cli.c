@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "base/paths.h"
 #include "base/text.h"
 #include "tensor/blas.h"
+#include "tensor/engine.h"
 
 #define ESP_COMMAND(name, function, summary) esp_command_fn function;
 #include "cli/commands.def"
@@ -75,10 +77,27 @@ void esp_cli_end_progress(void)
     }
 }
 
+esp_status esp_cli_set_kernels(const esp_cli *cli, esp_error *err)
+{
+    esp_engine checked = {0};
+    if (cli->kernels == NULL) {
+        return ESP_OK;
+    }
+    esp_status status = esp_engine_parse(cli->kernels, &checked, err);
+    if (status == ESP_OK && setenv("ESPALIER_KERNELS", cli->kernels, 1) != 0) {
+        status = esp_fail_memory(err, "the environment", strlen(cli->kernels));
+    }
+    return status;
+}
+
 esp_status esp_cli_start(esp_cli *cli, int64_t threads, esp_error *err)
 {
+    esp_status status = esp_cli_set_kernels(cli, err);
+    if (status != ESP_OK) {
+        return status;
+    }
     esp_blas_start();
-    esp_status status = esp_pool_new((int)threads, &cli->compute.pool, err);
+    status = esp_pool_new((int)threads, &cli->compute.pool, err);
     if (status == ESP_OK) {
         cli->threads = esp_pool_thread_count(cli->compute.pool);
         cli->compute.cancel = cli->cancel;
@@ -143,6 +162,7 @@ static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error 
         {"ascii", 0, ESP_OPTION_FLAG, &request.is_ascii, NULL, "draw with ASCII letters only", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "threads to compute with (default: all cores)", 1,
          1024, 0},
+        ESP_CLI_KERNELS(cli),
         {"trace", 0, ESP_OPTION_TEXT, &request.trace, "FILE", "write frame times to a file", 0, 0, 0},
         {0},
     };
@@ -158,6 +178,10 @@ static esp_status open_workbench(esp_cli *cli, int argc, char **argv, esp_error 
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
     if (status != ESP_OK || is_done) {
+        return status;
+    }
+    status = esp_cli_set_kernels(cli, err);
+    if (status != ESP_OK) {
         return status;
     }
     request.model = positionals.count ? positionals.items[0] : NULL;

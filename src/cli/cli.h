@@ -33,7 +33,15 @@ typedef struct esp_cli {
     const char *command; /* "prune"; "" before one is known and for the workbench */
     esp_cancel *cancel;  /* set by the first Ctrl-C */
     int threads;
+    const char *kernels; /* --kernels, or NULL: see esp_engine_parse */
 } esp_cli;
+
+/* The option of every command that has --threads. */
+#define ESP_CLI_KERNELS(cli)                                                                                 \
+    {                                                                                                        \
+        "kernels", 0, ESP_OPTION_TEXT, &(cli)->kernels, "LIST",                                              \
+            "what may run: avx512, avx2 or plain, [no-]winograd, [no-]blocked", 0, 0, 0                      \
+    }
 
 /* One row per subcommand in commands.def. */
 typedef esp_status esp_command_fn(esp_cli *cli, int argc, char **argv, esp_error *err);
@@ -42,8 +50,11 @@ typedef esp_status esp_command_fn(esp_cli *cli, int argc, char **argv, esp_error
 esp_status esp_cli_parse(const esp_command_syntax *syntax, int argc, char **argv,
                          esp_positionals *positionals, bool *is_done, esp_error *err);
 
-/* Makes the thread pool; 0 = all cores. Called by commands that compute. */
+/* Makes the thread pool (0 = all cores) and sets what --kernels says. Called by commands that compute. */
 esp_status esp_cli_start(esp_cli *cli, int64_t threads, esp_error *err);
+
+/* Makes --kernels what ESPALIER_KERNELS says, before anybody asks for the default engine. */
+esp_status esp_cli_set_kernels(const esp_cli *cli, esp_error *err);
 
 /* Ends a progress line on the terminal, so that other output starts on its own line. */
 void esp_cli_end_progress(void);

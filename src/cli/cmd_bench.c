@@ -1,107 +1,113 @@
-/* espalier bench: how long a forward pass takes on this machine. */
+/* espalier bench: how long a forward pass, or a training step, takes on this machine. */
 #include <stdio.h>
 
 #include "base/memory.h"
-#include "cli/cli.h"
+#include "base/text.h"
+#include "cli/bench.h"
 #include "cli/inputs.h"
-#include "cli/table.h"
-#include "graph/layers.h"
-#include "graph/op.h"
 #include "io/onnx.h"
 #include "tensor/blas.h"
 
-typedef struct bench {
-    esp_graph *graph;
-    esp_inferred *inferred;
-    esp_layers layers;
-    esp_latency_result result;
-    bool has_layers, is_json;
-} bench;
-
-/* MACs of a node per image: layers know theirs, everything else has none. */
-static int64_t node_macs(const bench *it, int node)
+static double images_per_s(const esp_latency_result *result)
 {
-    for (int i = 0; i < it->layers.count; i++) {
-        if (it->layers.items[i].node == node) {
-            return it->layers.items[i].macs;
-        }
-    }
-    return 0;
+    return result->median_ms > 0 ? 1000.0 * (double)result->batch / result->median_ms : 0.0;
 }
 
-static double gflops(const bench *it, int node)
-{
-    double ms = it->result.node_ms[node];
-    return ms > 0 ? 2.0 * (double)node_macs(it, node) * (double)it->result.batch / (ms * 1e6) : 0.0;
-}
-
-static esp_status print_nodes(const bench *it, esp_error *err)
-{
-    double total = 0;
-    esp_table *table = esp_table_new("llrrr");
-    static const char *const headings[] = {"node", "operator", "ms", "share", "GFLOP/s"};
-    for (int i = 0; i < it->result.node_count; i++) {
-        total += it->result.node_ms[i];
-    }
-    for (size_t i = 0; i < 5; i++) {
-        esp_table_cell(table, "%s", headings[i]);
-    }
-    for (int i = 0; i < it->result.node_count; i++) {
-        const esp_node *node = esp_graph_node(it->graph, i);
-        esp_table_cell(table, "%s", node->name);
-        esp_table_cell(table, "%s", node->op->name);
-        esp_table_cell(table, "%.3f", it->result.node_ms[i]);
-        esp_table_cell(table, "%.1f %%", total > 0 ? 100.0 * it->result.node_ms[i] / total : 0.0);
-        if (node_macs(it, i) > 0) {
-            esp_table_cell(table, "%.1f", gflops(it, i));
-        } else {
-            esp_table_cell(table, "%s", "");
-        }
-    }
-    putchar('\n');
-    esp_status status = esp_table_print(table, err);
-    esp_table_free(table);
-    return status;
-}
-
-static json_t *nodes_json(const bench *it)
-{
-    json_t *list = json_array();
-    for (int i = 0; i < it->result.node_count; i++) {
-        const esp_node *node = esp_graph_node(it->graph, i);
-        json_array_append_new(list,
-                              json_pack("{s:o, s:s, s:f, s:I, s:f}", "name", esp_cli_json_text(node->name),
-                                        "operator", node->op->name, "ms", it->result.node_ms[i], "macs",
-                                        (json_int_t)node_macs(it, i), "gflops", gflops(it, i)));
-    }
-    return list;
-}
-
-static esp_status print_result(const bench *it, esp_error *err)
+static esp_status print_json(const esp_bench *it, esp_error *err)
 {
     const esp_latency_result *result = &it->result;
-    double per_s = result->median_ms > 0 ? 1000.0 * (double)result->batch / result->median_ms : 0.0;
-    if (it->is_json) {
-        json_t *object =
-            json_pack("{s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:f, s:s}", "median_ms", result->median_ms,
-                      "min_ms", result->min_ms, "p90_ms", result->p90_ms, "spread", result->spread, "batch",
-                      (json_int_t)result->batch, "threads", result->threads, "repeats", result->repeats,
-                      "images_per_s", per_s, "blas_core", esp_blas_core());
-        if (object && it->has_layers) {
-            json_object_set_new(object, "layers", nodes_json(it));
-        }
-        return esp_cli_print_json(object, err);
+    json_t *object = json_pack(
+        "{s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:f, s:s, s:s, s:b, s:o}", "median_ms", result->median_ms,
+        "min_ms", result->min_ms, "p90_ms", result->p90_ms, "spread", result->spread, "batch",
+        (json_int_t)result->batch, "threads", result->threads, "repeats", result->repeats, "images_per_s",
+        images_per_s(result), "blas_core", esp_blas_core(), "isa", esp_isa_name(esp_engine_default()->isa),
+        "is_training", it->options.is_training, "memory", esp_bench_memory_json(&result->memory));
+    if (object && it->options.is_training) {
+        json_object_set_new(object, "forward_ms", json_real(result->forward_ms));
+        json_object_set_new(object, "backward_ms", json_real(result->backward_ms));
+        json_object_set_new(object, "update_ms", json_real(result->update_ms));
     }
-    printf("median   %.3f ms for a batch of %lld on %d thread%s (%.0f images/s)\n", result->median_ms,
-           (long long)result->batch, result->threads, result->threads == 1 ? "" : "s", per_s);
+    if (object && it->has_layers) {
+        json_object_set_new(object, "peak", esp_bench_peak_json(&it->peak));
+        json_object_set_new(object, "layers", esp_bench_layers_json(it));
+        json_object_set_new(object, "grouped", esp_bench_groupings_json(it));
+    }
+    return esp_cli_print_json(object, err);
+}
+
+static void print_memory(const esp_latency_memory *memory)
+{
+    char peak[32], weights[32], planned[32], packed[32], scratch[32], live[32];
+    printf("memory   %s at most: weights %s, packed %s, scratch %s, activations %s",
+           esp_format_bytes(peak, sizeof peak, (double)memory->peak),
+           esp_format_bytes(weights, sizeof weights, (double)memory->weights),
+           esp_format_bytes(packed, sizeof packed, (double)memory->packed),
+           esp_format_bytes(scratch, sizeof scratch, (double)memory->scratch),
+           esp_format_bytes(planned, sizeof planned, (double)memory->planned));
+    if (memory->live > 0) {
+        printf(" (in use at once: %s)", esp_format_bytes(live, sizeof live, (double)memory->live));
+    }
+    putchar('\n');
+}
+
+static esp_status print_result(const esp_bench *it, esp_error *err)
+{
+    const esp_latency_result *result = &it->result;
+    if (it->is_json) {
+        return print_json(it, err);
+    }
+    printf("median   %.3f ms for a %sbatch of %lld on %d thread%s (%.0f images/s)\n", result->median_ms,
+           it->options.is_training ? "training step on a " : "", (long long)result->batch, result->threads,
+           result->threads == 1 ? "" : "s", images_per_s(result));
     printf(
         "range    %.3f ms fastest, %.3f ms at the 90th percentile of %d runs; middle half within %.0f %%\n",
         result->min_ms, result->p90_ms, result->repeats, 100.0 * result->spread);
-    return it->has_layers ? print_nodes(it, err) : ESP_OK;
+    if (it->options.is_training) {
+        printf("parts    forward %.3f ms, backward %.3f ms, update %.3f ms\n", result->forward_ms,
+               result->backward_ms, result->update_ms);
+    }
+    print_memory(&result->memory);
+    esp_status status = it->has_layers ? esp_bench_print_layers(it, err) : ESP_OK;
+    return status == ESP_OK ? esp_bench_print_groupings(it, err) : status;
 }
 
-static esp_status measure(bench *it, esp_cli *cli, const char *path, const esp_option_list *inputs,
-                          int64_t batch, int64_t repeats, esp_error *err)
+/* What the table of layers needs beside times. */
+static esp_status measure_yardsticks(esp_bench *it, esp_cli *cli, esp_error *err)
+{
+    const esp_latency_options *options = &it->options;
+    esp_inferred *inferred = NULL;
+    esp_status status = esp_peak_measure(&cli->compute, esp_engine_default(), &it->peak, err);
+    if (status == ESP_OK) {
+        status = esp_infer(it->graph, options->batch, options->input_shapes, options->input_shape_count,
+                           &inferred, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_groupings_measure(&cli->compute, it->graph, inferred, it->result.node_ms, &it->groupings,
+                                       err);
+    }
+    esp_inferred_free(inferred);
+    return status;
+}
+
+static esp_status measure(esp_bench *it, esp_cli *cli, esp_error *err)
+{
+    esp_status status =
+        esp_measure_latency(&cli->compute, it->graph, &it->options, it->has_layers, &it->result, err);
+    if (status == ESP_OK && it->has_layers) {
+        status = measure_yardsticks(it, cli, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
+    }
+    if (status != ESP_OK) {
+        return status;
+    }
+    esp_cli_end_progress();
+    return print_result(it, err);
+}
+
+static esp_status run(esp_bench *it, esp_cli *cli, const char *path, const esp_option_list *inputs,
+                      bool takes_turns, esp_error *err)
 {
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
     int shape_count = 0;
@@ -109,60 +115,64 @@ static esp_status measure(bench *it, esp_cli *cli, const char *path, const esp_o
     if (status == ESP_OK) {
         status = esp_cli_input_shapes(inputs, it->graph, shapes, &shape_count, err);
     }
-    if (status == ESP_OK) {
+    it->options.input_shapes = shapes;
+    it->options.input_shape_count = shape_count;
+    if (status == ESP_OK && takes_turns) {
+        status = esp_bench_in_turns(cli, it, err);
+    } else if (status == ESP_OK) {
         status = esp_infer(it->graph, 1, shapes, shape_count, &it->inferred, err);
+        status = status == ESP_OK ? measure(it, cli, err) : status;
     }
-    if (status == ESP_OK) {
-        status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
-    }
-    if (status == ESP_OK) {
-        const esp_latency_options options = {.batch = batch,
-                                             .repeats = (int)repeats,
-                                             .input_shapes = shapes,
-                                             .input_shape_count = shape_count};
-        status = esp_measure_latency(&cli->compute, it->graph, &options, it->has_layers, &it->result, err);
-    }
+    it->options.input_shapes = NULL;
     return status;
 }
 
 esp_status esp_command_bench(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    int64_t threads = 0, batch = 1, repeats = 0;
-    bool is_done = false;
-    bench it = {0};
+    int64_t threads = 0, repeats = 0;
+    bool is_done = false, takes_turns = false;
+    esp_bench it = {.options.batch = 1};
     esp_option_list inputs = {0};
     const esp_option options[] = {
-        {"batch", 'b', ESP_OPTION_INT, &batch, "N", "images per run (default 1)", 1, 65536, 0},
+        {"batch", 'b', ESP_OPTION_INT, &it.options.batch, "N", "images per run (default 1)", 1, 65536, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
+        ESP_CLI_KERNELS(cli),
         {"repeats", 'r', ESP_OPTION_INT, &repeats, "N", "timed runs (default: about a second's worth)", 1,
          1e6, 0},
-        {"layers", 'l', ESP_OPTION_FLAG, &it.has_layers, NULL, "time of every node", 0, 0, 0},
+        {"layers", 'l', ESP_OPTION_FLAG, &it.has_layers, NULL,
+         "time, kernel and share of the machine's peak of every step of the forward pass", 0, 0, 0},
+        {"train", 0, ESP_OPTION_FLAG, &it.options.is_training, NULL,
+         "training steps on random images: forward, backward, SGD with momentum", 0, 0, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
+        {"turns", 0, ESP_OPTION_FLAG, &takes_turns, NULL,
+         "stay, and follow 'run SECONDS', 'input FILE', 'output FILE' on standard input", 0, 0, 0},
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of text", 0, 0, 0},
         {0},
     };
-    const esp_command_syntax syntax = {"bench",
-                                       "Latency of a forward pass on this machine.",
-                                       "MODEL.onnx [options]",
-                                       "  espalier bench model.onnx --batch 8 --threads 2 --layers",
-                                       1,
-                                       1,
-                                       options,
-                                       false};
+    const esp_command_syntax syntax = {
+        "bench",
+        "Latency and memory of a forward pass, or of a training step, on this machine.",
+        "MODEL.onnx [options]",
+        "  espalier bench model.onnx --batch 8 --threads 2 --layers\n"
+        "  espalier bench model.onnx --train --batch 128",
+        1,
+        1,
+        options,
+        false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
     if (status != ESP_OK || is_done) {
         return status;
     }
+    it.options.repeats = (int)repeats;
     status = esp_cli_start(cli, threads, err);
     if (status == ESP_OK) {
-        status = measure(&it, cli, positionals.items[0], &inputs, batch, repeats, err);
-    }
-    if (status == ESP_OK) {
-        status = print_result(&it, err);
+        status = run(&it, cli, positionals.items[0], &inputs, takes_turns, err);
     }
     esp_free(it.result.node_ms);
+    esp_free(it.result.node_info);
+    esp_groupings_free(&it.groupings);
     esp_layers_free(&it.layers);
     esp_inferred_free(it.inferred);
     esp_graph_unref(it.graph);

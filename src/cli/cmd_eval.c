@@ -46,6 +46,7 @@ esp_status esp_command_eval(esp_cli *cli, int argc, char **argv, esp_error *err)
         {"std", 0, ESP_OPTION_TEXT, &eval.std, "S[,S..]", "normalisation: standard deviation per channel", 0,
          0, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
+        ESP_CLI_KERNELS(cli),
         {"json", 0, ESP_OPTION_FLAG, &is_json, NULL, "one JSON object instead of text", 0, 0, 0},
         {0},
     };

@@ -305,6 +305,7 @@ esp_status esp_command_prune(esp_cli *cli, int argc, char **argv, esp_error *err
         {"dry-run", 'n', ESP_OPTION_FLAG, &it.is_dry, NULL, "show the preview, write nothing", 0, 0, 0},
         {"input", 0, ESP_OPTION_LIST, &it.inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
+        ESP_CLI_KERNELS(cli),
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object with the masks instead of the table",
          0, 0, 0},
         {0},

@@ -22,6 +22,7 @@ esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
     const esp_option options[] = {
         {"trusted", 0, ESP_OPTION_FLAG, &is_trusted, NULL, "lift the sandbox: processes, all files", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
+        ESP_CLI_KERNELS(cli),
         {0},
     };
     const esp_command_syntax syntax = {

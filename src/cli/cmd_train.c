@@ -213,6 +213,7 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
          0},
         {"seed", 0, ESP_OPTION_INT, &it.seed, "N", "default 0; same seed, same result", 0, 1e15, 0},
         {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
+        ESP_CLI_KERNELS(cli),
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object at the end instead of lines", 0, 0,
          0},
         {0},

@@ -8,6 +8,7 @@
 #include "graph/program.h"
 #include "tensor/arrange.h"
 #include "tensor/blas.h"
+#include "tensor/blocked.h"
 #include "tensor/elementwise.h"
 
 struct esp_exec {
@@ -16,6 +17,7 @@ struct esp_exec {
     esp_program *program;
     esp_program_request request;
     esp_rng rng;
+    esp_engine engine;
     bool *wants_input_grad;
     bool *output_grad_is_asked; /* the caller fills these; the others are taken as zero */
     bool has_run_forward;
@@ -58,6 +60,7 @@ static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_ex
     if (status != ESP_OK)
         return status;
     esp_rng_seed(&exec->rng, options->seed);
+    exec->engine = options->engine == NULL ? *esp_engine_default() : *options->engine;
     exec->request = (esp_program_request){.graph = exec->graph,
                                           .inferred = exec->inferred,
                                           .params = options->params,
@@ -67,7 +70,8 @@ static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_ex
                                           .freezes_norm = options->freezes_norm,
                                           .slots = options->slots == 0 ? 1 : options->slots,
                                           .wants_input_grad = exec->wants_input_grad,
-                                          .rng = &exec->rng};
+                                          .rng = &exec->rng,
+                                          .engine = &exec->engine};
     return esp_program_new(&exec->request, &exec->program, err);
 }
 
@@ -160,6 +164,34 @@ void esp_exec_time_nodes(esp_exec *exec, double *seconds)
     exec->node_seconds = seconds;
 }
 
+esp_exec_node_info esp_exec_node(const esp_exec *exec, int node)
+{
+    const esp_program *program = exec->program;
+    esp_exec_node_info info = {.fused_into = node};
+    int s = program->node_steps[node];
+    if (s < 0)
+        return info;
+    const esp_step *step = &program->steps[s];
+    info.fused_into = step->node;
+    info.layout = step->is_blocked && step->layouts.blocked_output ? ESP_LAYOUT_BLOCKED : ESP_LAYOUT_PLAIN;
+    if (step->runs_forward && step->op->method != NULL)
+        info.method = step->op->method(&step->context);
+    else if (step->runs_forward)
+        info.method = step->is_blocked ? "blocked" : "plain";
+    return info;
+}
+
+esp_exec_memory esp_exec_memory_use(const esp_exec *exec)
+{
+    const esp_program *program = exec->program;
+    return (esp_exec_memory){.activations = program->planned_bytes,
+                             .unshared_activations = program->unplanned_bytes,
+                             .scratch = program->scratch_bytes,
+                             .saved = program->saved_bytes,
+                             .packed = program->packed_bytes,
+                             .shared_packed = program->shared_packed_bytes};
+}
+
 /* ---- runs ---- */
 
 static esp_status check_run(const esp_exec *exec, const esp_compute *compute, esp_error *err)
@@ -182,13 +214,21 @@ static void clear_times(esp_exec *exec)
         exec->node_seconds[n] = 0.0;
 }
 
+static esp_status pack_failed(const esp_step *step, esp_status status, esp_error *err)
+{
+    return esp_fail(err, status, "node '%s': packing its weights: %s", step->context.node->name,
+                    esp_status_word(status));
+}
+
 esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_error *err)
 {
-    const esp_program *program = exec->program;
+    esp_program *program = exec->program;
     esp_status status = check_run(exec, compute, err);
     exec->has_run_forward = false;
     if (exec->node_seconds != NULL)
         clear_times(exec);
+    if (status == ESP_OK)
+        status = esp_program_refresh(program, exec->request.params, compute, err);
     for (int s = 0; status == ESP_OK && s < program->step_count; s++) {
         esp_step *step = &program->steps[s];
         if (!step->runs_forward)
@@ -197,24 +237,36 @@ esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_erro
             return cancelled(err);
         double start = exec->node_seconds == NULL ? 0.0 : esp_clock_s();
         step->context.compute = compute;
-        status = esp_op_forward(&step->context, err);
+        status = esp_step_pack(step, false);
+        status = status == ESP_OK ? esp_op_forward(&step->context, err) : pack_failed(step, status, err);
         if (exec->node_seconds != NULL)
-            exec->node_seconds[step->node] = esp_clock_s() - start;
+            exec->node_seconds[step->node] += esp_clock_s() - start;
     }
+    if (program->updates_params)
+        esp_params_touch(exec->request.params);
     exec->has_run_forward = status == ESP_OK;
     return status;
+}
+
+/* The two may be the same memory in different layouts (see esp_compiler_is_view): then element by element. */
+static esp_status add_gradient(const esp_compute *compute, const esp_accumulation *sum)
+{
+    int64_t count = esp_view_storage(sum->into);
+    if (sum->from->image_stride == 0 && sum->into->image_stride == 0 && esp_view_storage(sum->from) == count)
+        return esp_accumulate(compute, count, esp_view_f32(sum->from), esp_view_f32(sum->into));
+    return esp_blocked_accumulate(compute, sum->from, sum->into);
 }
 
 static esp_status run_backward_step(esp_step *step, const esp_compute *compute, esp_error *err)
 {
     esp_status status = ESP_OK;
     step->context.compute = compute;
-    if (step->runs_forward || step->accumulation_count == 0)
-        status = esp_op_backward(&step->context, err);
+    if (step->has_targets) {
+        status = esp_step_pack(step, true);
+        status = status == ESP_OK ? esp_op_backward(&step->context, err) : pack_failed(step, status, err);
+    }
     for (int i = 0; status == ESP_OK && i < step->accumulation_count; i++) {
-        const esp_accumulation *sum = &step->accumulations[i];
-        status = esp_accumulate(compute, esp_shape_elements(&sum->into->shape), esp_view_f32(sum->from),
-                                esp_view_f32(sum->into));
+        status = add_gradient(compute, &step->accumulations[i]);
         if (status == ESP_CANCELLED)
             return cancelled(err);
     }

@@ -7,6 +7,7 @@
 #include "graph/graph.h"
 #include "graph/infer.h"
 #include "graph/params.h"
+#include "tensor/engine.h"
 
 typedef struct esp_exec esp_exec;
 
@@ -16,11 +17,12 @@ typedef struct esp_exec_options {
     esp_params *params; /* read (and trained) instead of the graph's constants; may be NULL for evaluation */
     const esp_input_shape *input_shapes;
     int input_shape_count;
-    uint64_t seed;        /* dropout */
-    bool keeps_values;    /* every intermediate value stays readable after a run (esp_exec_value) */
-    bool stops_at_logits; /* an output made by a Softmax is replaced by the Softmax's input */
-    bool freezes_norm;    /* training with batch-norm in evaluation form */
-    int slots;            /* threads that will run it at most (esp_compute_slots); 0 = 1 */
+    uint64_t seed;            /* dropout */
+    bool keeps_values;        /* every intermediate value stays readable after a run (esp_exec_value) */
+    bool stops_at_logits;     /* an output made by a Softmax is replaced by the Softmax's input */
+    bool freezes_norm;        /* training with batch-norm in evaluation form */
+    int slots;                /* threads that will run it at most (esp_compute_slots); 0 = 1 */
+    const esp_engine *engine; /* NULL: esp_engine_default(); copied */
 } esp_exec_options;
 
 esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options, esp_exec **out,
@@ -57,7 +59,27 @@ const esp_view *esp_exec_input_grad(const esp_exec *exec, int index);
 size_t esp_exec_planned_bytes(const esp_exec *exec);
 size_t esp_exec_unplanned_bytes(const esp_exec *exec);
 
-/* Per-node times of the last forward in seconds, indexed by node; enabled by this call (NULL stops). */
+/* All memory an executor holds, in bytes. Constants are the graph's; packed forms of them that executors
+ * share hang on the graph's tensors. */
+typedef struct esp_exec_memory {
+    size_t activations, unshared_activations; /* as planned; as it would be without reuse */
+    size_t scratch, saved;                    /* for one step at a time; kept from forward to backward */
+    size_t packed, shared_packed;             /* packed weights and the like: its own, and shared ones */
+} esp_exec_memory;
+esp_exec_memory esp_exec_memory_use(const esp_exec *exec);
+
+/* Per-node times of the last forward in seconds, indexed by node; enabled by this call (NULL stops). A step
+ * that does several nodes' work counts for its main node, a conversion of layouts for the node that asked for
+ * it. */
 void esp_exec_time_nodes(esp_exec *exec, double *seconds);
+
+/* What a node's forward pass runs. */
+typedef struct esp_exec_node_info {
+    const char *method; /* "winograd", "pointwise", "blocked", "plain", ...; NULL: nothing runs (a view, a
+                           constant, a value nobody needs) */
+    esp_layout layout;  /* of its first output */
+    int fused_into;     /* the node whose step does this one's work too; the node itself otherwise */
+} esp_exec_node_info;
+esp_exec_node_info esp_exec_node(const esp_exec *exec, int node);
 
 #endif

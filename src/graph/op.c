@@ -26,7 +26,6 @@
      .output_min = (out_min),                                                                                \
      .output_max = (out_max),                                                                                \
      .rule = ESP_CHANNEL_##channel_rule,                                                                     \
-     .layouts = 1u << ESP_LAYOUT_PLAIN,                                                                      \
      __VA_ARGS__},
 
 static const esp_op rows[] = {
@@ -103,7 +102,7 @@ esp_status esp_op_run_once(const esp_op_context *context, esp_error *err)
  */
 static esp_status run_kernel(const esp_op_context *context, bool is_forward, esp_error *err)
 {
-    const esp_op *op = context->node->op;
+    const esp_op *op = context->op == NULL ? context->node->op : context->op;
     if (err != NULL)
         err->code = ESP_OK;
     esp_status status = is_forward ? op->forward(context, err) : op->backward(context, err);
@@ -111,7 +110,7 @@ static esp_status run_kernel(const esp_op_context *context, bool is_forward, esp
         return status;
     if (err->code != status)
         esp_fail(err, status, "%s", esp_status_word(status));
-    esp_error_prefix(err, "node '%s' (%s)", context->node->name, op->name);
+    esp_error_prefix(err, "node '%s' (%s)", context->node->name, context->node->op->name);
     return status;
 }
 

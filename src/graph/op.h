@@ -6,6 +6,7 @@
 #include "base/compute.h"
 #include "base/rng.h"
 #include "graph/graph.h"
+#include "tensor/engine.h"
 #include "tensor/tensor.h"
 
 /* How kept channels pass through an operator (METHODS.md section 3). */
@@ -22,12 +23,12 @@ typedef enum esp_channel_rule {
 
 typedef enum esp_op_flag {
     ESP_OP_VIEW = 1, /* the output is input 0's memory under another shape (when input 0 is not a constant) */
-    ESP_OP_IN_PLACE = 2, /* evaluation may write output 0 over input 0 when that dies here and shapes agree */
     ESP_OP_SHAPE_ONLY = 4, /* depends on input 0's shape alone (Shape): ties no channels, whatever the rule */
     ESP_OP_LOGITS = 8,     /* turns logits into probabilities at the end of a classifier (Softmax) */
-    ESP_OP_KEEPS_ZERO = 16, /* 0 in gives 0 out, element-wise (Relu): for constants behind cut filters */
-    ESP_OP_POINTWISE = 32,  /* acts on each spatial position alone (element-wise, batch-norm) */
-    ESP_OP_EVAL_VIEW = 64,  /* as ESP_OP_VIEW, but at evaluation only (Dropout) */
+    ESP_OP_KEEPS_ZERO = 16,     /* 0 in gives 0 out, element-wise (Relu): for constants behind cut filters */
+    ESP_OP_POINTWISE = 32,      /* acts on each spatial position alone (element-wise, batch-norm) */
+    ESP_OP_EVAL_VIEW = 64,      /* as ESP_OP_VIEW, but at evaluation only (Dropout) */
+    ESP_OP_PREFERS_BLOCKS = 128 /* runs in channel blocks whatever its inputs are in; others follow them */
 } esp_op_flag;
 
 /* What backward reads. */
@@ -57,12 +58,57 @@ typedef struct esp_infer_context {
     esp_view *outputs; /* to fill: dtype and shape */
 } esp_infer_context;
 
+/* How a node runs when it keeps images in channel blocks (ESP_LAYOUT_BLOCKED). */
+typedef struct esp_op_layouts {
+    unsigned blocked_inputs; /* bit i: input i must be blocked; the others are plain */
+    bool blocked_output;     /* output 0 is blocked; other outputs are plain */
+} esp_op_layouts;
+
+/* Something done to every channel alone: batch-norm, or arithmetic with one number per channel or for all. */
+typedef enum esp_line_kind {
+    ESP_LINE_NORM, /* inputs: scale, bias, mean, variance */
+    ESP_LINE_ADD,
+    ESP_LINE_SUB,
+    ESP_LINE_MUL,
+    ESP_LINE_DIV,
+} esp_line_kind;
+
+typedef struct esp_line {
+    esp_line_kind kind;
+    int input;     /* the first input it reads */
+    float epsilon; /* of a batch-norm */
+} esp_line;
+
+/* What a step does beside its own node's work when it stands for several nodes (fuse.h): only blocked forms
+ * and fully connected layers do. In this order: own work, lines, residual (where the operator's file says
+ * there is such an input), clip. A convolution does in_lines and then in_clips to its input first. */
+enum { ESP_FUSED_LINES = 6 };
+typedef struct esp_fused {
+    int line_count, in_line_count;
+    esp_line lines[ESP_FUSED_LINES], in_lines[ESP_FUSED_LINES];
+    bool clips, in_clips; /* min(max(v, low), high) */
+    float low, high, in_low, in_high;
+} esp_fused;
+
+/* Data that is made from constants and parameters before a run: packed weights, folded normalisation. */
+enum { ESP_OP_PACKS = 4 };
+typedef struct esp_op_pack {
+    size_t bytes;
+    int input;    /* the input it is made of; -1: of several */
+    uint64_t key; /* not 0: what other steps pack from the same tensor with this key is the same */
+    bool is_for_backward;
+} esp_op_pack;
+
 /* Context of forward and backward for one node. Absent inputs/outputs are NULL. */
 typedef struct esp_op_context {
     const esp_compute *compute;
     const esp_node *node;
+    const esp_op *op;         /* NULL: the node's */
+    const esp_engine *engine; /* NULL: plain images only */
     int64_t opset;
     bool is_training;
+    bool has_backward;      /* a backward pass may follow, whatever form forward has */
+    const esp_fused *fused; /* NULL: the node alone */
     int input_count, output_count;
     const esp_view *const *inputs;
     esp_view *const *outputs;
@@ -73,6 +119,8 @@ typedef struct esp_op_context {
     void *saved;                  /* esp_op.saved bytes, private to this node: forward to backward */
     esp_rng *rng;                 /* training only (Dropout) */
     const void *plan;             /* what esp_op.prepare made; NULL: the kernel prepares for itself */
+    unsigned adds;                /* backward: bit i, the gradient of input i is added to what is there */
+    void *packed[ESP_OP_PACKS];   /* what esp_op.pack made */
 } esp_op_context;
 
 /* Rewrites what a MOVE node says in numbers (Reshape's target, Slice's bounds, Pad's amounts, Gather's
@@ -96,7 +144,7 @@ typedef struct esp_narrow_context {
 } esp_narrow_context;
 
 /* At most this many bytes are prepared per node. */
-#define ESP_OP_PLAN_MAX 512
+#define ESP_OP_PLAN_MAX 1024
 
 struct esp_op {
     const char *name;
@@ -117,11 +165,22 @@ struct esp_op {
     unsigned needs;     /* esp_op_needs of backward */
     unsigned trainable; /* bit i: input i is a trainable parameter when it is a float constant */
     unsigned running;   /* bit i: input i is a running statistic, updated by training (BatchNormalization) */
-    unsigned layouts;   /* bit per esp_layout it takes; 0 stands for plain only */
+    unsigned over;      /* bit i: evaluation may write output 0 over input i when that dies here and has the
+                           output's shape and layout */
+    unsigned passes;    /* bit i: the gradient of input i is the output's, when their shapes agree */
+    unsigned adds;      /* bit i: backward of the blocked form can add the gradient of input i */
+    /* Whether the node takes images in channel blocks, and which; views have shapes, and data when it is
+     * known. NULL: it takes plain images only. */
+    bool (*blocks)(const esp_op_context *context, esp_op_layouts *out);
     /* Reads attributes, shapes and the contents of known inputs into `plan` (at most ESP_OP_PLAN_MAX bytes),
      * once per compiled graph, so that runs look nothing up. NULL: nothing to prepare. Cannot fail: infer has
      * accepted the node. */
     void (*prepare)(const esp_op_context *context, void *plan);
+    /* What is to be packed, in the order of `packed` (bytes 0: nothing), and packing one of it. */
+    void (*packs)(const esp_op_context *context, esp_op_pack packs[ESP_OP_PACKS]);
+    esp_status (*pack)(const esp_op_context *context, int index, void *target);
+    const char *(*method)(
+        const esp_op_context *context); /* a short name of what forward runs; NULL: layout's */
 };
 
 /* The row for an operator at an opset, or NULL. `nearest` (may be NULL) receives a hint: the row of another

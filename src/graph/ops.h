@@ -15,7 +15,11 @@
     int64_t esp_op_##name##_macs(const esp_infer_context *context);                                          \
     bool esp_op_##name##_layer(const esp_node *node, esp_layer_form *form);                                  \
     esp_status esp_op_##name##_narrow(esp_narrow_context *context, esp_error *err);                          \
-    void esp_op_##name##_prepare(const esp_op_context *context, void *plan);
+    void esp_op_##name##_prepare(const esp_op_context *context, void *plan);                                 \
+    bool esp_op_##name##_blocks(const esp_op_context *context, esp_op_layouts *out);                         \
+    void esp_op_##name##_packs(const esp_op_context *context, esp_op_pack packs[ESP_OP_PACKS]);              \
+    esp_status esp_op_##name##_pack(const esp_op_context *context, int index, void *target);                 \
+    const char *esp_op_##name##_method(const esp_op_context *context);
 
 ESP_OP_DECLARE(conv)
 ESP_OP_DECLARE(pool)
@@ -83,6 +87,53 @@ static inline esp_view *esp_op_input_grad(const esp_op_context *context, int ind
 {
     return index < context->input_count ? context->input_grads[index] : NULL;
 }
+
+/* Whether this run is the blocked form: some input or output is in channel blocks. */
+bool esp_op_is_blocked(const esp_op_context *context);
+
+/* Whether a view is a float image [N,C,H,W]; one that may be in channel blocks. */
+static inline bool esp_view_is_image(const esp_view *view)
+{
+    return view->dtype == ESP_F32 && view->shape.rank == 4 && esp_shape_elements(&view->shape) > 0;
+}
+
+/* esp_op.blocks of operators with one image in and one out. */
+bool esp_op_image_blocks(const esp_op_context *context, esp_op_layouts *out);
+
+/* Inputs of steps that do more than their node's work (esp_fused): the node's own come first, then the image
+ * added to the result, then what lines read. */
+enum {
+    ESP_CONV_X,
+    ESP_CONV_WEIGHT,
+    ESP_CONV_BIAS,
+    ESP_CONV_RESIDUAL,
+    ESP_CONV_INPUTS,
+    ESP_NORM_RESIDUAL = 5,
+    ESP_NORM_INPUTS
+};
+
+/* Lines one after the other as x * scale + shift; [channels] each, and zeros up to whole blocks. */
+void esp_fold_lines(const esp_op_context *context, const esp_line *lines, int line_count, int64_t channels,
+                    float *scale, float *shift);
+
+static inline int64_t esp_block_channels(int64_t channels)
+{
+    return (channels + ESP_BLOCK - 1) / ESP_BLOCK * ESP_BLOCK;
+}
+
+/* Whether a unary operator is a clip (Relu, Clip), and its range. Inputs' data must be known. */
+bool esp_op_clip_range(const esp_op_context *context, float *low, float *high);
+
+/* Whether the node is arithmetic with one number per channel or for all; `*line` then says what, `*wide`
+ * which input is the image. */
+bool esp_op_binary_line(const esp_op_context *context, esp_line *line, int *wide);
+
+/* Whether a Gemm is computed by dense.h, which can clip its output. */
+bool esp_op_gemm_is_dense(const esp_op_context *context);
+
+/* The channels [channel, channel + channels) of blocked images, as a view with gaps; `channel` is a multiple
+ * of ESP_BLOCK. */
+esp_view esp_view_channel_range(const esp_view *view, int64_t channel, int64_t channels);
 
 /* The prepared plan, made into `local` now when the caller brought none. */
 const void *esp_op_plan(const esp_op_context *context, void *local);

@@ -1,5 +1,6 @@
 /* Helpers of the operator files. They know attributes, views and shapes, and no operator in particular. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -14,6 +15,63 @@ const void *esp_op_plan(const esp_op_context *context, void *local)
         return context->plan;
     context->node->op->prepare(context, local);
     return local;
+}
+
+bool esp_op_is_blocked(const esp_op_context *context)
+{
+    for (int i = 0; i < context->input_count; i++) {
+        if (context->inputs[i] != NULL && context->inputs[i]->layout == ESP_LAYOUT_BLOCKED)
+            return true;
+    }
+    return context->output_count > 0 && context->outputs[0]->layout == ESP_LAYOUT_BLOCKED;
+}
+
+bool esp_op_image_blocks(const esp_op_context *context, esp_op_layouts *out)
+{
+    *out = (esp_op_layouts){.blocked_inputs = 1, .blocked_output = true};
+    return esp_view_is_image(context->inputs[0]) && esp_view_is_image(context->outputs[0]);
+}
+
+/* One line of one channel applied to x * scale + shift. */
+static void apply_line(const esp_op_context *context, const esp_line *line, int64_t channel, double *scale,
+                       double *shift)
+{
+    const esp_view *const *in = &context->inputs[line->input];
+    double value = (double)esp_view_f32(in[0])[esp_shape_elements(&in[0]->shape) == 1 ? 0 : channel];
+    switch (line->kind) {
+    case ESP_LINE_ADD:
+        *shift += value;
+        return;
+    case ESP_LINE_SUB:
+        *shift -= value;
+        return;
+    case ESP_LINE_MUL:
+        *scale *= value;
+        *shift *= value;
+        return;
+    case ESP_LINE_DIV:
+        *scale /= value;
+        *shift /= value;
+        return;
+    case ESP_LINE_NORM:
+        break;
+    }
+    double bias = (double)esp_view_f32(in[1])[channel], mean = (double)esp_view_f32(in[2])[channel];
+    double factor = value / sqrt((double)esp_view_f32(in[3])[channel] + (double)line->epsilon);
+    *scale *= factor;
+    *shift = (*shift - mean) * factor + bias;
+}
+
+void esp_fold_lines(const esp_op_context *context, const esp_line *lines, int line_count, int64_t channels,
+                    float *scale, float *shift)
+{
+    for (int64_t c = 0; c < esp_block_channels(channels); c++) {
+        double factor = c < channels ? 1.0 : 0.0, offset = 0.0;
+        for (int i = 0; c < channels && i < line_count; i++)
+            apply_line(context, &lines[i], c, &factor, &offset);
+        scale[c] = (float)factor;
+        shift[c] = (float)offset;
+    }
 }
 
 esp_infer_context esp_op_as_infer(const esp_op_context *context)

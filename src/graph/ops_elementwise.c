@@ -6,6 +6,7 @@
 
 #include "graph/ops.h"
 #include "tensor/arrange.h"
+#include "tensor/blocked.h"
 #include "tensor/elementwise.h"
 #include "tensor/strides.h"
 
@@ -101,10 +102,21 @@ static unary_plan unary_now(const esp_op_context *context)
     return plan;
 }
 
+bool esp_op_clip_range(const esp_op_context *context, float *low, float *high)
+{
+    unary_plan plan = unary_now(context);
+    *low = plan.kind == ESP_UNARY_RELU ? 0.0f : plan.a;
+    *high = plan.kind == ESP_UNARY_RELU ? INFINITY : plan.b;
+    return plan.kind == ESP_UNARY_RELU || plan.kind == ESP_UNARY_CLIP;
+}
+
 esp_status esp_op_unary_forward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
     unary_plan plan = unary_now(context);
+    if (esp_op_is_blocked(context))
+        return esp_blocked_unary(context->compute, plan.kind, plan.a, plan.b, context->inputs[0],
+                                 context->outputs[0]);
     return esp_unary_forward(context->compute, plan.kind, plan.a, plan.b, plan.count,
                              esp_view_f32(context->inputs[0]), esp_view_f32(context->outputs[0]));
 }
@@ -118,13 +130,17 @@ esp_status esp_op_unary_backward(const esp_op_context *context, esp_error *err)
         return ESP_OK;
     unary_plan plan = unary_now(context);
     unsigned needs = context->node->op->needs;
-    const float *x = esp_view_f32(context->inputs[0]), *y = esp_view_f32(context->outputs[0]);
+    const esp_view *x = context->inputs[0], *y = context->outputs[0];
     if ((needs & ESP_NEEDS_INPUTS) == 0)
         x = y;
     else if ((needs & ESP_NEEDS_OUTPUTS) == 0)
         y = x;
-    return esp_unary_backward(context->compute, plan.kind, plan.a, plan.b, plan.count, x, y,
-                              esp_view_f32(context->output_grads[0]), esp_view_f32(context->input_grads[0]));
+    if (esp_op_is_blocked(context))
+        return esp_blocked_unary_backward(context->compute, plan.kind, plan.a, plan.b, x, y,
+                                          context->output_grads[0], context->input_grads[0]);
+    return esp_unary_backward(context->compute, plan.kind, plan.a, plan.b, plan.count, esp_view_f32(x),
+                              esp_view_f32(y), esp_view_f32(context->output_grads[0]),
+                              esp_view_f32(context->input_grads[0]));
 }
 
 /* ---- arithmetic ---- */
@@ -271,12 +287,104 @@ static esp_status binary_plain(const esp_op_context *context, esp_binary_kind ki
     return ESP_OK;
 }
 
+/* Which input is the image of the output's shape when the other is repeated over it; -1 for equal shapes. */
+static int wide_input(const esp_op_context *context)
+{
+    const esp_shape *a = &context->inputs[0]->shape, *y = &context->outputs[0]->shape;
+    if (esp_shape_equal(a, &context->inputs[1]->shape))
+        return -1;
+    return esp_shape_equal(a, y) ? 0 : 1;
+}
+
+static bool is_commutative(esp_binary_kind kind)
+{
+    return kind == ESP_BINARY_ADD || kind == ESP_BINARY_MUL;
+}
+
+/* A number or a line of channels: [1,C,1,1], [C,1,1] or one element. */
+static bool is_line(const esp_shape *shape)
+{
+    int64_t elements = esp_shape_elements(shape);
+    return elements == 1 || (shape->rank >= 3 && elements == shape->dims[shape->rank - 3]);
+}
+
+bool esp_op_binary_line(const esp_op_context *context, esp_line *line, int *wide)
+{
+    static const esp_line_kind kinds[] = {[ESP_BINARY_ADD] = ESP_LINE_ADD,
+                                          [ESP_BINARY_SUB] = ESP_LINE_SUB,
+                                          [ESP_BINARY_MUL] = ESP_LINE_MUL,
+                                          [ESP_BINARY_DIV] = ESP_LINE_DIV};
+    binary_plan plan;
+    if (context->node->op->forward != esp_op_binary_forward || !esp_view_is_image(context->outputs[0]))
+        return false;
+    context->node->op->prepare(context, &plan);
+    *wide = wide_input(context);
+    if (*wide < 0 || (*wide == 1 && !is_commutative(plan.kind)) ||
+        !is_line(&context->inputs[1 - *wide]->shape))
+        return false;
+    *line = (esp_line){.kind = kinds[plan.kind], .input = 1 - *wide};
+    return true;
+}
+
+/* Images of equal shape, or an image and something per channel. The gradient of what is repeated is made in
+ * plain form only. */
+bool esp_op_binary_blocks(const esp_op_context *context, esp_op_layouts *out)
+{
+    binary_plan plan;
+    context->node->op->prepare(context, &plan);
+    *out = (esp_op_layouts){.blocked_inputs = 3, .blocked_output = true};
+    if (!esp_view_is_image(context->outputs[0]))
+        return false;
+    int wide = wide_input(context);
+    if (wide < 0)
+        return true;
+    const esp_shape *line = &context->inputs[1 - wide]->shape;
+    bool wants_line = context->has_backward && esp_op_input_grad(context, 1 - wide) != NULL;
+    if (wants_line || (wide == 1 && !is_commutative(plan.kind)) ||
+        !esp_shape_equal(&context->inputs[wide]->shape, &context->outputs[0]->shape) ||
+        !esp_blocked_binary_fits(&context->inputs[wide]->shape, line))
+        return false;
+    out->blocked_inputs = is_line(line) ? 1u << wide : 3;
+    return true;
+}
+
+/* y = a op b; clip(a + b) is an affine pass without a line. */
+static esp_status blocked_binary(const esp_op_context *context, esp_binary_kind kind)
+{
+    const esp_fused *fused = context->fused;
+    const esp_view *a = context->inputs[0], *b = context->inputs[1], *y = context->outputs[0];
+    esp_affine affine = {.residual = b, .clips = fused->clips, .low = fused->low, .high = fused->high};
+    if (fused->clips)
+        return esp_blocked_affine(context->compute, a, &affine, y);
+    if (wide_input(context) == 1)
+        return esp_blocked_binary(context->compute, kind, b, a, y);
+    return esp_blocked_binary(context->compute, kind, a, b, y);
+}
+
+/* What is repeated over the image has no gradient here (esp_op_binary_blocks). */
+static esp_status blocked_backward(const esp_op_context *context, esp_binary_kind kind)
+{
+    const esp_view *a = context->inputs[0], *b = context->inputs[1], *dy = context->output_grads[0];
+    int wide = wide_input(context);
+    if (wide < 0)
+        return esp_blocked_binary_backward(context->compute, kind, a, b, dy, context->input_grads[0],
+                                           context->input_grads[1]);
+    const esp_view *target = context->input_grads[wide];
+    if (target == NULL)
+        return ESP_OK;
+    if (kind == ESP_BINARY_MUL || kind == ESP_BINARY_DIV)
+        return esp_blocked_binary(context->compute, kind, dy, context->inputs[1 - wide], target);
+    return esp_layout_copy(context->compute, dy, target);
+}
+
 esp_status esp_op_binary_forward(const esp_op_context *context, esp_error *err)
 {
     binary_plan local;
     const binary_plan *plan = esp_op_plan(context, &local);
     if (context->outputs[0]->dtype != ESP_F32)
         return binary_plain(context, plan->kind, err);
+    if (esp_op_is_blocked(context))
+        return blocked_binary(context, plan->kind);
     return esp_binary_forward(context->compute, plan->kind, context->inputs[0], context->inputs[1],
                               context->outputs[0]);
 }
@@ -296,6 +404,8 @@ esp_status esp_op_binary_backward(const esp_op_context *context, esp_error *err)
     (void)err;
     binary_plan local;
     const binary_plan *plan = esp_op_plan(context, &local);
+    if (esp_op_is_blocked(context))
+        return blocked_backward(context, plan->kind);
     esp_view da = wanted(context, 0), db = wanted(context, 1);
     return esp_binary_backward(context->compute, plan->kind, context->inputs[0], context->inputs[1],
                                context->output_grads[0], &da, &db);
@@ -321,10 +431,35 @@ static esp_status spread(const esp_compute *compute, const esp_view *x, const es
                             y_strides);
 }
 
+/* Images of one shape. */
+bool esp_op_sum_blocks(const esp_op_context *context, esp_op_layouts *out)
+{
+    *out = (esp_op_layouts){.blocked_output = true};
+    if (!esp_view_is_image(context->outputs[0]) || context->input_count < 2 || context->input_count > 32)
+        return false;
+    for (int i = 0; i < context->input_count; i++) {
+        out->blocked_inputs |= 1u << i;
+        if (!esp_shape_equal(&context->inputs[i]->shape, &context->outputs[0]->shape))
+            return false;
+    }
+    return true;
+}
+
+static esp_status blocked_sum(const esp_op_context *context)
+{
+    const esp_view *y = context->outputs[0];
+    esp_status status = blocked_binary(context, ESP_BINARY_ADD); /* the first two */
+    for (int i = 2; status == ESP_OK && i < context->input_count; i++)
+        status = esp_blocked_accumulate(context->compute, context->inputs[i], y);
+    return status;
+}
+
 esp_status esp_op_sum_forward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
     const esp_view *y = context->outputs[0];
+    if (esp_op_is_blocked(context))
+        return blocked_sum(context);
     esp_status status = spread(context->compute, context->inputs[0], y);
     for (int i = 1; status == ESP_OK && i < context->input_count; i++)
         status = esp_binary_forward(context->compute, ESP_BINARY_ADD, y, context->inputs[i], y);
@@ -336,8 +471,11 @@ esp_status esp_op_sum_backward(const esp_op_context *context, esp_error *err)
     (void)err;
     esp_status status = ESP_OK;
     for (int i = 0; status == ESP_OK && i < context->input_count; i++) {
-        if (context->input_grads[i] != NULL)
-            status = esp_op_reduce_to(context->compute, context->output_grads[0], context->input_grads[i]);
+        const esp_view *target = context->input_grads[i];
+        if (target != NULL && target->layout == ESP_LAYOUT_BLOCKED)
+            status = esp_layout_copy(context->compute, context->output_grads[0], target);
+        else if (target != NULL)
+            status = esp_op_reduce_to(context->compute, context->output_grads[0], target);
     }
     return status;
 }

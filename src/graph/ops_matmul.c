@@ -1,10 +1,14 @@
 /* Gemm (ONNX -7, -9, -11, -13): y[M,N] = alpha * A' * B' + beta * C. MatMul (-1, -9, -13): NumPy's matmul,
- * with batch dims that broadcast. */
+ * with batch dims that broadcast.
+ *
+ * The fully connected layer as exporters write it, x * w^T + bias, has a kernel of its own in executors that
+ * use more than plain images; it clips on the way out when a Relu or Clip follows. */
 #include <inttypes.h>
 
 #include "graph/ops.h"
 #include "tensor/arrange.h"
 #include "tensor/blas.h"
+#include "tensor/dense.h"
 #include "tensor/elementwise.h"
 #include "tensor/strides.h"
 
@@ -12,6 +16,7 @@ typedef struct gemm_plan {
     bool transpose_a, transpose_b;
     int64_t m, n, k;
     float alpha, beta;
+    bool is_dense; /* dense.h computes it */
 } gemm_plan;
 
 esp_status esp_op_gemm_infer(esp_infer_context *context, esp_error *err)
@@ -45,18 +50,46 @@ esp_status esp_op_gemm_infer(esp_infer_context *context, esp_error *err)
     return status;
 }
 
-void esp_op_gemm_prepare(const esp_op_context *context, void *plan)
+static bool is_one(float value)
 {
+    return value >= 1.0f && value <= 1.0f;
+}
+
+static bool is_dense(const esp_op_context *context, const gemm_plan *plan)
+{
+    const esp_view *c = esp_op_input(context, 2);
+    bool is_line = c == NULL || (c->shape.rank > 0 && c->shape.dims[c->shape.rank - 1] == plan->n &&
+                                 esp_shape_elements(&c->shape) == plan->n);
+    return context->engine != NULL && !plan->transpose_a && plan->transpose_b && is_one(plan->alpha) &&
+           (c == NULL || is_one(plan->beta)) && is_line;
+}
+
+bool esp_op_gemm_is_dense(const esp_op_context *context)
+{
+    gemm_plan plan;
+    esp_op_gemm_prepare(context, &plan);
+    return plan.is_dense;
+}
+
+const char *esp_op_gemm_method(const esp_op_context *context)
+{
+    return ((const gemm_plan *)context->plan)->is_dense ? "dense" : "gemm";
+}
+
+void esp_op_gemm_prepare(const esp_op_context *context, void *memory)
+{
+    gemm_plan *plan = memory;
     const esp_shape *a = &context->inputs[0]->shape, *b = &context->inputs[1]->shape;
     int ta = esp_node_int(context->node, "transA", 0) != 0,
         tb = esp_node_int(context->node, "transB", 0) != 0;
-    *(gemm_plan *)plan = (gemm_plan){.transpose_a = ta,
-                                     .transpose_b = tb,
-                                     .m = a->dims[ta],
-                                     .n = b->dims[1 - tb],
-                                     .k = b->dims[tb],
-                                     .alpha = esp_node_float(context->node, "alpha", 1.0f),
-                                     .beta = esp_node_float(context->node, "beta", 1.0f)};
+    *plan = (gemm_plan){.transpose_a = ta,
+                        .transpose_b = tb,
+                        .m = a->dims[ta],
+                        .n = b->dims[1 - tb],
+                        .k = b->dims[tb],
+                        .alpha = esp_node_float(context->node, "alpha", 1.0f),
+                        .beta = esp_node_float(context->node, "beta", 1.0f)};
+    plan->is_dense = is_dense(context, plan);
 }
 
 esp_status esp_op_gemm_forward(const esp_op_context *context, esp_error *err)
@@ -66,6 +99,18 @@ esp_status esp_op_gemm_forward(const esp_op_context *context, esp_error *err)
     const gemm_plan *plan = esp_op_plan(context, &local);
     const esp_view *a = context->inputs[0], *b = context->inputs[1], *c = esp_op_input(context, 2);
     const esp_view *y = context->outputs[0];
+    if (plan->is_dense) {
+        const esp_fused *fused = context->fused;
+        esp_dense dense = {.rows = plan->m,
+                           .filters = plan->n,
+                           .channels = plan->k,
+                           .bias = c == NULL ? NULL : esp_view_f32(c),
+                           .clips = fused->clips,
+                           .low = fused->low,
+                           .high = fused->high};
+        return esp_dense_forward(context->compute, context->engine, &dense, esp_view_f32(a), esp_view_f32(b),
+                                 esp_view_f32(y));
+    }
     if (c != NULL) {
         int64_t c_strides[ESP_MAX_RANK], y_strides[ESP_MAX_RANK];
         esp_broadcast_strides(&c->shape, y->shape.rank, c_strides);

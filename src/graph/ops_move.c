@@ -6,6 +6,7 @@
 #include "base/arena.h"
 #include "graph/ops.h"
 #include "tensor/arrange.h"
+#include "tensor/blocked.h"
 #include "tensor/strides.h"
 
 /* ---- Concat (-4, -11, -13) ---- */
@@ -66,11 +67,70 @@ static esp_status concat_copy(const esp_op_context *context, const esp_view *par
                             part_strides);
 }
 
+/* Along channels, where every part begins with a whole block. */
+bool esp_op_concat_blocks(const esp_op_context *context, esp_op_layouts *out)
+{
+    concat_plan plan;
+    esp_op_concat_prepare(context, &plan);
+    *out = (esp_op_layouts){.blocked_output = true};
+    if (!esp_view_is_image(context->outputs[0]) || plan.axis != 1 || context->input_count > 32)
+        return false;
+    for (int i = 0; i < context->input_count; i++) {
+        bool is_last = i + 1 == context->input_count;
+        if (!esp_view_is_image(context->inputs[i]) ||
+            (!is_last && context->inputs[i]->shape.dims[1] % ESP_BLOCK != 0))
+            return false;
+        out->blocked_inputs |= 1u << i;
+    }
+    return true;
+}
+
+esp_view esp_view_channel_range(const esp_view *view, int64_t channel, int64_t channels)
+{
+    esp_view range = *view;
+    range.image_stride = esp_view_image_stride(view);
+    range.shape.dims[1] = channels;
+    if (view->data != NULL)
+        range.data = esp_view_f32(view) + channel * view->shape.dims[2] * view->shape.dims[3];
+    return range;
+}
+
+/* Parts that were written in their place need no copy. */
+static esp_status blocked_concat(const esp_op_context *context)
+{
+    int64_t channel = 0;
+    esp_status status = ESP_OK;
+    for (int i = 0; status == ESP_OK && i < context->input_count; i++) {
+        const esp_view *part = context->inputs[i];
+        esp_view place = esp_view_channel_range(context->outputs[0], channel, part->shape.dims[1]);
+        if (part->data != place.data)
+            status = esp_layout_copy(context->compute, part, &place);
+        channel += part->shape.dims[1];
+    }
+    return status;
+}
+
+static esp_status blocked_concat_backward(const esp_op_context *context)
+{
+    int64_t channel = 0;
+    esp_status status = ESP_OK;
+    for (int i = 0; status == ESP_OK && i < context->input_count; i++) {
+        int64_t channels = context->inputs[i]->shape.dims[1];
+        esp_view place = esp_view_channel_range(context->output_grads[0], channel, channels);
+        if (context->input_grads[i] != NULL)
+            status = esp_layout_copy(context->compute, &place, context->input_grads[i]);
+        channel += channels;
+    }
+    return status;
+}
+
 esp_status esp_op_concat_forward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
     concat_plan local;
     const concat_plan *plan = esp_op_plan(context, &local);
+    if (esp_op_is_blocked(context))
+        return blocked_concat(context);
     int64_t offset = 0;
     esp_status status = ESP_OK;
     for (int i = 0; status == ESP_OK && i < context->input_count; i++) {
@@ -85,6 +145,8 @@ esp_status esp_op_concat_backward(const esp_op_context *context, esp_error *err)
     (void)err;
     concat_plan local;
     const concat_plan *plan = esp_op_plan(context, &local);
+    if (esp_op_is_blocked(context))
+        return blocked_concat_backward(context);
     int64_t offset = 0;
     esp_status status = ESP_OK;
     for (int i = 0; status == ESP_OK && i < context->input_count; i++) {

@@ -1,8 +1,13 @@
 /* BatchNormalization (ONNX -7, -9, -14, -15) and Dropout (-7, -10, -12): the two that behave differently in
- * training. x [N,C,...]; scale, bias, mean, variance [C]. */
+ * training. x [N,C,...]; scale, bias, mean, variance [C].
+ *
+ * In channel blocks a batch-norm also does what follows it: y = clip(norm(x) + residual), forward and
+ * backward; at evaluation with lines between the two. */
 #include <string.h>
 
+#include "base/memory.h"
 #include "graph/ops.h"
+#include "tensor/blocked.h"
 #include "tensor/elementwise.h"
 #include "tensor/norm.h"
 
@@ -61,11 +66,81 @@ size_t esp_op_batch_norm_saved(const esp_op_context *context)
     return 2 * (size_t)context->inputs[0]->shape.dims[1] * sizeof(float);
 }
 
+/* Statistics that training leaves alone have a gradient in plain form only. */
+bool esp_op_batch_norm_blocks(const esp_op_context *context, esp_op_layouts *out)
+{
+    return (context->is_training || !context->has_backward) && esp_op_image_blocks(context, out);
+}
+
+/* At evaluation: scale and shift. */
+void esp_op_batch_norm_packs(const esp_op_context *context, esp_op_pack packs[ESP_OP_PACKS])
+{
+    int64_t channels = context->inputs[0]->shape.dims[1];
+    if (esp_op_is_blocked(context) && !context->is_training)
+        packs[0] =
+            (esp_op_pack){.bytes = 2 * (size_t)esp_block_channels(channels) * sizeof(float), .input = -1};
+}
+
+esp_status esp_op_batch_norm_pack(const esp_op_context *context, int index, void *target)
+{
+    (void)index;
+    const norm_plan *plan = context->plan;
+    const esp_fused *fused = context->fused;
+    esp_line lines[ESP_FUSED_LINES + 1] = {{.kind = ESP_LINE_NORM, .input = 1, .epsilon = plan->epsilon}};
+    float *scale = target;
+    for (int i = 0; i < fused->line_count; i++)
+        lines[1 + i] = fused->lines[i];
+    esp_fold_lines(context, lines, 1 + fused->line_count, plan->channels, scale,
+                   scale + esp_block_channels(plan->channels));
+    return ESP_OK;
+}
+
+static esp_status blocked_affine(const esp_op_context *context, const norm_plan *plan)
+{
+    const float *scale = context->packed[0];
+    const esp_fused *fused = context->fused;
+    esp_affine affine = {.scale = scale,
+                         .shift = scale + esp_block_channels(plan->channels),
+                         .residual = esp_op_input(context, ESP_NORM_RESIDUAL),
+                         .clips = fused->clips,
+                         .low = fused->low,
+                         .high = fused->high};
+    return esp_blocked_affine(context->compute, context->inputs[0], &affine, context->outputs[0]);
+}
+
+static esp_norm_train train_form(const esp_op_context *context, const norm_plan *plan)
+{
+    const esp_view *const *in = context->inputs;
+    const esp_fused *fused = context->fused;
+    float *saved_mean = context->saved;
+    return (esp_norm_train){.scale = esp_view_f32(in[1]),
+                            .bias = esp_view_f32(in[2]),
+                            .epsilon = plan->epsilon,
+                            .momentum = plan->momentum,
+                            .saved_mean = saved_mean,
+                            .saved_inverse_std = saved_mean + plan->channels,
+                            .residual = esp_op_input(context, ESP_NORM_RESIDUAL),
+                            .clips = fused->clips,
+                            .low = fused->low,
+                            .high = fused->high};
+}
+
+static esp_status blocked_train(const esp_op_context *context, const norm_plan *plan)
+{
+    esp_norm_train norm = train_form(context, plan);
+    norm.running_mean = esp_view_f32(context->inputs[3]);
+    norm.running_variance = esp_view_f32(context->inputs[4]);
+    return esp_blocked_norm_train(context->compute, &norm, context->inputs[0], context->outputs[0],
+                                  context->scratch);
+}
+
 esp_status esp_op_batch_norm_forward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
     norm_plan local;
     const norm_plan *plan = esp_op_plan(context, &local);
+    if (esp_op_is_blocked(context))
+        return context->is_training ? blocked_train(context, plan) : blocked_affine(context, plan);
     const esp_view *const *in = context->inputs;
     float *y = esp_view_f32(context->outputs[0]);
     if (!context->is_training)
@@ -79,15 +154,43 @@ esp_status esp_op_batch_norm_forward(const esp_op_context *context, esp_error *e
                                 saved_mean + plan->channels, y);
 }
 
-/* The kernels give all three gradients at once; those nobody wants go to scratch: dscale, dbias, then dx. */
+static size_t aligned(size_t bytes)
+{
+    return (bytes + ESP_ALIGNMENT - 1) / ESP_ALIGNMENT * ESP_ALIGNMENT;
+}
+
+static size_t kernel_scratch(const esp_op_context *context)
+{
+    bool needs = context->is_training && esp_op_is_blocked(context);
+    return needs ? aligned(esp_blocked_norm_scratch(context->inputs[0])) : 0;
+}
+
+/* The kernels give all three gradients at once; those nobody wants go to scratch, behind what the kernel
+ * itself needs: dscale, dbias, then dx. */
 size_t esp_op_batch_norm_scratch(const esp_op_context *context, int slots)
 {
     (void)slots;
+    size_t own = kernel_scratch(context);
     if (context->input_grads == NULL)
-        return 0;
+        return own;
     size_t channels = (size_t)context->inputs[0]->shape.dims[1];
-    size_t dx = context->input_grads[0] == NULL ? esp_view_bytes(context->inputs[0]) : 0;
-    return 2 * channels * sizeof(float) + dx;
+    size_t dx =
+        context->input_grads[0] == NULL ? (size_t)esp_view_storage(context->inputs[0]) * sizeof(float) : 0;
+    return own + aligned(2 * channels * sizeof(float)) + dx;
+}
+
+static esp_status blocked_backward(const esp_op_context *context, const norm_plan *plan, float *dscale,
+                                   float *dbias, float *dx_data)
+{
+    esp_norm_train norm = train_form(context, plan);
+    esp_view spare = *context->inputs[0];
+    spare.data = dx_data;
+    spare.image_stride = 0;
+    const esp_view *dx = context->input_grads[0] == NULL ? &spare : context->input_grads[0];
+    return esp_blocked_norm_backward(context->compute, &norm, context->inputs[0], context->outputs[0],
+                                     context->output_grads[0], dx, dscale, dbias,
+                                     esp_op_input_grad(context, ESP_NORM_RESIDUAL),
+                                     (context->adds & 1u << ESP_NORM_RESIDUAL) != 0, context->scratch);
 }
 
 esp_status esp_op_batch_norm_backward(const esp_op_context *context, esp_error *err)
@@ -97,10 +200,14 @@ esp_status esp_op_batch_norm_backward(const esp_op_context *context, esp_error *
     const norm_plan *plan = esp_op_plan(context, &local);
     const esp_view *const *in = context->inputs;
     esp_view *const *grads = context->input_grads;
-    float *spare = context->scratch;
-    float *dscale = grads[1] == NULL ? spare : esp_view_f32(grads[1]);
-    float *dbias = grads[2] == NULL ? spare + plan->channels : esp_view_f32(grads[2]);
-    float *dx = grads[0] == NULL ? spare + 2 * plan->channels : esp_view_f32(grads[0]);
+    char *spare = (char *)context->scratch + kernel_scratch(context);
+    float *spare_lines = (float *)(void *)spare;
+    float *spare_dx = (float *)(void *)(spare + aligned(2 * (size_t)plan->channels * sizeof(float)));
+    float *dscale = grads[1] == NULL ? spare_lines : esp_view_f32(grads[1]);
+    float *dbias = grads[2] == NULL ? spare_lines + plan->channels : esp_view_f32(grads[2]);
+    float *dx = grads[0] == NULL ? spare_dx : esp_view_f32(grads[0]);
+    if (esp_op_is_blocked(context))
+        return blocked_backward(context, plan, dscale, dbias, dx);
     const float *dy = esp_view_f32(context->output_grads[0]);
     if (!context->is_training)
         return esp_batch_norm_backward_frozen(
@@ -149,7 +256,7 @@ void esp_op_dropout_prepare(const esp_op_context *context, void *plan)
         .count = esp_shape_elements(&context->inputs[0]->shape)};
 }
 
-/* The mask, one byte per element. */
+/* The mask, one byte per element, in the order of a plain tensor whatever the layout. */
 size_t esp_op_dropout_saved(const esp_op_context *context)
 {
     return (size_t)esp_shape_elements(&context->inputs[0]->shape);
@@ -177,11 +284,30 @@ static void draw_mask(esp_rng *rng, float ratio, uint8_t *mask, int64_t count)
     }
 }
 
-static void apply_mask(const uint8_t *mask, float ratio, int64_t count, const float *x, float *y)
+/* One channel of one image: `count` places, `step` floats apart. */
+static void mask_plane(const uint8_t *mask, float scale, int64_t count, int64_t step, const float *x,
+                       float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i * step] = mask[i] != 0 ? x[i * step] * scale : 0.0f;
+}
+
+static void apply_mask(const uint8_t *mask, float ratio, int64_t count, const esp_view *x, const esp_view *y)
 {
     float scale = 1.0f / (1.0f - ratio);
-    for (int64_t i = 0; i < count; i++)
-        y[i] = mask[i] != 0 ? x[i] * scale : 0.0f;
+    if (x->layout == ESP_LAYOUT_PLAIN) {
+        mask_plane(mask, scale, count, 1, esp_view_f32(x), esp_view_f32(y));
+        return;
+    }
+    int64_t channels = x->shape.dims[1], plane = x->shape.dims[2] * x->shape.dims[3];
+    for (int64_t n = 0; n < x->shape.dims[0]; n++) {
+        for (int64_t c = 0; c < channels; c++) {
+            int64_t at = c / ESP_BLOCK * plane * ESP_BLOCK + c % ESP_BLOCK;
+            mask_plane(mask + (n * channels + c) * plane, scale, plane, ESP_BLOCK,
+                       esp_view_f32(x) + n * esp_view_image_stride(x) + at,
+                       esp_view_f32(y) + n * esp_view_image_stride(y) + at);
+        }
+    }
 }
 
 esp_status esp_op_dropout_forward(const esp_op_context *context, esp_error *err)
@@ -191,29 +317,27 @@ esp_status esp_op_dropout_forward(const esp_op_context *context, esp_error *err)
     const dropout_plan *plan = esp_op_plan(context, &local);
     const esp_view *x = context->inputs[0], *y = context->outputs[0];
     uint8_t *mask = context->is_training ? context->saved : NULL;
+    esp_status status = ESP_OK;
     if (mask != NULL) {
         draw_mask(context->rng, plan->ratio, mask, plan->count);
-        apply_mask(mask, plan->ratio, plan->count, esp_view_f32(x), esp_view_f32(y));
-    } else if (x->data != y->data) {
-        memcpy(y->data, x->data, esp_view_bytes(x));
+        apply_mask(mask, plan->ratio, plan->count, x, y);
+    } else {
+        status = esp_op_view_forward(context, err);
     }
     if (context->output_count > 1 && context->outputs[1] != NULL)
         write_mask(context->outputs[1], mask, plan->count);
-    return ESP_OK;
+    return status;
 }
 
 /* The same elements that forward dropped get no gradient. */
 esp_status esp_op_dropout_backward(const esp_op_context *context, esp_error *err)
 {
-    (void)err;
     dropout_plan local;
     const dropout_plan *plan = esp_op_plan(context, &local);
-    const esp_view *dy = context->output_grads[0], *dx = context->input_grads[0];
-    if (dx == NULL || dy->data == dx->data)
-        return ESP_OK;
-    if (context->is_training)
-        apply_mask(context->saved, plan->ratio, plan->count, esp_view_f32(dy), esp_view_f32(dx));
-    else
-        memcpy(dx->data, dy->data, esp_view_bytes(dx));
+    if (!context->is_training)
+        return esp_op_view_backward(context, err);
+    if (context->input_grads[0] != NULL)
+        apply_mask(context->saved, plan->ratio, plan->count, context->output_grads[0],
+                   context->input_grads[0]);
     return ESP_OK;
 }

@@ -5,6 +5,7 @@
 
 #include "graph/ops.h"
 #include "tensor/arrange.h"
+#include "tensor/blocked.h"
 #include "tensor/elementwise.h"
 #include "tensor/pool2d.h"
 
@@ -70,6 +71,9 @@ esp_status esp_op_max_pool_forward(const esp_op_context *context, esp_error *err
 {
     (void)err;
     esp_pool2d_geometry local;
+    if (esp_op_is_blocked(context))
+        return esp_blocked_max_pool(context->compute, esp_op_plan(context, &local), context->inputs[0],
+                                    context->outputs[0]);
     return esp_max_pool_forward(context->compute, esp_op_plan(context, &local),
                                 esp_view_f32(context->inputs[0]), esp_view_f32(context->outputs[0]));
 }
@@ -78,6 +82,10 @@ esp_status esp_op_max_pool_backward(const esp_op_context *context, esp_error *er
 {
     (void)err;
     esp_pool2d_geometry local;
+    if (esp_op_is_blocked(context))
+        return esp_blocked_max_pool_backward(context->compute, esp_op_plan(context, &local),
+                                             context->inputs[0], context->output_grads[0],
+                                             context->input_grads[0]);
     return esp_max_pool_backward(context->compute, esp_op_plan(context, &local),
                                  esp_view_f32(context->inputs[0]), esp_view_f32(context->output_grads[0]),
                                  esp_view_f32(context->input_grads[0]));
@@ -87,6 +95,9 @@ esp_status esp_op_average_pool_forward(const esp_op_context *context, esp_error 
 {
     (void)err;
     esp_pool2d_geometry local;
+    if (esp_op_is_blocked(context))
+        return esp_blocked_average_pool(context->compute, esp_op_plan(context, &local), context->inputs[0],
+                                        context->outputs[0]);
     return esp_average_pool_forward(context->compute, esp_op_plan(context, &local),
                                     esp_view_f32(context->inputs[0]), esp_view_f32(context->outputs[0]));
 }
@@ -95,6 +106,9 @@ esp_status esp_op_average_pool_backward(const esp_op_context *context, esp_error
 {
     (void)err;
     esp_pool2d_geometry local;
+    if (esp_op_is_blocked(context))
+        return esp_blocked_average_pool_backward(context->compute, esp_op_plan(context, &local),
+                                                 context->output_grads[0], context->input_grads[0]);
     return esp_average_pool_backward(context->compute, esp_op_plan(context, &local),
                                      esp_view_f32(context->output_grads[0]),
                                      esp_view_f32(context->input_grads[0]));
@@ -138,10 +152,31 @@ static esp_pool2d_geometry plane_geometry(int64_t planes, int64_t inner)
                                  .out_width = 1};
 }
 
+/* [N,C,H,W] with one window per image and channel. */
+static esp_pool2d_geometry image_geometry(const esp_shape *x)
+{
+    return (esp_pool2d_geometry){.batch = x->dims[0],
+                                 .channels = x->dims[1],
+                                 .height = x->dims[2],
+                                 .width = x->dims[3],
+                                 .kernel_h = x->dims[2],
+                                 .kernel_w = x->dims[3],
+                                 .stride_h = 1,
+                                 .stride_w = 1,
+                                 .dilation_h = 1,
+                                 .dilation_w = 1,
+                                 .out_height = 1,
+                                 .out_width = 1};
+}
+
 void esp_op_global_pool_prepare(const esp_op_context *context, void *plan)
 {
     const esp_shape *x = &context->inputs[0]->shape;
-    *(esp_pool2d_geometry *)plan = plane_geometry(x->dims[0] * x->dims[1], esp_shape_product(x, 2, x->rank));
+    if (esp_op_is_blocked(context))
+        *(esp_pool2d_geometry *)plan = image_geometry(x);
+    else
+        *(esp_pool2d_geometry *)plan =
+            plane_geometry(x->dims[0] * x->dims[1], esp_shape_product(x, 2, x->rank));
 }
 
 /* ---- ReduceMean ---- */
@@ -150,7 +185,7 @@ typedef struct mean_plan {
     bool is_reduced[ESP_MAX_RANK];
     bool is_trailing; /* the reduced axes are the last ones: a plane pool does it */
     int64_t reduced_count;
-    esp_pool2d_geometry planes;
+    esp_pool2d_geometry planes; /* in channel blocks: images */
 } mean_plan;
 
 _Static_assert(sizeof(mean_plan) <= ESP_OP_PLAN_MAX, "a plan fits its slot");
@@ -218,7 +253,70 @@ void esp_op_reduce_mean_prepare(const esp_op_context *context, void *plan_memory
         else if (i > 0 && plan->is_reduced[i - 1])
             plan->is_trailing = false;
     }
-    plan->planes = plane_geometry(esp_shape_elements(x) / plan->reduced_count, plan->reduced_count);
+    if (esp_op_is_blocked(context))
+        plan->planes = image_geometry(x);
+    else
+        plan->planes = plane_geometry(esp_shape_elements(x) / plan->reduced_count, plan->reduced_count);
+}
+
+/* A mean over space: global average pooling. Without keepdims the result [N,C] is plain. */
+bool esp_op_reduce_mean_blocks(const esp_op_context *context, esp_op_layouts *out)
+{
+    mean_plan plan;
+    if (!esp_view_is_image(context->inputs[0]))
+        return false;
+    esp_op_reduce_mean_prepare(context, &plan);
+    *out = (esp_op_layouts){.blocked_inputs = 1, .blocked_output = context->outputs[0]->shape.rank == 4};
+    return plan.is_trailing && plan.is_reduced[2] && !plan.is_reduced[1] && !plan.is_reduced[0];
+}
+
+/* The result [N,C] or its gradient as blocks of [N,C,1,1], in scratch memory. */
+static esp_view mean_blocks(const esp_op_context *context, const esp_view *plain)
+{
+    const int64_t *dims = plain->shape.dims;
+    return (esp_view){.data = context->scratch,
+                      .dtype = ESP_F32,
+                      .layout = ESP_LAYOUT_BLOCKED,
+                      .shape = {.rank = 4, .dims = {dims[0], dims[1], 1, 1}}};
+}
+
+static esp_view as_image(const esp_view *plain)
+{
+    esp_view image = *plain;
+    image.shape = (esp_shape){.rank = 4, .dims = {plain->shape.dims[0], plain->shape.dims[1], 1, 1}};
+    return image;
+}
+
+size_t esp_op_reduce_mean_scratch(const esp_op_context *context, int slots)
+{
+    (void)slots;
+    const esp_view *y = context->outputs[0];
+    if (!esp_op_is_blocked(context) || y->layout == ESP_LAYOUT_BLOCKED)
+        return 0;
+    esp_view blocks = mean_blocks(context, y);
+    return (size_t)esp_view_storage(&blocks) * sizeof(float);
+}
+
+static esp_status blocked_mean(const esp_op_context *context, const mean_plan *plan)
+{
+    const esp_view *x = context->inputs[0], *y = context->outputs[0];
+    if (y->layout == ESP_LAYOUT_BLOCKED)
+        return esp_blocked_average_pool(context->compute, &plan->planes, x, y);
+    esp_view blocks = mean_blocks(context, y), image = as_image(y);
+    esp_status status = esp_blocked_average_pool(context->compute, &plan->planes, x, &blocks);
+    return status == ESP_OK ? esp_layout_copy(context->compute, &blocks, &image) : status;
+}
+
+static esp_status blocked_mean_backward(const esp_op_context *context, const mean_plan *plan)
+{
+    const esp_view *dy = context->output_grads[0], *dx = context->input_grads[0];
+    if (dy->layout == ESP_LAYOUT_BLOCKED)
+        return esp_blocked_average_pool_backward(context->compute, &plan->planes, dy, dx);
+    esp_view blocks = mean_blocks(context, dy), image = as_image(dy);
+    esp_status status = esp_layout_copy(context->compute, &image, &blocks);
+    if (status == ESP_OK)
+        status = esp_blocked_average_pool_backward(context->compute, &plan->planes, &blocks, dx);
+    return status;
 }
 
 /* Strides over x's shape that lead to the element of y each element goes to. */
@@ -238,6 +336,8 @@ esp_status esp_op_reduce_mean_forward(const esp_op_context *context, esp_error *
     mean_plan local;
     const mean_plan *plan = esp_op_plan(context, &local);
     const esp_view *x = context->inputs[0], *y = context->outputs[0];
+    if (esp_op_is_blocked(context))
+        return blocked_mean(context, plan);
     if (plan->is_trailing)
         return esp_average_pool_forward(context->compute, &plan->planes, esp_view_f32(x), esp_view_f32(y));
     int64_t x_strides[ESP_MAX_RANK], y_strides[ESP_MAX_RANK], count = esp_shape_elements(&y->shape);
@@ -260,6 +360,8 @@ esp_status esp_op_reduce_mean_backward(const esp_op_context *context, esp_error 
     const esp_view *dy = context->output_grads[0], *dx = context->input_grads[0];
     if (dx == NULL)
         return ESP_OK;
+    if (esp_op_is_blocked(context))
+        return blocked_mean_backward(context, plan);
     if (plan->is_trailing)
         return esp_average_pool_backward(context->compute, &plan->planes, esp_view_f32(dy), esp_view_f32(dx));
     int64_t dx_strides[ESP_MAX_RANK], dy_strides[ESP_MAX_RANK];

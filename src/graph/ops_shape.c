@@ -4,26 +4,32 @@
 #include <string.h>
 
 #include "graph/ops.h"
+#include "tensor/blocked.h"
 
 /* ---- views: the executor lets the output share the input's memory; these run when it cannot ---- */
+
+static esp_status copy_view(const esp_compute *compute, const esp_view *from, const esp_view *to)
+{
+    size_t bytes = esp_view_bytes(from);
+    if (from->data == to->data || bytes == 0)
+        return ESP_OK;
+    if (from->layout == ESP_LAYOUT_BLOCKED)
+        return esp_layout_copy(compute, from, to);
+    memcpy(to->data, from->data, bytes);
+    return ESP_OK;
+}
 
 esp_status esp_op_view_forward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
-    const esp_view *x = context->inputs[0], *y = context->outputs[0];
-    size_t bytes = esp_view_bytes(x);
-    if (x->data != y->data && bytes > 0)
-        memcpy(y->data, x->data, bytes);
-    return ESP_OK;
+    return copy_view(context->compute, context->inputs[0], context->outputs[0]);
 }
 
 esp_status esp_op_view_backward(const esp_op_context *context, esp_error *err)
 {
     (void)err;
-    const esp_view *dy = context->output_grads[0], *dx = context->input_grads[0];
-    if (dx != NULL && dx->data != dy->data && esp_view_bytes(dy) > 0)
-        memcpy(dx->data, dy->data, esp_view_bytes(dy));
-    return ESP_OK;
+    const esp_view *dx = context->input_grads[0];
+    return dx == NULL ? ESP_OK : copy_view(context->compute, context->output_grads[0], dx);
 }
 
 esp_status esp_op_identity_infer(esp_infer_context *context, esp_error *err)

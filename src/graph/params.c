@@ -13,6 +13,7 @@ struct esp_params {
     int count;
     esp_param *items;
     int *index_of_value; /* per value of the graph, -1 when it is no parameter */
+    uint64_t generation;
 };
 
 void esp_params_free(esp_params *params)
@@ -115,6 +116,7 @@ esp_status esp_params_new(const esp_graph *graph, esp_params **out, esp_error *e
     if (params == NULL)
         return esp_fail_memory(err, "parameters", sizeof *params);
     params->graph = esp_graph_ref(graph);
+    params->generation = 1;
     params->items = esp_alloc_zero((size_t)constants, sizeof *params->items);
     params->index_of_value = esp_alloc((size_t)values, sizeof *params->index_of_value);
     esp_status status = ESP_OK;
@@ -131,8 +133,19 @@ esp_status esp_params_new(const esp_graph *graph, esp_params **out, esp_error *e
     return status;
 }
 
+void esp_params_touch(esp_params *params)
+{
+    params->generation++;
+}
+
+uint64_t esp_params_generation(const esp_params *params)
+{
+    return params->generation;
+}
+
 void esp_params_copy(esp_params *target, const esp_params *source)
 {
+    esp_params_touch(target);
     for (int i = 0; i < target->count; i++)
         memcpy(target->items[i].data, source->items[i].data,
                (size_t)target->items[i].elements * sizeof(float));

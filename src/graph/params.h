@@ -27,6 +27,12 @@ int esp_params_count(const esp_params *params);
 esp_param *esp_params_at(esp_params *params, int index);
 int esp_params_find(const esp_params *params, int value); /* index of a value's parameter, or -1 */
 
+/* Whoever writes into `data` says so afterwards: executors for evaluation keep what they have made of it
+ * (packed weights, folded normalisation) until the generation changes. The optimizer, esp_params_copy and
+ * training runs of an executor do. */
+void esp_params_touch(esp_params *params);
+uint64_t esp_params_generation(const esp_params *params);
+
 /* Copies data (not gradients) between two params of the same graph. */
 void esp_params_copy(esp_params *target, const esp_params *source);
 

@@ -11,46 +11,69 @@
 #include "base/rng.h"
 #include "base/unknown.h"
 #include "graph/op.h"
+#include "prune/row_products.h"
 #include "prune/weights.h"
 #include "tensor/blas.h"
+#include "tensor/simd.h"
+
+/* What a task of the norms reads, at least. */
+enum { NORM_ELEMENTS = 1 << 18 };
 
 static int64_t filter_elements(const esp_layer *layer)
 {
     return layer->channels * layer->kernel_h * layer->kernel_w;
 }
 
-static esp_status score_l1(const esp_criterion_context *context, double *scores, esp_error *err)
-{
-    int64_t length = filter_elements(context->layer);
+/* ---- norms: blocks of filters over the pool ---- */
 
-    (void)err;
-    for (int64_t f = 0; f < context->layer->filters; f++) {
-        const float *filter = context->weight + f * length;
-        scores[f] = 0;
-        for (int64_t i = 0; i < length; i++)
-            scores[f] += fabs((double)filter[i]);
-    }
+typedef struct norm_run {
+    const float *weight;
+    int64_t filters, length, block; /* filters of a task */
+    double (*norm)(int64_t count, const float *values);
+    double *scores;
+} norm_run;
+
+static void norm_task(void *context, int64_t task, int slot)
+{
+    const norm_run *run = context;
+    int64_t end = (task + 1) * run->block;
+
+    (void)slot;
+    for (int64_t f = task * run->block; f < run->filters && f < end; f++)
+        run->scores[f] = run->norm(run->length, run->weight + f * run->length);
+}
+
+static esp_status score_norms(const esp_criterion_context *context,
+                              double (*norm)(int64_t count, const float *values), double *scores,
+                              esp_error *err)
+{
+    norm_run run = {context->weight, context->layer->filters, filter_elements(context->layer), 1, norm,
+                    scores};
+
+    while (run.block * run.length < NORM_ELEMENTS)
+        run.block *= 2;
+    if (esp_compute_run(context->compute, (run.filters + run.block - 1) / run.block, norm_task, &run) !=
+        ESP_OK)
+        return esp_fail(err, ESP_CANCELLED, "layer '%s': cancelled", context->layer->name);
     return ESP_OK;
 }
 
-static double sum_of_squares(const float *values, int64_t length)
+static esp_status score_l1(const esp_criterion_context *context, double *scores, esp_error *err)
 {
-    double sum = 0;
+    return score_norms(context, esp_magnitude_sum, scores, err);
+}
 
-    for (int64_t i = 0; i < length; i++)
-        sum += (double)values[i] * (double)values[i];
-    return sum;
+static double root_of_squares(int64_t count, const float *values)
+{
+    return sqrt(esp_square_sum(count, values));
 }
 
 static esp_status score_l2(const esp_criterion_context *context, double *scores, esp_error *err)
 {
-    int64_t length = filter_elements(context->layer);
-
-    (void)err;
-    for (int64_t f = 0; f < context->layer->filters; f++)
-        scores[f] = sqrt(sum_of_squares(context->weight + f * length, length));
-    return ESP_OK;
+    return score_norms(context, root_of_squares, scores, err);
 }
+
+/* ---- */
 
 /* A batch-norm is the operator that has running statistics; its scale is its first trainable input. */
 static int scale_value(const esp_node *node)
@@ -82,44 +105,88 @@ static esp_status score_bn_scale(const esp_criterion_context *context, double *s
     return ESP_UNSUPPORTED;
 }
 
-/* rows [count, length] with the mean row taken off: distances stay, and the products below cancel less.
- * `mean` is [length] of working memory. */
-static void centre_rows(const float *rows, int64_t count, int64_t length, double *mean, float *centred)
+/* ---- distances between filters ---- */
+
+typedef struct distance_run {
+    const esp_row_products *products;
+    double *scores;
+} distance_run;
+
+/* Sum over g of the roots of |x_f|^2 + |x_g|^2 - 2 x_f.x_g. Equal rows have equal products, so their distance
+ * is 0. */
+ESP_SIMD_CLONES static double sum_distances(int64_t count, const float *row, float square,
+                                            const float *squares)
 {
-    memset(mean, 0, (size_t)length * sizeof *mean);
-    for (int64_t f = 0; f < count; f++)
-        for (int64_t i = 0; i < length; i++)
-            mean[i] += (double)rows[f * length + i];
-    for (int64_t f = 0; f < count; f++)
-        for (int64_t i = 0; i < length; i++)
-            centred[f * length + i] = (float)((double)rows[f * length + i] - mean[i] / (double)count);
+    double parts[ESP_LANES] = {0}, sum = 0;
+
+    for (int64_t first = 0; first < count; first += ESP_LANES)
+        for (int lane = 0; lane < ESP_LANES; lane++) {
+            float distance = square + squares[first + lane] - 2 * row[first + lane];
+            /* behind the last row everything is 0 */
+            distance = first + lane < count && !(distance < 0) ? distance : 0;
+            parts[lane] += (double)sqrtf(distance);
+        }
+    for (int lane = 0; lane < ESP_LANES; lane++)
+        sum += parts[lane];
+    return sum;
 }
 
-#define FPGM_BLOCK 64
+/* Filters of a task; and most filters whose products of all pairs are kept: 256 MB of them. */
+enum { DISTANCE_ROWS = 64, MOST_PAIRED = 8192 };
 
-/* score[f] = sum over g of |W_f - W_g|; the squared distances of a block of filters come from one matrix
- * product. */
-static esp_status score_fpgm(const esp_criterion_context *context, double *scores, esp_error *err)
+static void distance_task(void *context, int64_t task, int slot)
+{
+    const distance_run *run = context;
+    const esp_row_products *products = run->products;
+    const float *squares = products->values + products->count * products->stride;
+    int64_t end = (task + 1) * DISTANCE_ROWS;
+
+    (void)slot;
+    for (int64_t f = task * DISTANCE_ROWS; f < end && f < products->count; f++)
+        run->scores[f] =
+            sum_distances(products->count, products->values + f * products->stride, squares[f], squares);
+}
+
+static esp_status score_by_products(const esp_criterion_context *context, double *scores)
+{
+    int64_t count = context->layer->filters;
+    esp_row_products products = {.rows = context->weight,
+                                 .count = count,
+                                 .columns = filter_elements(context->layer),
+                                 .scale = 1,
+                                 .stride = esp_row_products_stride(count)};
+    distance_run run = {&products, scores};
+    esp_status status = ESP_NO_MEMORY;
+
+    /* and a row for the squares */
+    products.values = esp_alloc_zero((size_t)((count + 1) * products.stride), sizeof *products.values);
+    if (products.values)
+        status = esp_row_products_fill(context->compute, &products, 1);
+    for (int64_t f = 0; status == ESP_OK && f < count; f++)
+        products.values[count * products.stride + f] = products.values[f * products.stride + f];
+    if (status == ESP_OK)
+        status = esp_compute_run(context->compute, (count + DISTANCE_ROWS - 1) / DISTANCE_ROWS, distance_task,
+                                 &run);
+    esp_free(products.values);
+    return status;
+}
+
+/* For more filters than all pairs of them have room: DISTANCE_ROWS against all at a time. */
+static esp_status score_in_blocks(const esp_criterion_context *context, double *scores)
 {
     int64_t count = context->layer->filters, length = filter_elements(context->layer);
-    float *rows = esp_alloc((size_t)(count * length), sizeof *rows);
-    float *products = esp_alloc((size_t)(FPGM_BLOCK * count), sizeof *products);
+    float *products = esp_alloc((size_t)(DISTANCE_ROWS * count), sizeof *products);
     double *squares = esp_alloc((size_t)count, sizeof *squares);
-    double *mean = esp_alloc((size_t)length, sizeof *mean);
-    esp_status status = ESP_OK;
+    esp_status status = products && squares ? ESP_OK : ESP_NO_MEMORY;
 
-    if (!rows || !products || !squares || !mean) {
-        status = esp_fail_memory(err, "distances between filters", (size_t)(count * length) * sizeof *rows);
-        goto done;
-    }
-    centre_rows(context->weight, count, length, mean, rows);
-    for (int64_t f = 0; f < count; f++)
-        squares[f] = sum_of_squares(rows + f * length, length);
-    for (int64_t first = 0; first < count; first += FPGM_BLOCK) {
-        int64_t block = count - first < FPGM_BLOCK ? count - first : FPGM_BLOCK;
-        esp_blas_gemm(false, true, block, count, length, 1, rows + first * length, length, rows, length, 0,
-                      products, count);
-        for (int64_t f = 0; f < block; f++) {
+    for (int64_t f = 0; status == ESP_OK && f < count; f++)
+        squares[f] = esp_square_sum(length, context->weight + f * length);
+    for (int64_t first = 0; status == ESP_OK && first < count; first += DISTANCE_ROWS) {
+        int64_t block = count - first < DISTANCE_ROWS ? count - first : DISTANCE_ROWS;
+        status =
+            esp_gemm(context->compute, false, true, block, count, length, 1, context->weight + first * length,
+                     length, context->weight, length, 0, products, count);
+        for (int64_t f = 0; status == ESP_OK && f < block; f++) {
             scores[first + f] = 0;
             for (int64_t g = 0; g < count; g++) {
                 double square = squares[first + f] + squares[g] - 2 * (double)products[f * count + g];
@@ -127,13 +194,23 @@ static esp_status score_fpgm(const esp_criterion_context *context, double *score
             }
         }
     }
-
-done:
-    esp_free(rows);
     esp_free(products);
     esp_free(squares);
-    esp_free(mean);
     return status;
+}
+
+/* score[f] = sum over g of |W_f - W_g| */
+static esp_status score_fpgm(const esp_criterion_context *context, double *scores, esp_error *err)
+{
+    int64_t count = context->layer->filters;
+    esp_status status =
+        count <= MOST_PAIRED ? score_by_products(context, scores) : score_in_blocks(context, scores);
+
+    if (status == ESP_CANCELLED)
+        return esp_fail(err, ESP_CANCELLED, "layer '%s': cancelled", context->layer->name);
+    return status == ESP_OK
+               ? ESP_OK
+               : esp_fail_memory(err, "distances between filters", (size_t)(count * count) * sizeof(float));
 }
 
 static esp_status score_random(const esp_criterion_context *context, double *scores, esp_error *err)
@@ -180,8 +257,8 @@ esp_status esp_criterion_find(const char *name, const esp_criterion **out, esp_e
     return esp_fail_unknown(err, "criterion", name, names, (size_t)esp_criterion_count());
 }
 
-esp_status esp_saliency(const esp_graph *graph, const esp_layer *layer, const esp_criterion *criterion,
-                        uint64_t seed, double *scores, esp_error *err)
+esp_status esp_saliency_over(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
+                             const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err)
 {
     esp_weight_rows rows;
     /* Masks a model carries are zeros in its weights: nothing more to apply. */
@@ -189,10 +266,16 @@ esp_status esp_saliency(const esp_graph *graph, const esp_layer *layer, const es
 
     if (status != ESP_OK)
         return status;
-    esp_criterion_context context = {graph, layer, rows.data, seed};
+    esp_criterion_context context = {compute, graph, layer, rows.data, seed};
     status = criterion->score(&context, scores, err);
     esp_weight_rows_free(&rows);
     return status;
+}
+
+esp_status esp_saliency(const esp_graph *graph, const esp_layer *layer, const esp_criterion *criterion,
+                        uint64_t seed, double *scores, esp_error *err)
+{
+    return esp_saliency_over(NULL, graph, layer, criterion, seed, scores, err);
 }
 
 /* ---- percentile ---- */
@@ -214,29 +297,36 @@ static double median_of_three(double a, double b, double c)
     return a > b ? a : b;
 }
 
-/* Quickselect with three-way partition (masked entries make long runs of equal zeros): afterwards
- * values[rank] is the one a sort would put there, nothing before it is larger and nothing behind it smaller.
- */
+/* Moves the values below `limit` (or up to it) of [low, high) to its front, whatever they are without a jump
+ * that the processor could guess wrong; returns where the others begin. */
+static int64_t part_below(double *values, int64_t low, int64_t high, double limit, bool takes_equal)
+{
+    int64_t next = low;
+
+    for (int64_t i = low; i < high; i++) {
+        double value = values[i];
+        values[i] = values[next];
+        values[next] = value;
+        next += takes_equal ? value <= limit : value < limit;
+    }
+    return next;
+}
+
+/* Quickselect with three parts (masked entries make long runs of equal zeros): afterwards values[rank] is the
+ * one a sort would put there, nothing before it is larger and nothing behind it smaller. */
 static void select_rank(double *values, int64_t count, int64_t rank)
 {
     int64_t low = 0, high = count; /* the rank lies in [low, high) */
 
     while (high - low > 1) {
         double pivot = median_of_three(values[low], values[low + (high - low) / 2], values[high - 1]);
-        int64_t less = low, next = low, more = high;
-        while (next < more) {
-            if (values[next] < pivot)
-                swap(&values[less++], &values[next++]);
-            else if (values[next] > pivot)
-                swap(&values[next], &values[--more]);
-            else
-                next++;
-        }
-        if (rank < less)
+        int64_t less = part_below(values, low, high, pivot, false);
+        if (rank < less) {
             high = less;
-        else if (rank >= more)
-            low = more;
-        else
+            continue;
+        }
+        low = part_below(values, less, high, pivot, true);
+        if (rank < low || low == less) /* the latter: the pivot is not a number */
             return;
     }
 }

@@ -6,6 +6,7 @@
 #include "graph/layers.h"
 
 typedef struct esp_criterion_context {
+    const esp_compute *compute;
     const esp_graph *graph;
     const esp_layer *layer;
     const float *weight; /* canonical [filters, channels, kernel positions], mask applied */
@@ -29,6 +30,10 @@ esp_status esp_criterion_find(const char *name, const esp_criterion **out, esp_e
  * scores[filters]. */
 esp_status esp_saliency(const esp_graph *graph, const esp_layer *layer, const esp_criterion *criterion,
                         uint64_t seed, double *scores, esp_error *err);
+
+/* The same over a pool, and cancellable. */
+esp_status esp_saliency_over(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
+                             const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err);
 
 /* NumPy's linear-interpolation percentile, p in [0, 100], to the last bit; `values` is reordered in place,
  * not sorted. count >= 1. Linear time. */

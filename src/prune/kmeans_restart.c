@@ -1,360 +1,438 @@
-/* One restart: Lloyd's iteration, then exchanges of single rows by Hartigan's rule. The distances of all rows
- * to all centroids come from one matrix product, |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and centroid sums are
- * kept up to date by the rows that changed their cluster only. Sums are in double: adding and taking off a
- * row many times leaves no visible drift.
+/* One restart on the products of all pairs of rows, G[i, j] = x_i.x_j. Nothing here looks at the rows: with
+ * S_g the sum of the members of cluster g and n_g their number,
  *
- * Initialisation, stopping rule and the treatment of empty clusters follow scikit-learn's KMeans (algorithm
- * "lloyd"). Lloyd stops at once where clusters have one to three rows each, as a layer's filters in 16 groups
- * do; the exchanges go on from there to partitions that hardly
- * any single move improves. */
+ *   |x_i - S_g/n_g|^2 = G[i, i] - 2 P[g, i]/n_g + Q_g/n_g^2,   P[g, i] = x_i.S_g,   Q_g = S_g.S_g
+ *
+ * P is the sum of the members' rows of G, so a row that changes its cluster costs two rows of additions
+ * however long it is, and the distances of all rows to all means are always at hand. So Lloyd's iteration
+ * only brings order into the first guess; exchanges of single rows by Hartigan's rule, which see every move
+ * at once, do the rest, and reach partitions that hardly any single move improves.
+ *
+ * Products are float32: rows move only for more than their rounding. */
 #include "prune/kmeans_internal.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/rng.h"
-#include "tensor/blas.h"
+#include "tensor/simd.h"
 
-/* The working memory of one restart. */
-typedef struct lloyd {
-    const float *rows;
-    int64_t count, columns, k;
-    const double *row_squares;
-    float *centroids;  /* [k, columns] */
-    float *products;   /* [count, k] -2 x.c, then |c|^2 - 2 x.c */
-    double *sums;      /* [k, columns] of the members */
-    int64_t *members;  /* [k] */
-    double *distances; /* [count] squared, to the own centroid */
-    int32_t *labels;   /* [count] */
-} lloyd;
+/* ESP_LANES rows are looked at together; the stride of the products is a multiple of it. */
+typedef int32_t lane_mask __attribute__((vector_size(ESP_LANES * sizeof(int32_t))));
+typedef lane_mask lane_labels __attribute__((aligned(sizeof(int32_t)), may_alias));
+#define LANE_LABELS(pointer) (*(lane_labels *)(pointer))
 
-static double squared_distance(const float *a, const float *b, int64_t length)
+/* a where the mask is set, else b: 16 floats, or 16 labels */
+#define SELECT(mask, a, b)        ((esp_lanes)(((mask) & (lane_mask)(a)) | (~(mask) & (lane_mask)(b))))
+#define SELECT_LABELS(mask, a, b) (((mask) & (a)) | (~(mask) & (b)))
+
+static const float rounding = 2e-6F; /* of a squared distance, in units of the row's square */
+
+/* Lloyd hands over to the exchanges when an iteration takes less than this share off the inertia: an
+ * exchange then finds more for the same work. */
+static const double lloyd_share = 1e-2;
+
+/* What the distances to a cluster's mean are made of; kept up to date with its members. */
+typedef struct cluster {
+    int64_t members;
+    double square; /* Q */
+    float slope;   /* -2/n */
+    float offset;  /* Q/n^2; infinite for an empty cluster */
+    float joining, leaving;
+} cluster;
+
+typedef struct restart_work {
+    const kmeans_state *state;
+    int64_t count, stride, k;
+    int32_t *labels;   /* [stride] -1 before the first iteration, and behind the last row */
+    int32_t *nearest;  /* [stride] */
+    float *squares;    /* [stride] G[i, i] */
+    float *sums;       /* [k, stride] P */
+    double total;      /* of the squares */
+    cluster *clusters; /* [k] */
+} restart_work;
+
+static const float *row_of(const restart_work *work, int64_t row)
 {
-    double sum = 0;
+    return work->state->products.values + row * work->stride;
+}
 
-    for (int64_t i = 0; i < length; i++) {
-        double difference = (double)a[i] - (double)b[i];
-        sum += difference * difference;
+static void set_cluster(cluster *item, int64_t members, double square)
+{
+    item->members = members;
+    item->square = square > 0 ? square : 0;
+    item->slope = members ? (float)(-2 / (double)members) : 0;
+    item->offset = members ? (float)(item->square / ((double)members * (double)members)) : INFINITY;
+    item->joining = (float)kmeans_joining_share(members);
+    item->leaving = (float)kmeans_leaving_share(members);
+}
+
+/* ---- sums ---- */
+
+ESP_SIMD_CLONES static void move_sums(int64_t count, const float *restrict row, float *restrict from,
+                                      float *restrict to)
+{
+    for (int64_t i = 0; i < count; i++) {
+        from[i] -= row[i];
+        to[i] += row[i];
     }
-    return sum;
+}
+
+ESP_SIMD_CLONES static void add_one(int64_t count, const float *restrict row, float *restrict to)
+{
+    for (int64_t i = 0; i < count; i++)
+        to[i] += row[i];
+}
+
+ESP_SIMD_CLONES static void add_four(int64_t count, const float *const *rows, float *restrict to)
+{
+    const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
+
+    for (int64_t i = 0; i < count; i++)
+        to[i] += (a[i] + b[i]) + (c[i] + d[i]);
+}
+
+static void move_row(restart_work *work, int64_t row, int32_t to)
+{
+    int32_t from = work->labels[row];
+    double square = (double)work->squares[row];
+    cluster *old = &work->clusters[from], *new = &work->clusters[to];
+
+    set_cluster(old, old->members - 1,
+                old->square - 2 * (double)work->sums[from * work->stride + row] + square);
+    set_cluster(new, new->members + 1,
+                new->square + 2 * (double)work->sums[to * work->stride + row] + square);
+    move_sums(work->stride, row_of(work, row), work->sums + from * work->stride,
+              work->sums + to * work->stride);
+    work->labels[row] = to;
+}
+
+/* Members and squares anew from the labels and sums: increments do not add up their rounding. */
+static void renew_clusters(restart_work *work)
+{
+    for (int64_t g = 0; g < work->k; g++)
+        work->clusters[g] = (cluster){0};
+    for (int64_t row = 0; row < work->count; row++) {
+        cluster *own = &work->clusters[work->labels[row]];
+        own->members++;
+        own->square += (double)work->sums[work->labels[row] * work->stride + row];
+    }
+    for (int64_t g = 0; g < work->k; g++)
+        set_cluster(&work->clusters[g], work->clusters[g].members, work->clusters[g].square);
+}
+
+/* Sums anew from the labels, four members at a time. */
+static void renew_sums(restart_work *work)
+{
+    for (int64_t g = 0; g < work->k; g++) {
+        const float *rows[4];
+        float *to = work->sums + g * work->stride;
+        int waiting = 0;
+        memset(to, 0, (size_t)work->stride * sizeof *to);
+        for (int64_t row = 0; row < work->count; row++) {
+            if (work->labels[row] != g)
+                continue;
+            rows[waiting++] = row_of(work, row);
+            if (waiting < 4)
+                continue;
+            add_four(work->stride, rows, to);
+            waiting = 0;
+        }
+        for (int i = 0; i < waiting; i++)
+            add_one(work->stride, rows[i], to);
+    }
+}
+
+/* sum |x|^2 - sum over clusters |S|^2 / n */
+static double inertia_of(const restart_work *work)
+{
+    double inertia = work->total;
+
+    for (int64_t g = 0; g < work->k; g++)
+        if (work->clusters[g].members)
+            inertia -= work->clusters[g].square / (double)work->clusters[g].members;
+    return inertia > 0 ? inertia : 0;
 }
 
 /* ---- initialisation ---- */
 
-static void take_row(lloyd *work, int64_t cluster, int64_t row)
+static void take_seed(restart_work *work, int64_t g, int64_t row)
 {
-    memcpy(work->centroids + cluster * work->columns, work->rows + row * work->columns,
-           (size_t)work->columns * sizeof *work->centroids);
-}
-
-/* k different rows: the front of a partial Fisher-Yates shuffle. `labels` serves as the deck. */
-static void init_random(lloyd *work, esp_rng *rng)
-{
-    for (int64_t i = 0; i < work->count; i++)
-        work->labels[i] = (int32_t)i;
-    for (int64_t g = 0; g < work->k; g++) {
-        int64_t other = g + (int64_t)esp_rng_below(rng, (uint64_t)(work->count - g));
-        int32_t row = work->labels[other];
-        work->labels[other] = work->labels[g];
-        work->labels[g] = row;
-        take_row(work, g, row);
-    }
+    memcpy(work->sums + g * work->stride, row_of(work, row), (size_t)work->stride * sizeof *work->sums);
+    set_cluster(&work->clusters[g], 1, (double)work->squares[row]);
 }
 
 /* k-means++ (Arthur and Vassilvitskii 2007): each next centre with probability proportional to its squared
- * distance. */
-static void init_plus_plus(lloyd *work, esp_rng *rng)
+ * distance. `distances` is [count] of working memory. */
+static void init_plus_plus(restart_work *work, esp_rng *rng, double *distances)
 {
-    int64_t row = (int64_t)esp_rng_below(rng, (uint64_t)work->count);
+    int64_t seed = (int64_t)esp_rng_below(rng, (uint64_t)work->count);
 
     for (int64_t i = 0; i < work->count; i++)
-        work->distances[i] = INFINITY;
+        distances[i] = INFINITY;
     for (int64_t g = 0; g < work->k; g++) {
-        double total = 0, target;
-        take_row(work, g, row);
+        const float *products = row_of(work, seed);
+        take_seed(work, g, seed);
         for (int64_t i = 0; i < work->count; i++) {
-            double distance = squared_distance(work->rows + i * work->columns,
-                                               work->centroids + g * work->columns, work->columns);
-            work->distances[i] = distance < work->distances[i] ? distance : work->distances[i];
-            total += work->distances[i];
+            double distance =
+                (double)work->squares[i] + (double)work->squares[seed] - 2 * (double)products[i];
+            if (distance < (double)(rounding * work->squares[i]))
+                distance = 0;
+            distances[i] = distance < distances[i] ? distance : distances[i];
         }
-        target = esp_rng_uniform(rng) * total;
-        for (row = 0; row < work->count - 1 && target >= work->distances[row]; row++)
-            target -= work->distances[row];
+        seed = kmeans_draw_weighted(distances, work->count, rng);
     }
 }
 
-/* ---- iteration ---- */
-
-static void move_row(lloyd *work, int64_t row, int32_t cluster)
+static esp_status init(restart_work *work, int restart)
 {
-    const float *values = work->rows + row * work->columns;
-    int32_t old = work->labels[row];
+    const esp_kmeans_options *options = &work->state->job->options;
+    size_t count = (size_t)work->count, k = (size_t)work->k;
+    double *distances = esp_alloc(count, sizeof *distances);
+    int64_t *seeds = esp_alloc(k, sizeof *seeds);
+    esp_rng rng;
+    esp_status status = distances && seeds ? ESP_OK : ESP_NO_MEMORY;
 
-    if (old >= 0) {
-        double *sum = work->sums + old * work->columns;
-        for (int64_t i = 0; i < work->columns; i++)
-            sum[i] -= (double)values[i];
-        work->members[old]--;
+    esp_rng_seed_stream(&rng, options->seed, (uint64_t)restart);
+    if (status == ESP_OK && options->init == ESP_KMEANS_PLUS_PLUS) {
+        init_plus_plus(work, &rng, distances);
+    } else if (status == ESP_OK) {
+        kmeans_draw_rows(work->state, &rng, work->labels, seeds);
+        for (int64_t g = 0; g < work->k; g++)
+            take_seed(work, g, seeds[g]);
     }
-    double *sum = work->sums + cluster * work->columns;
-    for (int64_t i = 0; i < work->columns; i++)
-        sum[i] += (double)values[i];
-    work->members[cluster]++;
-    work->labels[row] = cluster;
+    esp_free(distances);
+    esp_free(seeds);
+    for (int64_t row = 0; row < work->stride; row++)
+        work->labels[row] = -1;
+    return status;
 }
 
-/* products[row, g] = |c_g|^2 - 2 x_row.c_g: the squared distance without |x|^2, which is the same for all g.
- */
-static void compare_rows(lloyd *work)
+/* ---- Lloyd ---- */
+
+/* The nearest mean of the rows from `first` on, the own one unless another is nearer by more than rounding
+ * (ties: the lower number). */
+ESP_SIMD_CLONES static void find_nearest(const restart_work *work, int64_t first)
 {
-    int64_t k = work->k;
+    const lane_mask labels = LANE_LABELS(work->labels + first);
+    const esp_lanes squares = ESP_LANES_FROM(work->squares + first), zero = {0};
+    esp_lanes least = zero + INFINITY, own = zero + INFINITY;
+    lane_mask nearest = {0};
 
-    esp_blas_gemm(false, true, work->count, k, work->columns, -2, work->rows, work->columns, work->centroids,
-                  work->columns, 0, work->products, k);
-    for (int64_t g = 0; g < k; g++) {
-        const float *centroid = work->centroids + g * work->columns;
-        double square = 0;
-        for (int64_t i = 0; i < work->columns; i++)
-            square += (double)centroid[i] * (double)centroid[i];
-        for (int64_t row = 0; row < work->count; row++)
-            work->products[row * k + g] += (float)square;
+    for (int32_t g = 0; g < work->k; g++) {
+        const esp_lanes sums = ESP_LANES_FROM(work->sums + g * work->stride + first);
+        esp_lanes distance = sums * work->clusters[g].slope + work->clusters[g].offset;
+        lane_mask is_own = labels == g, is_less = distance < least;
+        own = SELECT(is_own, distance, own);
+        least = SELECT(is_less, distance, least);
+        nearest = SELECT_LABELS(is_less, g, nearest);
     }
+    LANE_LABELS(work->nearest + first) = SELECT_LABELS(own - least > rounding * squares, nearest, labels);
 }
 
-/* Gives every row to its nearest centroid (ties: the lower number). Returns how many changed. */
-static int64_t assign_rows(lloyd *work)
+/* Every empty cluster takes the row that is farthest from its mean, while there is one that does not lie on
+ * it and would not leave its own cluster empty. Rare, and a matter of equal or different: by the rows. */
+static esp_status fill_empty_clusters(restart_work *work)
+{
+    const esp_kmeans_job *job = work->state->job;
+    size_t entries = (size_t)(work->k * job->columns);
+    double *means, *distances;
+    int64_t *members;
+    esp_status status = ESP_OK;
+    int32_t empty = 0;
+
+    while (empty < work->k && work->clusters[empty].members)
+        empty++;
+    if (empty == work->k)
+        return ESP_OK;
+    means = esp_alloc(entries, sizeof *means);
+    distances = esp_alloc((size_t)job->count, sizeof *distances);
+    members = esp_alloc((size_t)work->k, sizeof *members);
+    if (!means || !distances || !members) {
+        status = ESP_NO_MEMORY;
+        goto done;
+    }
+    kmeans_means(job, work->labels, work->k, means, members);
+    for (int64_t row = 0; row < job->count; row++)
+        distances[row] = kmeans_distance(job->rows + row * job->columns,
+                                         means + work->labels[row] * job->columns, job->columns);
+    for (; empty < work->k; empty++) {
+        int64_t farthest = -1;
+        if (work->clusters[empty].members)
+            continue;
+        for (int64_t row = 0; row < job->count; row++)
+            if (work->clusters[work->labels[row]].members > 1 &&
+                (farthest < 0 || distances[row] > distances[farthest]))
+                farthest = row;
+        if (farthest < 0 || distances[farthest] <= 0)
+            break;
+        move_row(work, farthest, empty);
+        distances[farthest] = 0;
+    }
+
+done:
+    esp_free(means);
+    esp_free(distances);
+    esp_free(members);
+    return status;
+}
+
+/* Gives every row to its nearest mean; all means follow. Returns how many rows changed their cluster. */
+static int64_t assign_rows(restart_work *work)
 {
     int64_t changed = 0;
 
-    compare_rows(work);
-    for (int64_t row = 0; row < work->count; row++) {
-        const float *products = work->products + row * work->k;
-        int32_t nearest = 0;
-        for (int32_t g = 1; g < work->k; g++)
-            nearest = products[g] < products[nearest] ? g : nearest;
-        work->distances[row] = work->row_squares[row] + (double)products[nearest];
-        if (nearest != work->labels[row]) {
-            move_row(work, row, nearest);
-            changed++;
-        }
+    for (int64_t first = 0; first < work->stride; first += ESP_LANES)
+        find_nearest(work, first);
+    for (int64_t row = 0; row < work->count; row++)
+        changed += work->nearest[row] != work->labels[row];
+    if (changed > work->count / 2) {
+        memcpy(work->labels, work->nearest, (size_t)work->count * sizeof *work->labels);
+        renew_sums(work);
+    } else {
+        for (int64_t row = 0; row < work->count; row++)
+            if (work->nearest[row] != work->labels[row])
+                move_row(work, row, work->nearest[row]);
     }
+    renew_clusters(work);
     return changed;
 }
 
-/* Every empty cluster takes the row that is farthest from its centroid, while there is one that does not sit
- * on it and would not leave its own cluster empty. Returns how many rows moved. */
-static int64_t fill_empty_clusters(lloyd *work)
+/* ---- exchanges ---- */
+
+/* What ESP_LANES rows would save by moving to the cluster that takes them at the least cost. */
+typedef struct offers {
+    float saved[ESP_LANES];
+    int32_t cluster[ESP_LANES];
+} offers;
+
+/* Empty clusters cost nothing times infinity, which is not less than anything. */
+ESP_SIMD_CLONES static void find_offers(const restart_work *work, int64_t first, offers *out)
 {
-    int64_t moved = 0;
+    const lane_mask labels = LANE_LABELS(work->labels + first);
+    const esp_lanes squares = ESP_LANES_FROM(work->squares + first), zero = {0}, never = zero + INFINITY;
+    esp_lanes cheapest = never, gain = zero;
+    lane_mask best = {0};
 
     for (int32_t g = 0; g < work->k; g++) {
-        int64_t farthest = -1;
-        if (work->members[g])
-            continue;
-        for (int64_t row = 0; row < work->count; row++)
-            if (work->members[work->labels[row]] > 1 &&
-                (farthest < 0 || work->distances[row] > work->distances[farthest]))
-                farthest = row;
-        if (farthest < 0 ||
-            squared_distance(work->rows + farthest * work->columns,
-                             work->centroids + work->labels[farthest] * work->columns, work->columns) <= 0)
-            return moved;
-        move_row(work, farthest, g);
-        work->distances[farthest] = 0;
-        moved++;
+        const esp_lanes sums = ESP_LANES_FROM(work->sums + g * work->stride + first);
+        const cluster *item = &work->clusters[g];
+        esp_lanes square = squares + item->offset + sums * item->slope;
+        lane_mask is_own = labels == g;
+        esp_lanes cost = SELECT(is_own, never, square * item->joining);
+        lane_mask is_less = cost < cheapest;
+        gain = SELECT(is_own, square * item->leaving, gain);
+        cheapest = SELECT(is_less, cost, cheapest);
+        best = SELECT_LABELS(is_less, g, best);
     }
-    return moved;
-}
-
-/* Centroids to the means of their members; an empty cluster stays where it is. Returns the squared movement.
- */
-static double update_centroids(lloyd *work)
-{
-    double movement = 0;
-
-    for (int64_t g = 0; g < work->k; g++) {
-        float *centroid = work->centroids + g * work->columns;
-        const double *sum = work->sums + g * work->columns;
-        if (!work->members[g])
-            continue;
-        for (int64_t i = 0; i < work->columns; i++) {
-            float mean = (float)(sum[i] / (double)work->members[g]);
-            double step = (double)mean - (double)centroid[i];
-            movement += step * step;
-            centroid[i] = mean;
-        }
-    }
-    return movement;
-}
-
-/* Squared distance of a row to the mean of a cluster as it is now. */
-static double distance_to_mean(const lloyd *work, int64_t row, int64_t cluster)
-{
-    const float *values = work->rows + row * work->columns;
-    const double *sum = work->sums + cluster * work->columns;
-    double share = 1 / (double)work->members[cluster], square = 0;
-
-    for (int64_t i = 0; i < work->columns; i++) {
-        double difference = (double)values[i] - sum[i] * share;
-        square += difference * difference;
-    }
-    return square;
-}
-
-/* What a row adds to the inertia of a cluster it is put into: n/(n+1) of its squared distance to the mean. */
-static double joining_cost(double square, int64_t members)
-{
-    return square * (double)members / (double)(members + 1);
-}
-
-/* What a row takes off the inertia of its cluster when it leaves: n/(n-1) of its squared distance to the
- * mean. */
-static double leaving_gain(double square, int64_t members)
-{
-    return square * (double)members / (double)(members - 1);
-}
-
-/* The cluster that by the products would take a row at the least cost, or -1 when none comes near what
- * leaving gains. `slack` covers the products' rounding: what they let through is decided in double. */
-static int32_t find_offer(const lloyd *work, int64_t row)
-{
-    const double slack = 1e-5 * work->row_squares[row];
-    const float *products = work->products + row * work->k;
-    int32_t own = work->labels[row], best = -1;
-    double cheapest = INFINITY;
-
-    for (int32_t g = 0; g < work->k; g++) {
-        double cost = joining_cost(work->row_squares[row] + (double)products[g], work->members[g]);
-        if (g != own && work->members[g] && cost < cheapest) {
-            cheapest = cost;
-            best = g;
-        }
-    }
-    double gain = leaving_gain(work->row_squares[row] + (double)products[own], work->members[own]);
-    return cheapest < gain + slack ? best : -1;
+    ESP_LANES_AT(out->saved) = gain - cheapest - rounding * squares;
+    LANE_LABELS(out->cluster) = best;
 }
 
 /* One pass of Hartigan's rule: a row changes its cluster where that lowers the inertia once both means have
- * followed. The product of the whole matrix proposes, from the means at the start of the pass; the present
- * means decide. Returns the share of the inertia that the pass took off. */
-static double exchange_rows(lloyd *work)
+ * followed. What rows are offered is found for ESP_LANES of them at once, and again when one of them has
+ * moved before the next moves. Returns whether a row did. */
+static bool exchange_rows(restart_work *work)
 {
-    const double least_gain = 1e-6; /* relative: rounding must not move rows to and fro */
-    double inertia = 0, saved = 0;
+    bool has_moved = false;
 
-    compare_rows(work);
-    for (int64_t row = 0; row < work->count; row++) {
-        int32_t own = work->labels[row], best;
-        inertia += work->row_squares[row] + (double)work->products[row * work->k + own];
-        best = work->members[own] > 1 ? find_offer(work, row) : -1;
-        if (best < 0)
-            continue;
-        double cost = joining_cost(distance_to_mean(work, row, best), work->members[best]);
-        double gain = leaving_gain(distance_to_mean(work, row, own), work->members[own]);
-        if (cost < gain * (1 - least_gain)) {
-            move_row(work, row, best);
-            saved += gain - cost;
+    for (int64_t first = 0; first < work->count; first += ESP_LANES) {
+        bool is_stale = false;
+        offers found;
+        find_offers(work, first, &found);
+        for (int64_t lane = 0; lane < ESP_LANES; lane++) {
+            if (found.saved[lane] > 0 && is_stale)
+                find_offers(work, first, &found);
+            is_stale = is_stale && !(found.saved[lane] > 0);
+            if (!(found.saved[lane] > 0))
+                continue;
+            move_row(work, first + lane, found.cluster[lane]);
+            is_stale = true;
+            has_moved = true;
         }
     }
-    update_centroids(work);
-    return inertia > 0 ? saved / inertia : 0;
+    renew_clusters(work);
+    return has_moved;
 }
 
-/* sum |x|^2 - sum over clusters |S|^2 / n: the inertia to the exact means. */
-static double inertia_of_sums(const lloyd *work)
+/* Lloyd while it gains much, then exchanges until a pass hardly lowers the inertia. */
+static esp_status settle(const esp_compute *compute, restart_work *work, int *iterations)
 {
-    double inertia = 0;
+    const esp_kmeans_options *options = &work->state->job->options;
+    double last = INFINITY, inertia;
+    esp_status status = ESP_OK;
+    int done = 0;
 
-    for (int64_t row = 0; row < work->count; row++)
-        inertia += work->row_squares[row];
-    for (int64_t g = 0; g < work->k; g++) {
-        double square = 0;
-        for (int64_t i = 0; i < work->columns; i++)
-            square += work->sums[g * work->columns + i] * work->sums[g * work->columns + i];
-        if (work->members[g])
-            inertia -= square / (double)work->members[g];
-    }
-    return inertia > 0 ? inertia : 0;
-}
-
-static void lloyd_free(lloyd *work)
-{
-    esp_free(work->centroids);
-    esp_free(work->products);
-    esp_free(work->sums);
-    esp_free(work->members);
-    esp_free(work->distances);
-}
-
-static esp_status lloyd_new(const kmeans_state *state, int restart, lloyd *work)
-{
-    const esp_kmeans_job *job = state->job;
-    size_t count = (size_t)job->count, columns = (size_t)job->columns, k = (size_t)state->k;
-
-    *work = (lloyd){.rows = job->rows,
-                    .count = job->count,
-                    .columns = job->columns,
-                    .k = state->k,
-                    .row_squares = state->row_squares,
-                    .labels = state->labels + restart * job->count};
-    work->centroids = esp_alloc(k * columns, sizeof *work->centroids);
-    work->products = esp_alloc(count * k, sizeof *work->products);
-    work->sums = esp_alloc_zero(k * columns, sizeof *work->sums);
-    work->members = esp_alloc_zero(k, sizeof *work->members);
-    work->distances = esp_alloc(count, sizeof *work->distances);
-    if (work->centroids && work->products && work->sums && work->members && work->distances)
-        return ESP_OK;
-    lloyd_free(work);
-    return ESP_NO_MEMORY;
-}
-
-/* Lloyd until the centroids rest, then exchanges until a pass hardly lowers the inertia. */
-static esp_status settle(const esp_compute *compute, lloyd *work, const kmeans_state *state, int *iterations)
-{
-    int limit = state->job->options.max_iterations, done = 0;
-
-    for (bool is_moving = true; is_moving && done < limit; done++) {
+    for (bool is_moving = true; is_moving && done < options->max_iterations; done++) {
         if (esp_compute_is_cancelled(compute))
             return ESP_CANCELLED;
-        int64_t changed = assign_rows(work);
-        changed += fill_empty_clusters(work);
-        is_moving = changed > 0 && update_centroids(work) > state->tolerance;
+        is_moving = assign_rows(work) > 0;
+        status = fill_empty_clusters(work);
+        if (status != ESP_OK)
+            return status;
+        inertia = inertia_of(work);
+        is_moving = is_moving && last - inertia > lloyd_share * inertia;
+        last = inertia;
     }
-    update_centroids(work);
-    for (bool is_moving = true; is_moving && done < limit; done++) {
+    for (bool is_moving = true; is_moving && done < options->max_iterations; done++) {
         if (esp_compute_is_cancelled(compute))
             return ESP_CANCELLED;
-        is_moving = exchange_rows(work) > state->job->options.tolerance;
+        is_moving = exchange_rows(work);
+        inertia = inertia_of(work);
+        is_moving = is_moving && last - inertia > options->tolerance * inertia;
+        last = inertia;
     }
     *iterations = done;
     return ESP_OK;
 }
 
-esp_status kmeans_run_restart(const esp_compute *compute, const kmeans_state *state, int restart)
+/* ---- */
+
+static void work_free(restart_work *work)
 {
-    const esp_kmeans_options *options = &state->job->options;
-    lloyd work;
-    esp_rng rng;
-    esp_status status = lloyd_new(state, restart, &work);
-    int iteration = 0;
+    esp_free(work->labels);
+    esp_free(work->nearest);
+    esp_free(work->squares);
+    esp_free(work->sums);
+    esp_free(work->clusters);
+}
+
+static esp_status work_new(const kmeans_state *state, restart_work *work)
+{
+    size_t stride = (size_t)state->products.stride, k = (size_t)state->k;
+
+    *work = (restart_work){
+        .state = state, .count = state->job->count, .stride = state->products.stride, .k = state->k};
+    work->labels = esp_alloc(stride, sizeof *work->labels);
+    work->nearest = esp_alloc(stride, sizeof *work->nearest);
+    work->squares = esp_alloc_zero(stride, sizeof *work->squares);
+    work->sums = esp_alloc(k * stride, sizeof *work->sums);
+    work->clusters = esp_alloc(k, sizeof *work->clusters);
+    if (!work->labels || !work->nearest || !work->squares || !work->sums || !work->clusters) {
+        work_free(work);
+        return ESP_NO_MEMORY;
+    }
+    for (int64_t row = 0; row < work->count; row++) {
+        work->squares[row] = row_of(work, row)[row];
+        work->total += (double)work->squares[row];
+    }
+    return ESP_OK;
+}
+
+esp_status kmeans_restart_on_products(const esp_compute *compute, const kmeans_state *state, int restart)
+{
+    restart_work work;
+    esp_status status = work_new(state, &work);
 
     if (status != ESP_OK)
         return status;
-    esp_rng_seed_stream(&rng, options->seed, (uint64_t)restart);
-    if (options->init == ESP_KMEANS_PLUS_PLUS)
-        init_plus_plus(&work, &rng);
-    else
-        init_random(&work, &rng);
-    for (int64_t row = 0; row < work.count; row++)
-        work.labels[row] = -1;
-
-    status = settle(compute, &work, state, &iteration);
+    status = init(&work, restart);
+    if (status == ESP_OK)
+        status = settle(compute, &work, &state->iterations[restart]);
     if (status == ESP_OK) {
-        state->inertias[restart] = inertia_of_sums(&work);
-        state->iterations[restart] = iteration;
+        memcpy(state->labels + restart * work.count, work.labels, (size_t)work.count * sizeof *work.labels);
+        state->inertias[restart] = inertia_of(&work);
     }
-    lloyd_free(&work);
+    work_free(&work);
     return status;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "prune/counts.h"
 #include "prune/selfgroup.h"
 
 #define GROUPINGS_PER_LAYER 32
@@ -193,106 +194,149 @@ esp_status preview_cache_coupling(esp_grouping_cache *cache, const esp_coupling 
     return status;
 }
 
-/* ---- norms and importance: a task per layer ---- */
-
-typedef struct layer_tasks {
-    esp_grouping_cache *cache;
-    const bool *is_wanted;
-    esp_status *statuses;
-    esp_error *errors;
-} layer_tasks;
-
-static esp_status run_layer_tasks(const esp_compute *compute, esp_grouping_cache *cache,
-                                  const bool *is_wanted, esp_task_fn *task, esp_error *err)
-{
-    size_t count = (size_t)cache->subject->layers.count;
-    layer_tasks tasks = {cache, is_wanted, NULL, NULL};
-    esp_status status = ESP_OK;
-
-    tasks.statuses = esp_alloc_zero(count, sizeof *tasks.statuses);
-    tasks.errors = esp_alloc_zero(count, sizeof *tasks.errors);
-    if (!tasks.statuses || !tasks.errors) {
-        status = esp_fail_memory(err, "layers", count * sizeof *tasks.errors);
-        goto done;
-    }
-    status = esp_compute_run(compute, (int64_t)count, task, &tasks);
-    if (status != ESP_OK)
-        esp_fail(err, status, "preview: cancelled");
-    for (size_t l = 0; status == ESP_OK && l < count; l++) {
-        status = tasks.statuses[l];
-        if (status != ESP_OK && err)
-            *err = tasks.errors[l];
-    }
-
-done:
-    esp_free(tasks.statuses);
-    esp_free(tasks.errors);
-    return status;
-}
-
-static void norms_task(void *context, int64_t layer, int slot)
-{
-    layer_tasks *tasks = context;
-    const preview_subject *subject = tasks->cache->subject;
-
-    (void)slot;
-    if (subject->is_stored[layer] && !tasks->cache->norms[layer].filters)
-        tasks->statuses[layer] =
-            esp_layer_l1_of(subject->graph, &subject->layers.items[layer], &subject->masks[layer],
-                            &tasks->cache->norms[layer], &tasks->errors[layer]);
-}
+/* ---- norms ---- */
 
 esp_status preview_cache_norms(esp_grouping_cache *cache, const esp_compute *compute,
                                const esp_layer_l1 **out, esp_error *err)
 {
+    const preview_subject *subject = cache->subject;
     esp_status status = ESP_OK;
 
     if (!cache->has_norms)
-        status = run_layer_tasks(compute, cache, NULL, norms_task, err);
+        status = esp_layers_l1(compute, subject->graph, &subject->layers, subject->masks, subject->is_stored,
+                               cache->norms, err);
     cache->has_norms = status == ESP_OK;
     *out = cache->norms;
     return status;
 }
 
-esp_status preview_importance(const preview_subject *subject, int layer, float **out, esp_error *err)
-{
-    const esp_layer *item = &subject->layers.items[layer];
-    int64_t count = item->filters * item->channels;
-    esp_weight_rows rows;
-    float *importance;
-    esp_status status = ESP_OK;
+/* ---- importance: blocks of filters over the pool ---- */
 
-    *out = NULL;
-    status = esp_weight_rows_of(subject->graph, item, &rows, err);
+enum { IMPORTANCE_ELEMENTS = 1 << 19 }; /* weights of a task, at least */
+
+typedef struct importance_run {
+    const preview_subject *subject;
+    esp_weight_rows *rows; /* per layer; data NULL where nothing is wanted */
+    float **importance;    /* per layer */
+    int64_t *ends;         /* tasks up to and with each layer */
+    atomic_bool *is_wrong; /* per layer: not all finite */
+} importance_run;
+
+static int64_t block_filters(const esp_layer *layer)
+{
+    int64_t elements = esp_layer_weight_elements(layer) / (layer->filters ? layer->filters : 1);
+
+    return elements ? 1 + IMPORTANCE_ELEMENTS / elements : layer->filters + 1;
+}
+
+static void importance_task(void *context, int64_t task, int slot)
+{
+    const importance_run *run = context;
+    int l = 0;
+
+    (void)slot;
+    while (task >= run->ends[l])
+        l++;
+    const esp_layer *layer = &run->subject->layers.items[l];
+    const esp_mask *mask = &run->subject->masks[l];
+    int64_t block = block_filters(layer), first = (task - (l ? run->ends[l - 1] : 0)) * block;
+    int64_t filters = layer->filters - first < block ? layer->filters - first : block;
+    float *importance = run->importance[l] + first * layer->channels;
+    esp_mask part = {filters, layer->channels, mask->row_words, mask->words + first * mask->row_words};
+
+    esp_importance(run->rows[l].data + first * layer->channels * run->rows[l].positions, &part, filters,
+                   layer->channels, run->rows[l].positions, importance);
+    if (!isfinite(esp_magnitude_sum(filters * layer->channels, importance)))
+        atomic_store(&run->is_wrong[l], true);
+}
+
+static esp_status refuse_importance(const esp_layer *layer, const float *importance, esp_error *err)
+{
+    int64_t i = 0;
+
+    while (isfinite(importance[i]))
+        i++;
+    return esp_fail(err, ESP_INVALID, "layer '%s': filter %lld of weight '%s' has a value that is not finite",
+                    layer->name, (long long)(i / layer->channels), layer->weight_name);
+}
+
+/* Makes room for a layer's importance and lists its tasks. */
+static esp_status importance_start(importance_run *run, int l, int64_t *tasks, esp_error *err)
+{
+    const esp_layer *layer = &run->subject->layers.items[l];
+    size_t elements = (size_t)(layer->filters * layer->channels);
+    esp_status status = esp_weight_rows_of(run->subject->graph, layer, &run->rows[l], err);
+
     if (status != ESP_OK)
         return status;
-    importance = esp_alloc((size_t)count, sizeof *importance);
-    if (importance)
-        esp_importance(rows.data, &subject->masks[layer], item->filters, item->channels, rows.positions,
-                       importance);
-    else
-        status = esp_fail_memory(err, item->name, (size_t)count * sizeof *importance);
-    for (int64_t i = 0; status == ESP_OK && i < count; i++)
-        if (!isfinite(importance[i]))
-            status = esp_fail(err, ESP_INVALID,
-                              "layer '%s': filter %lld of weight '%s' has a value that is not finite",
-                              item->name, (long long)(i / item->channels), item->weight_name);
-    esp_weight_rows_free(&rows);
-    if (status == ESP_OK)
-        *out = importance;
-    else
-        esp_free(importance);
+    run->importance[l] = esp_alloc(elements, sizeof **run->importance);
+    if (!run->importance[l])
+        return esp_fail_memory(err, layer->name, elements * sizeof **run->importance);
+    *tasks += (layer->filters + block_filters(layer) - 1) / block_filters(layer);
+    return ESP_OK;
+}
+
+/* importance[l] of the layers with is_wanted that have none yet; on failure those stay without. */
+static esp_status fill_importance(const esp_compute *compute, const preview_subject *subject,
+                                  const bool *is_wanted, float **importance, esp_error *err)
+{
+    size_t count = (size_t)subject->layers.count;
+    importance_run run = {.subject = subject,
+                          .rows = esp_alloc_zero(count, sizeof *run.rows),
+                          .importance = esp_alloc_zero(count, sizeof *run.importance),
+                          .ends = esp_alloc_zero(count, sizeof *run.ends),
+                          .is_wrong = esp_alloc_zero(count, sizeof *run.is_wrong)};
+    int64_t tasks = 0;
+    esp_status status = ESP_OK;
+
+    if (!run.rows || !run.importance || !run.ends || !run.is_wrong)
+        status = esp_fail_memory(err, "layers", count * sizeof *run.rows);
+    for (size_t l = 0; status == ESP_OK && l < count; l++) {
+        if (is_wanted[l] && !importance[l])
+            status = importance_start(&run, (int)l, &tasks, err);
+        run.ends[l] = tasks;
+    }
+    if (status == ESP_OK && esp_compute_run(compute, tasks, importance_task, &run) != ESP_OK)
+        status = esp_fail(err, ESP_CANCELLED, "preview: cancelled");
+    for (size_t l = 0; status == ESP_OK && l < count; l++)
+        if (run.is_wrong[l])
+            status = refuse_importance(&subject->layers.items[l], run.importance[l], err);
+    for (size_t l = 0; run.importance && l < count; l++) {
+        if (status != ESP_OK)
+            esp_free(run.importance[l]);
+        else if (run.importance[l])
+            importance[l] = run.importance[l];
+    }
+    for (size_t l = 0; run.rows && l < count; l++)
+        esp_weight_rows_free(&run.rows[l]);
+    esp_free(run.rows);
+    esp_free(run.importance);
+    esp_free(run.ends);
+    esp_free(run.is_wrong);
     return status;
 }
 
-static void importance_task(void *context, int64_t layer, int slot)
+esp_status preview_importance(const preview_subject *subject, int layer, float **out, esp_error *err)
 {
-    layer_tasks *tasks = context;
+    size_t count = (size_t)subject->layers.count;
+    bool *is_wanted = esp_alloc_zero(count, sizeof *is_wanted);
+    float **importance = esp_alloc_zero(count, sizeof *importance);
+    esp_status status = ESP_OK;
 
-    (void)slot;
-    if (tasks->is_wanted[layer] && !tasks->cache->importance[layer])
-        tasks->statuses[layer] = preview_importance(tasks->cache->subject, (int)layer,
-                                                    &tasks->cache->importance[layer], &tasks->errors[layer]);
+    *out = NULL;
+    if (!is_wanted || !importance) {
+        status = esp_fail_memory(err, "layers", count * sizeof *importance);
+        goto done;
+    }
+    is_wanted[layer] = true;
+    status = fill_importance(NULL, subject, is_wanted, importance, err);
+    if (status == ESP_OK)
+        *out = importance[layer];
+
+done:
+    esp_free(is_wanted);
+    esp_free(importance);
+    return status;
 }
 
 /* ---- groupings ---- */
@@ -331,7 +375,7 @@ static esp_status cluster_missing(esp_grouping_cache *cache, const esp_compute *
                                   esp_kmeans_result *results, esp_error *err)
 {
     int count = 0, next = 0;
-    esp_status status = run_layer_tasks(compute, cache, missing, importance_task, err);
+    esp_status status = fill_importance(compute, cache->subject, missing, cache->importance, err);
 
     if (status != ESP_OK)
         return status;

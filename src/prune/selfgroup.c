@@ -10,17 +10,38 @@
 #include "base/memory.h"
 #include "prune/criteria.h"
 
+/* Slices of one kernel position are their own sums. */
+static void copy_magnitudes(const float *weight, int64_t count, float *importance)
+{
+    for (int64_t i = 0; i < count; i++)
+        importance[i] = fabsf(weight[i]);
+}
+
+static void sum_slices(const float *weight, int64_t channels, int64_t positions, float *importance)
+{
+    for (int64_t c = 0; c < channels; c++) {
+        double sum = 0;
+        for (int64_t i = 0; i < positions; i++)
+            sum += fabs((double)weight[c * positions + i]);
+        importance[c] = (float)sum;
+    }
+}
+
 void esp_importance(const float *weight, const esp_mask *mask, int64_t filters, int64_t channels,
                     int64_t positions, float *importance)
 {
-    for (int64_t f = 0; f < filters; f++)
-        for (int64_t c = 0; c < channels; c++) {
-            const float *slice = weight + (f * channels + c) * positions;
-            double sum = 0;
-            for (int64_t i = 0; esp_mask_get(mask, f, c) && i < positions; i++)
-                sum += fabs((double)slice[i]);
-            importance[f * channels + c] = (float)sum;
-        }
+    for (int64_t f = 0; f < filters; f++) {
+        const float *filter = weight + f * channels * positions;
+        float *row = importance + f * channels;
+        bool is_whole = esp_mask_filter_kept(mask, f) == channels;
+        if (positions == 1)
+            copy_magnitudes(filter, channels, row);
+        else
+            sum_slices(filter, channels, positions, row);
+        for (int64_t c = 0; !is_whole && c < channels; c++)
+            if (!esp_mask_get(mask, f, c))
+                row[c] = 0;
+    }
 }
 
 static esp_status check_step(const int32_t *labels, int64_t k, double ratio, const esp_mask *mask,

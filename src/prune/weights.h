@@ -2,6 +2,7 @@
 #ifndef ESP_PRUNE_WEIGHTS_H
 #define ESP_PRUNE_WEIGHTS_H
 
+#include "base/compute.h"
 #include "graph/layers.h"
 #include "prune/mask.h"
 
@@ -24,9 +25,20 @@ typedef struct esp_layer_l1 {
     double *filters, *channels;
 } esp_layer_l1;
 
-/* ESP_INVALID when a weight is not finite. */
+/* The norms of all layers that are wanted (NULL: all), in one pass over each weight, over the pool; out
+ * [layers->count] keeps NULL for the others. `masks` has one mask per layer. Filters with equal weights have
+ * equal norms to the last bit, and so have channels. ESP_INVALID when a weight is not finite where the mask
+ * keeps it, ESP_UNSUPPORTED when one is not stored in the model. */
+esp_status esp_layers_l1(const esp_compute *compute, const esp_graph *graph, const esp_layers *layers,
+                         const esp_mask *masks, const bool *is_wanted, esp_layer_l1 *out, esp_error *err);
+
+/* Those of one layer. */
 esp_status esp_layer_l1_of(const esp_graph *graph, const esp_layer *layer, const esp_mask *mask,
                            esp_layer_l1 *out, esp_error *err);
 void esp_layer_l1_free(esp_layer_l1 *l1);
+
+/* The sum of |x|, or of x^2, of `count` floats, in double, in an order that depends on `count` alone. */
+double esp_magnitude_sum(int64_t count, const float *values);
+double esp_square_sum(int64_t count, const float *values);
 
 #endif

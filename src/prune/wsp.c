@@ -264,20 +264,23 @@ esp_status esp_wsp_pairs(const esp_graph *graph, const esp_layers *layers, const
 {
     size_t count = (size_t)layers->count;
     esp_layer_l1 *norms = esp_alloc_zero(count, sizeof *norms);
+    bool *is_wanted = esp_alloc(count, sizeof *is_wanted);
     esp_status status = ESP_OK;
 
     *out = (esp_wsp){0};
-    if (!norms)
+    if (!norms || !is_wanted)
         status = esp_fail_memory(err, "pairs of layers", count * sizeof *norms);
     for (int l = 0; status == ESP_OK && l < layers->count; l++)
-        if (is_paired(&layers->items[l]))
-            status = esp_layer_l1_of(graph, &layers->items[l], &masks[l], &norms[l], err);
+        is_wanted[l] = is_paired(&layers->items[l]);
+    if (status == ESP_OK)
+        status = esp_layers_l1(NULL, graph, layers, masks, is_wanted, norms, err);
     if (status == ESP_OK)
         status = esp_wsp_pairs_from(graph, layers, norms, out, err);
 
     for (int l = 0; norms && l < layers->count; l++)
         esp_layer_l1_free(&norms[l]);
     esp_free(norms);
+    esp_free(is_wanted);
     return status;
 }
 

@@ -34,12 +34,16 @@ typedef struct esp_norm_train {
     bool clips;                             /* Relu: low 0, high infinity */
     float low, high;
 } esp_norm_train;
-size_t esp_blocked_norm_scratch(const esp_view *x); /* bytes, forward and backward */
+/* Bytes of scratch memory (aligned to ESP_ALIGNMENT), the same forward and backward. */
+size_t esp_blocked_norm_scratch(const esp_view *x);
+
 esp_status esp_blocked_norm_train(const esp_compute *compute, const esp_norm_train *norm, const esp_view *x,
                                   const esp_view *y, void *scratch);
 
 /* dy' = dy where y is strictly between low and high (everywhere without clip); dx, dscale, dbias overwritten;
- * dresidual (NULL: not wanted) gets dy', added when `adds_residual`. dx may be dy. */
+ * dresidual (NULL: not wanted) gets dy', added when `adds_residual`. norm->residual says whether there was one,
+ * as in forward, but is not read; without one y is not read either (it is found from x) and may be NULL. dx may
+ * be dy, and so may dresidual when it is not added to. */
 esp_status esp_blocked_norm_backward(const esp_compute *compute, const esp_norm_train *norm,
                                      const esp_view *x, const esp_view *y, const esp_view *dy,
                                      const esp_view *dx, float *dscale, float *dbias,
@@ -54,10 +58,16 @@ esp_status esp_blocked_unary_backward(const esp_compute *compute, esp_unary_kind
                                       const esp_view *dx);
 
 /* y = a op b. a has y's shape; b has it too, or is [N or 1, C or 1, 1, 1]: blocked, or plain when it is
- * [1,C,1,1], [C,1,1] or a single number. The gradient is for equal shapes only; either may be NULL. */
+ * [N or 1,C,1,1], [C,1,1] or a single number of any rank up to 4. y may be a, or b of the same shape. */
 bool esp_blocked_binary_fits(const esp_shape *a, const esp_shape *b);
 esp_status esp_blocked_binary(const esp_compute *compute, esp_binary_kind kind, const esp_view *a,
                               const esp_view *b, const esp_view *y);
+
+/* Gradients (overwritten, each may be NULL) for a and b of one shape. ADD and SUB read neither a nor b: they
+ * may be NULL. da may be dy when db is NULL. */
+esp_status esp_blocked_binary_backward(const esp_compute *compute, esp_binary_kind kind, const esp_view *a,
+                                       const esp_view *b, const esp_view *dy, const esp_view *da,
+                                       const esp_view *db);
 
 /* y += x, equal shapes. */
 esp_status esp_blocked_accumulate(const esp_compute *compute, const esp_view *x, const esp_view *y);

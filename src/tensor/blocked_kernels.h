@@ -18,6 +18,11 @@ typedef struct blocked_store {
     int64_t residual_pixel; /* floats from pixel to pixel: 16 when they are neighbours */
     bool clips;             /* result = min(max(v, low), high); NaN stays NaN */
     float low, high;
+
+    /* What will be needed soon is fetched into the caches; it need not exist. */
+    const float *fetch;  /* from here on, some cache lines with each run */
+    int64_t fetch_lines; /* how many */
+    int64_t ahead;       /* floats from the pixels of each run to others of x; 0: none */
 } blocked_store;
 
 /* `length` neighbouring floats at x[offset ...], each multiplied by a row of packed weights. */
@@ -34,6 +39,13 @@ typedef struct blocked_run {
 typedef void blocked_tile_fn(const float *x, const blocked_run *runs, int64_t run_count, const float *w,
                              float *y, int64_t y_block, int64_t y_pixel, const blocked_store *store);
 
+/* What happens to pixels on their way in: clip(x * scale + shift), channel by channel. */
+typedef struct blocked_entry {
+    const float *scale, *shift; /* [ESP_BLOCK]; both NULL: pixels stay as they are, and nothing is clipped */
+    bool clips;                 /* as in blocked_store */
+    float low, high;
+} blocked_entry;
+
 typedef struct blocked_kernels {
     esp_isa isa;
     int filter_block; /* filters of the widest tile: 32 (AVX-512) or 16; weights are packed for it */
@@ -43,6 +55,14 @@ typedef struct blocked_kernels {
      * the given pitch; NULL when there is no table for the pitch. Pitches there are: 1, 2, 4 (plain rows at
      * stride 1, 2, 4), 16, 32 (blocked rows at stride 1, 2). Any other pitch: copy pixels together first. */
     blocked_tile_fn *const *(*tiles)(int64_t pitch, int blocks);
+
+    /* Copies pixels of 16 channels, `x_pixel` floats apart in x, side by side into y. */
+    void (*pixels)(int64_t count, const float *x, int64_t x_pixel, const blocked_entry *entry, float *y);
+
+    /* target[column*target_stride + row] = source[row*source_stride + column] for row < rows, 0 for rows up
+     * to padded_rows. Packs weights. */
+    void (*transpose)(int64_t rows, int64_t padded_rows, int64_t columns, const float *source,
+                      int64_t source_stride, float *target, int64_t target_stride);
 } blocked_kernels;
 
 /* The set for an engine; never NULL. */

@@ -44,21 +44,6 @@ static esp_status run_planes(const esp_compute *compute, pool_job *job)
                            job);
 }
 
-/* The kernel taps [*first, *last) along one axis that lie inside [0, size) when the window starts at `start`.
- */
-static void taps_inside(int64_t start, int64_t kernel, int64_t dilation, int64_t size, int64_t *first,
-                        int64_t *last)
-{
-    *first = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
-    *last = start >= size ? 0 : (size - 1 - start) / dilation + 1;
-    if (*first > kernel)
-        *first = kernel;
-    if (*last > kernel)
-        *last = kernel;
-    if (*last < *first)
-        *last = *first;
-}
-
 /* A NaN wins over every number, as in the framework the networks come from. */
 ESP_SIMD_CLONES
 static void row_max(int64_t count, const float *x, int64_t stride, float *y)
@@ -89,7 +74,7 @@ static void fold_row(const esp_pool2d_geometry *g, const float *x, int64_t row, 
     for (int64_t i = 0; i < g->out_width; i++)
         y[i] = initial;
     int64_t start = row * g->stride_h - g->pad_top, first_y, last_y;
-    taps_inside(start, g->kernel_h, g->dilation_h, g->height, &first_y, &last_y);
+    esp_window_taps(start, g->kernel_h, g->dilation_h, g->height, &first_y, &last_y);
     for (int64_t tap_y = first_y; tap_y < last_y; tap_y++)
         for (int64_t tap_x = 0; tap_x < g->kernel_w; tap_x++) {
             int64_t first, last;
@@ -123,8 +108,8 @@ static int64_t first_maximum(const esp_pool2d_geometry *g, const float *x, int64
 {
     int64_t y0 = row * g->stride_h - g->pad_top, x0 = column * g->stride_w - g->pad_left;
     int64_t first_y, last_y, first_x, last_x, best = -1;
-    taps_inside(y0, g->kernel_h, g->dilation_h, g->height, &first_y, &last_y);
-    taps_inside(x0, g->kernel_w, g->dilation_w, g->width, &first_x, &last_x);
+    esp_window_taps(y0, g->kernel_h, g->dilation_h, g->height, &first_y, &last_y);
+    esp_window_taps(x0, g->kernel_w, g->dilation_w, g->width, &first_x, &last_x);
     for (int64_t tap_y = first_y; tap_y < last_y; tap_y++)
         for (int64_t tap_x = first_x; tap_x < last_x; tap_x++) {
             int64_t at = (y0 + tap_y * g->dilation_h) * g->width + x0 + tap_x * g->dilation_w;
@@ -164,28 +149,19 @@ static int64_t counted_taps(int64_t start, int64_t kernel, int64_t dilation, int
 {
     int64_t first, last;
     if (counts_padding)
-        taps_inside(start + pad_begin, kernel, dilation, size + pad_begin + pad_end, &first, &last);
+        esp_window_taps(start + pad_begin, kernel, dilation, size + pad_begin + pad_end, &first, &last);
     else
-        taps_inside(start, kernel, dilation, size, &first, &last);
+        esp_window_taps(start, kernel, dilation, size, &first, &last);
     return last - first;
 }
 
-static int64_t counted_rows(const esp_pool2d_geometry *g, int64_t row)
+float esp_pool2d_weight(const esp_pool2d_geometry *g, int64_t row, int64_t column)
 {
-    return counted_taps(row * g->stride_h - g->pad_top, g->kernel_h, g->dilation_h, g->height, g->pad_top,
-                        g->pad_bottom, g->counts_padding);
-}
-
-static int64_t counted_columns(const esp_pool2d_geometry *g, int64_t column)
-{
-    return counted_taps(column * g->stride_w - g->pad_left, g->kernel_w, g->dilation_w, g->width, g->pad_left,
-                        g->pad_right, g->counts_padding);
-}
-
-/* One over the number of taps that count; 0 for a window with none. */
-static float window_weight(const esp_pool2d_geometry *g, int64_t rows, int64_t column)
-{
-    int64_t taps = rows * counted_columns(g, column);
+    int64_t rows = counted_taps(row * g->stride_h - g->pad_top, g->kernel_h, g->dilation_h, g->height,
+                                g->pad_top, g->pad_bottom, g->counts_padding);
+    int64_t columns = counted_taps(column * g->stride_w - g->pad_left, g->kernel_w, g->dilation_w, g->width,
+                                   g->pad_left, g->pad_right, g->counts_padding);
+    int64_t taps = rows * columns;
     return taps > 0 ? 1.0f / (float)taps : 0.0f;
 }
 
@@ -202,15 +178,13 @@ static void average_plane(const pool_job *job, int64_t plane)
     const float *x = job->x + plane * g->height * g->width;
     float *y = job->y + plane * g->out_height * g->out_width;
     if (is_global(g)) {
-        int64_t rows = counted_rows(g, 0);
-        y[0] = (float)(esp_sum_f32(g->height * g->width, x) * (double)window_weight(g, rows, 0));
+        y[0] = (float)(esp_sum_f32(g->height * g->width, x) * (double)esp_pool2d_weight(g, 0, 0));
         return;
     }
     for (int64_t row = 0; row < g->out_height; row++, y += g->out_width) {
         fold_row(g, x, row, 0.0f, row_add, y);
-        int64_t rows = counted_rows(g, row);
         for (int64_t column = 0; column < g->out_width; column++)
-            y[column] *= window_weight(g, rows, column);
+            y[column] *= esp_pool2d_weight(g, row, column);
     }
 }
 
@@ -225,8 +199,8 @@ static void spread_window(const esp_pool2d_geometry *g, int64_t row, int64_t col
 {
     int64_t y0 = row * g->stride_h - g->pad_top, x0 = column * g->stride_w - g->pad_left;
     int64_t first_y, last_y, first_x, last_x;
-    taps_inside(y0, g->kernel_h, g->dilation_h, g->height, &first_y, &last_y);
-    taps_inside(x0, g->kernel_w, g->dilation_w, g->width, &first_x, &last_x);
+    esp_window_taps(y0, g->kernel_h, g->dilation_h, g->height, &first_y, &last_y);
+    esp_window_taps(x0, g->kernel_w, g->dilation_w, g->width, &first_x, &last_x);
     for (int64_t tap_y = first_y; tap_y < last_y; tap_y++)
         for (int64_t tap_x = first_x; tap_x < last_x; tap_x++)
             dx[(y0 + tap_y * g->dilation_h) * g->width + x0 + tap_x * g->dilation_w] += value;
@@ -238,12 +212,10 @@ static void average_backward_plane(const pool_job *job, int64_t plane)
     const float *dy = job->dy + plane * g->out_height * g->out_width;
     float *dx = job->dx + plane * g->height * g->width;
     memset(dx, 0, (size_t)(g->height * g->width) * sizeof(float));
-    for (int64_t row = 0; row < g->out_height; row++) {
-        int64_t rows = counted_rows(g, row);
+    for (int64_t row = 0; row < g->out_height; row++)
         for (int64_t column = 0; column < g->out_width; column++)
-            spread_window(g, row, column, dy[row * g->out_width + column] * window_weight(g, rows, column),
+            spread_window(g, row, column, dy[row * g->out_width + column] * esp_pool2d_weight(g, row, column),
                           dx);
-    }
 }
 
 esp_status esp_average_pool_backward(const esp_compute *compute, const esp_pool2d_geometry *geometry,

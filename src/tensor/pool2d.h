@@ -22,6 +22,9 @@ typedef struct esp_pool2d_geometry {
 int64_t esp_pool2d_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad_begin,
                                int64_t pad_end, int64_t dilation, bool ceil_mode);
 
+/* One over the number of taps an average is over; 0 for a window with none. */
+float esp_pool2d_weight(const esp_pool2d_geometry *geometry, int64_t row, int64_t column);
+
 esp_status esp_max_pool_forward(const esp_compute *compute, const esp_pool2d_geometry *geometry,
                                 const float *x, float *y);
 /* dx overwritten. The gradient goes to the first maximum of each window, found again from x. */

@@ -2,7 +2,11 @@
  *
  * Two levels: a storage (bytes and a count of tensors that use it) and a tensor (type, shape, storage, its
  * own count). A reshape makes a second tensor on the same storage; a clone makes a second storage. Both
- * counts are atomic, so a reader's snapshot may be dropped by another thread than the one that made it. */
+ * counts are atomic, so a reader's snapshot may be dropped by another thread than the one that made it.
+ *
+ * What was derived from a storage hangs on it in a list that only grows: new entries are put in front with
+ * one compare-and-swap, so readers need no lock. Two threads that derive the same thing at once both make it;
+ * the second throws its own away. */
 #include "tensor/tensor.h"
 
 #include <assert.h>
@@ -14,9 +18,17 @@
 #include "base/memory.h"
 #include "tensor/arrange.h"
 
+typedef struct derivation {
+    struct derivation *next;
+    uint64_t key;
+    size_t bytes;
+    void *data;
+} derivation;
+
 typedef struct storage {
     atomic_int count;
     void *bytes;
+    _Atomic(derivation *) derived;
 } storage;
 
 struct esp_tensor {
@@ -217,11 +229,29 @@ esp_tensor *esp_tensor_ref(const esp_tensor *tensor)
     return shared;
 }
 
+static void free_derivation(derivation *item)
+{
+    if (item != NULL)
+        esp_free(item->data);
+    esp_free(item);
+}
+
+static void forget_derived(storage *store)
+{
+    derivation *item = atomic_exchange_explicit(&store->derived, NULL, memory_order_acq_rel);
+    while (item != NULL) {
+        derivation *next = item->next;
+        free_derivation(item);
+        item = next;
+    }
+}
+
 void esp_tensor_unref(esp_tensor *tensor)
 {
     if (tensor == NULL || atomic_fetch_sub_explicit(&tensor->count, 1, memory_order_acq_rel) != 1)
         return;
     if (atomic_fetch_sub_explicit(&tensor->storage->count, 1, memory_order_acq_rel) == 1) {
+        forget_derived(tensor->storage);
         esp_free(tensor->storage->bytes);
         esp_free(tensor->storage);
     }
@@ -250,6 +280,7 @@ const void *esp_tensor_data(const esp_tensor *tensor)
 
 void *esp_tensor_data_mut(esp_tensor *tensor)
 {
+    forget_derived(tensor->storage);
     return tensor->storage->bytes;
 }
 
@@ -262,7 +293,66 @@ const float *esp_tensor_f32(const esp_tensor *tensor)
 float *esp_tensor_f32_mut(esp_tensor *tensor)
 {
     assert(tensor->dtype == ESP_F32);
-    return tensor->storage->bytes;
+    return esp_tensor_data_mut(tensor);
+}
+
+/* ---- derived data ---- */
+
+static const derivation *find_derivation(const derivation *item, uint64_t key, size_t bytes)
+{
+    while (item != NULL && (item->key != key || item->bytes != bytes))
+        item = item->next;
+    return item;
+}
+
+/* Puts `item` in front unless another thread has brought the same thing by now; returns what is in the list.
+ */
+static const derivation *publish(storage *store, derivation *item)
+{
+    derivation *head = atomic_load_explicit(&store->derived, memory_order_acquire);
+    do {
+        const derivation *other = find_derivation(head, item->key, item->bytes);
+        if (other != NULL) {
+            free_derivation(item);
+            return other;
+        }
+        item->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(&store->derived, &head, item, memory_order_acq_rel,
+                                                    memory_order_acquire));
+    return item;
+}
+
+esp_status esp_tensor_derived(const esp_tensor *tensor, uint64_t key, size_t bytes, esp_derive_fn *make,
+                              void *user, const void **out, esp_error *err)
+{
+    storage *store = tensor->storage;
+    *out = NULL;
+    const derivation *found =
+        find_derivation(atomic_load_explicit(&store->derived, memory_order_acquire), key, bytes);
+    if (found != NULL) {
+        *out = found->data;
+        return ESP_OK;
+    }
+    derivation *item = esp_alloc_zero(1, sizeof *item);
+    if (item != NULL)
+        *item = (derivation){.key = key, .bytes = bytes, .data = esp_alloc(bytes, 1)};
+    esp_status status = item == NULL || item->data == NULL ? esp_fail_memory(err, "packed weights", bytes)
+                                                           : make(user, item->data, err);
+    if (status != ESP_OK) {
+        free_derivation(item);
+        return status;
+    }
+    *out = publish(store, item)->data;
+    return ESP_OK;
+}
+
+size_t esp_tensor_derived_bytes(const esp_tensor *tensor)
+{
+    size_t total = 0;
+    const derivation *item = atomic_load_explicit(&tensor->storage->derived, memory_order_acquire);
+    for (; item != NULL; item = item->next)
+        total += item->bytes;
+    return total;
 }
 
 int64_t esp_view_storage(const esp_view *view)

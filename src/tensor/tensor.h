@@ -115,6 +115,17 @@ const float *esp_tensor_f32(const esp_tensor *tensor); /* asserts the type */
 float *esp_tensor_f32_mut(esp_tensor *tensor);
 esp_view esp_tensor_view(const esp_tensor *tensor);
 
+/* Something made from a tensor's contents, such as packed weights: made once for a key (not 0) and a size,
+ * shared by all tensors on the same storage and freed with it. `make` fills `derived` (`bytes` of it, aligned
+ * to ESP_ALIGNMENT) and may be called from several threads for the same key; one result is kept. Writing into
+ * the tensor afterwards (esp_tensor_data_mut) forgets what was derived. */
+typedef esp_status esp_derive_fn(void *user, void *derived, esp_error *err);
+esp_status esp_tensor_derived(const esp_tensor *tensor, uint64_t key, size_t bytes, esp_derive_fn *make,
+                              void *user, const void **out, esp_error *err);
+
+/* Bytes of all that was derived from the tensor's storage. */
+size_t esp_tensor_derived_bytes(const esp_tensor *tensor);
+
 /* Same type, shape and bits. */
 bool esp_tensor_equal(const esp_tensor *a, const esp_tensor *b);
 

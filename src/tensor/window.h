@@ -25,4 +25,18 @@ static inline void esp_window_outputs(int64_t size, int64_t out_size, int64_t st
         *last = *first;
 }
 
+/* The taps [*first, *last) of a window that lie in [0, size) when its first one is at `start`. */
+static inline void esp_window_taps(int64_t start, int64_t kernel, int64_t dilation, int64_t size,
+                                   int64_t *first, int64_t *last)
+{
+    *first = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
+    *last = start + (kernel - 1) * dilation < size ? kernel
+            : start >= size                        ? 0
+                                                   : (size - 1 - start) / dilation + 1;
+    if (*first > kernel)
+        *first = kernel;
+    if (*last < *first)
+        *last = *first;
+}
+
 #endif

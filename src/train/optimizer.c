@@ -25,6 +25,7 @@ typedef struct tile {
 struct esp_optimizer {
     float momentum;
     bool uses_nesterov;
+    esp_params *owner;
     int param_count;
     param_state *params;
     int64_t tile_count;
@@ -122,6 +123,7 @@ esp_status esp_optimizer_new(const esp_graph *graph, esp_params *params, const e
     }
     optimizer->momentum = (float)options->momentum;
     optimizer->uses_nesterov = options->uses_nesterov;
+    optimizer->owner = params;
     optimizer->param_count = param_count;
     optimizer->params = states;
     for (int p = 0; status == ESP_OK && p < param_count; p++) {
@@ -179,6 +181,7 @@ void esp_optimizer_hold_masks(esp_optimizer *optimizer)
     for (int p = 0; p < optimizer->param_count; p++) {
         hold_mask(&optimizer->params[p], 0, optimizer->params[p].elements);
     }
+    esp_params_touch(optimizer->owner);
 }
 
 typedef struct step_job {
@@ -203,4 +206,5 @@ void esp_optimizer_step(esp_optimizer *optimizer, const esp_compute *compute, do
     /* without the cancel token a run cannot stop early, and has no other way to fail */
     esp_compute whole = {.pool = compute == NULL ? NULL : compute->pool};
     (void)esp_compute_run(&whole, optimizer->tile_count, step_tile, &job);
+    esp_params_touch(optimizer->owner);
 }

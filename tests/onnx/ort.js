@@ -1,12 +1,12 @@
 // onnxruntime for tests and benchmarks: require("./ort").load() gives the module. It is installed from npm into
-// $ESP_BUILD_DIR/onnxruntime on first use. Exit status 77, with the reason, when it cannot be had.
+// $ESP_BUILD_DIR/onnxruntime-VERSION on first use. Exit status 77, with the reason, when it cannot be had.
 "use strict";
 const fs = require("fs");
 const path = require("path");
 const { spawnSync } = require("child_process");
 
-const VERSION = "1.20.1";
-const directory = path.join(process.env.ESP_BUILD_DIR || "build", "onnxruntime");
+const VERSION = "1.30.0";
+const directory = path.join(process.env.ESP_BUILD_DIR || "build", `onnxruntime-${VERSION}`);
 
 function unavailable(reason) {
     console.log(`skipped: onnxruntime-node ${VERSION} cannot be had: ${reason.trim().split("\n").slice(0, 3).join("; ")}`);

@@ -1,5 +1,5 @@
 /* The executor: reuse of memory changes no bit of any result, forward or backward; threads do not either. */
-#include "unit/graph/net.h"
+#include "unit/graph/block_nets.h"
 
 #include <math.h>
 #include <string.h>
@@ -135,7 +135,7 @@ static void reuse_changes_nothing_at_evaluation(void **state)
     (void)state;
     for (uint64_t seed = 0; seed < 60; seed++) {
         esp_graph *graph = random_graph(seed);
-        esp_exec *lean = exec_new(graph, (esp_exec_options){.batch = BATCH});
+        esp_exec *lean = exec_new(graph, (esp_exec_options){.batch = BATCH, .engine = &plain_images});
         esp_exec *whole = exec_new(graph, (esp_exec_options){.batch = BATCH, .keeps_values = true});
         assert_true(esp_exec_planned_bytes(lean) <= esp_exec_unplanned_bytes(lean));
         assert_true(esp_exec_planned_bytes(lean) <= esp_exec_planned_bytes(whole));
@@ -155,10 +155,12 @@ static void reuse_changes_nothing_at_evaluation(void **state)
 static esp_exec *training_exec(const esp_graph *graph, esp_params *params, bool keeps_values)
 {
     esp_error err = {0};
-    esp_exec *exec = exec_new(
-        graph,
-        (esp_exec_options){
-            .batch = BATCH, .is_training = true, .params = params, .seed = 4, .keeps_values = keeps_values});
+    esp_exec *exec = exec_new(graph, (esp_exec_options){.batch = BATCH,
+                                                        .is_training = true,
+                                                        .params = params,
+                                                        .seed = 4,
+                                                        .keeps_values = keeps_values,
+                                                        .engine = &plain_images});
     for (int i = 0; i < esp_graph_input_count(graph); i++)
         must(esp_exec_want_input_grad(exec, i, &err), &err);
     return exec;
@@ -269,7 +271,8 @@ static void evaluation_can_stop_at_the_logits(void **state)
     int logits;
     esp_graph *graph = small_classifier(&logits);
     esp_exec *whole = exec_new(graph, (esp_exec_options){.batch = 2, .keeps_values = true});
-    esp_exec *stopped = exec_new(graph, (esp_exec_options){.batch = 2, .stops_at_logits = true});
+    esp_exec *stopped =
+        exec_new(graph, (esp_exec_options){.batch = 2, .stops_at_logits = true, .engine = &plain_images});
     fill_inputs(whole, graph, 1);
     fill_inputs(stopped, graph, 1);
     run_forward(whole);

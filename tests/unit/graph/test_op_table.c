@@ -39,7 +39,7 @@ static void columns_of_a_row_fit_together(void **state)
         assert_true((op->layer != NULL) == (op->rule == ESP_CHANNEL_CUT));
         assert_true(op->layer == NULL || op->macs != NULL);
         assert_true(op->trainable == 0 || op->backward != NULL);
-        assert_true((op->layouts & (1u << ESP_LAYOUT_PLAIN)) != 0);
+        assert_true(op->blocks == NULL || op->backward != NULL);
     }
 }
 

@@ -70,6 +70,15 @@ static void percentile_of_equal_values_is_that_value(void **state)
         assert_true(esp_percentile(values, 7, p) == 0.1);
 }
 
+static void percentile_ends_where_values_are_no_numbers(void **state)
+{
+    double values[9] = {NAN, 3, NAN, 1, 2, NAN, 5, NAN, NAN};
+    (void)state;
+
+    for (double p = 0; p <= 100; p += 10)
+        esp_percentile(values, 9, p);
+}
+
 static void percentile_of_repeated_values_is_that_of_the_long_list(void **state)
 {
     esp_rng rng;
@@ -153,6 +162,41 @@ static void fpgm_sums_the_distances_to_all_other_filters(void **state)
     net_forget(&view);
 }
 
+static void fpgm_of_many_filters_agrees_with_naive_sums_over_any_number_of_threads(void **state)
+{
+    enum { FILTERS = 250, LENGTH = 12 * 9 };
+    net_tensor x;
+    net n = net_start(12, 5, 5, 11, &x);
+    net_output(&n, net_conv3(&n, x, FILTERS));
+    net_view view = net_look(net_finish(&n));
+    const float *data = esp_tensor_f32(esp_graph_value(view.graph, view.layers->items[0].weight)->constant);
+    const esp_criterion *criterion;
+    double alone[FILTERS], shared[FILTERS];
+    esp_pool *pool;
+    esp_error err = {0};
+    (void)state;
+
+    expect_ok(esp_pool_new(3, &pool, &err), &err);
+    esp_compute compute = {.pool = pool};
+    expect_ok(esp_criterion_find("fpgm", &criterion, &err), &err);
+    expect_ok(esp_saliency(view.graph, &view.layers->items[0], criterion, 0, alone, &err), &err);
+    expect_ok(esp_saliency_over(&compute, view.graph, &view.layers->items[0], criterion, 0, shared, &err),
+              &err);
+    assert_memory_equal(alone, shared, sizeof alone);
+    for (int f = 0; f < FILTERS; f++) {
+        double expected = 0;
+        for (int g = 0; g < FILTERS; g++) {
+            double square = 0;
+            for (int i = 0; i < LENGTH; i++)
+                square += pow((double)data[f * LENGTH + i] - (double)data[g * LENGTH + i], 2);
+            expected += sqrt(square);
+        }
+        assert_true(fabs(alone[f] - expected) < 1e-5 * expected); /* products in float32 */
+    }
+    esp_pool_free(pool);
+    net_forget(&view);
+}
+
 static void bn_scale_is_the_scale_behind_the_layer(void **state)
 {
     net_view view = net_look(net_residual(5));
@@ -221,9 +265,11 @@ int main(void)
         cmocka_unit_test(percentile_agrees_with_a_sorted_list),
         cmocka_unit_test(percentile_rounds_as_numpy_does),
         cmocka_unit_test(percentile_of_equal_values_is_that_value),
+        cmocka_unit_test(percentile_ends_where_values_are_no_numbers),
         cmocka_unit_test(percentile_of_repeated_values_is_that_of_the_long_list),
         cmocka_unit_test(norms_agree_with_naive_sums),
         cmocka_unit_test(fpgm_sums_the_distances_to_all_other_filters),
+        cmocka_unit_test(fpgm_of_many_filters_agrees_with_naive_sums_over_any_number_of_threads),
         cmocka_unit_test(bn_scale_is_the_scale_behind_the_layer),
         cmocka_unit_test(bn_scale_says_when_there_is_no_batch_norm),
         cmocka_unit_test(random_scores_repeat_with_the_seed_and_differ_by_layer),

@@ -162,6 +162,162 @@ static void kmeans_is_the_same_for_any_number_of_threads(void **state)
     esp_pool_free(pool);
 }
 
+/* Textbook Lloyd in double from random rows, the best of 20. */
+static double naive_inertia(const float *rows, int64_t count, int64_t columns, int32_t k, uint64_t seed)
+{
+    double *means = esp_alloc((size_t)(k * columns), sizeof *means), best = INFINITY;
+    int32_t *labels = esp_alloc((size_t)count, sizeof *labels);
+    esp_rng rng;
+
+    esp_rng_seed(&rng, seed);
+    for (int restart = 0; restart < 20; restart++) {
+        for (int64_t i = 0; i < k * columns; i++)
+            means[i] = (double)
+                rows[(i / columns * 7 + (int64_t)esp_rng_below(&rng, 5)) % count * columns + i % columns];
+        for (int iteration = 0; iteration < 30; iteration++) {
+            for (int64_t row = 0; row < count; row++) {
+                double least = INFINITY;
+                for (int32_t g = 0; g < k; g++) {
+                    double square = 0;
+                    for (int64_t i = 0; i < columns; i++)
+                        square += pow((double)rows[row * columns + i] - means[g * columns + i], 2);
+                    labels[row] = square < least ? g : labels[row];
+                    least = fmin(least, square);
+                }
+            }
+            for (int64_t i = 0; i < k * columns; i++) {
+                double sum = 0, members = 0;
+                for (int64_t row = 0; row < count; row++)
+                    if (labels[row] == i / columns) {
+                        sum += (double)rows[row * columns + i % columns];
+                        members++;
+                    }
+                means[i] = members > 0 ? sum / members : means[i];
+            }
+        }
+        best = fmin(best, inertia_of(rows, count, columns, labels, k));
+    }
+    esp_free(means);
+    esp_free(labels);
+    return best;
+}
+
+/* Few restarts of many rows go by the rows, the others by the products of all pairs. */
+static void kmeans_is_not_worse_than_a_naive_lloyd_on_any_shape(void **state)
+{
+    static const struct {
+        int64_t count, columns, k;
+        int restarts;
+    } cases[] = {{60, 5, 4, 10},  {90, 40, 8, 10}, {130, 3, 6, 10},
+                 {230, 9, 3, 10}, {260, 6, 2, 2},  {330, 3, 5, 1}};
+    (void)state;
+
+    for (uint64_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t count = cases[i].count, columns = cases[i].columns;
+        float *rows = esp_alloc((size_t)(count * columns), sizeof *rows);
+        esp_kmeans_options options = esp_kmeans_defaults();
+        fill_normal(rows, count * columns, 20 + i);
+        options.k = cases[i].k;
+        options.restarts = cases[i].restarts;
+        esp_kmeans_result result = cluster(rows, count, columns, &options);
+        double naive = naive_inertia(rows, count, columns, (int32_t)options.k, i);
+        double found = inertia_of(rows, count, columns, result.labels, result.k);
+        assert_true(fabs(found - result.inertia) < 1e-9 * found);
+        /* one or two restarts against twenty */
+        if (found > naive * (options.restarts > 2 ? 1.005 : 1.05))
+            fail_msg("%lld rows: inertia %g, a naive search finds %g", (long long)count, found, naive);
+        esp_kmeans_free(&result);
+        esp_free(rows);
+    }
+}
+
+static void kmeans_of_scaled_rows_is_the_same(void **state)
+{
+    float rows[200 * 6], scaled[200 * 6];
+    static const float scales[] = {0x1p-90F, 0x1p-20F, 0x1p30F, 0x1p100F};
+    esp_kmeans_options options = esp_kmeans_defaults();
+    (void)state;
+
+    fill_normal(rows, 1200, 12);
+    esp_kmeans_result plain = cluster(rows, 200, 6, &options);
+    for (int s = 0; s < 4; s++) {
+        for (int i = 0; i < 1200; i++)
+            scaled[i] = rows[i] * scales[s];
+        esp_kmeans_result result = cluster(scaled, 200, 6, &options);
+        assert_memory_equal(plain.labels, result.labels, 200 * sizeof *plain.labels);
+        esp_kmeans_free(&result);
+    }
+    esp_kmeans_free(&plain);
+}
+
+static void kmeans_tells_rows_apart_beside_one_that_lies_far_off(void **state)
+{
+    float rows[61 * 4];
+    esp_kmeans_options options = esp_kmeans_defaults();
+    (void)state;
+
+    fill_normal(rows, 61 * 4, 13);
+    for (int i = 0; i < 61 * 4; i++)
+        rows[i] = rows[i] * 0.1F + 100 + (float)(i / 4 % 3);
+    for (int i = 0; i < 4; i++)
+        rows[i] = 1e6F;
+    options.k = 4;
+    esp_kmeans_result result = cluster(rows, 61, 4, &options);
+    for (int row = 4; row < 61; row++)
+        assert_int_equal(result.labels[row], result.labels[1 + (row - 1) % 3]);
+    assert_true(result.inertia < 60 * 4 * 0.02);
+    esp_kmeans_free(&result);
+}
+
+static void kmeans_of_several_tiles_and_panels_is_the_same_for_any_number_of_threads(void **state)
+{
+    static const int64_t shapes[][3] = {{300, 530, 16}, {40, 20, 16}, {700, 4, 2}};
+    esp_kmeans_job jobs[3];
+    esp_kmeans_result alone[3], shared[3];
+    esp_pool *pool;
+    esp_error err = {0};
+    (void)state;
+
+    for (int j = 0; j < 3; j++) {
+        float *rows = esp_alloc((size_t)(shapes[j][0] * shapes[j][1]), sizeof *rows);
+        fill_normal(rows, shapes[j][0] * shapes[j][1], 30 + (uint64_t)j);
+        jobs[j] = (esp_kmeans_job){rows, shapes[j][0], shapes[j][1], esp_kmeans_defaults()};
+        jobs[j].options.k = shapes[j][2];
+        jobs[j].options.restarts = 3;
+    }
+    assert_int_equal(esp_pool_new(3, &pool, &err), ESP_OK);
+    esp_compute compute = {.pool = pool};
+    assert_int_equal(esp_kmeans_batch(NULL, jobs, 3, alone, &err), ESP_OK);
+    assert_int_equal(esp_kmeans_batch(&compute, jobs, 3, shared, &err), ESP_OK);
+    for (int j = 0; j < 3; j++) {
+        assert_memory_equal(alone[j].labels, shared[j].labels, (size_t)jobs[j].count * sizeof(int32_t));
+        assert_true(alone[j].inertia == shared[j].inertia);
+        esp_kmeans_free(&alone[j]);
+        esp_kmeans_free(&shared[j]);
+        esp_free((float *)(uintptr_t)jobs[j].rows);
+    }
+    esp_pool_free(pool);
+}
+
+static void kmeans_on_rows_survives_what_kmeans_on_products_does(void **state)
+{
+    float rows[200 * 2] = {0};
+    esp_kmeans_options options = {.k = 2, .restarts = 1, .max_iterations = 300};
+    (void)state;
+
+    /* equal rows but one: the other cluster runs empty at once and takes it */
+    rows[77] = 4;
+    for (options.seed = 0; options.seed < 3; options.seed++)
+        for (int init = 0; init < 2; init++) {
+            options.init = init ? ESP_KMEANS_PLUS_PLUS : ESP_KMEANS_RANDOM;
+            esp_kmeans_result result = cluster(rows, 200, 2, &options);
+            assert_int_equal(result.k, 2);
+            assert_true(result.inertia == 0);
+            assert_int_not_equal(result.labels[38], result.labels[37]);
+            esp_kmeans_free(&result);
+        }
+}
+
 static void kmeans_batch_gives_each_job_what_it_would_get_alone(void **state)
 {
     float a[30 * 4], b[50 * 6];
@@ -360,6 +516,11 @@ int main(void)
         cmocka_unit_test(kmeans_reaches_the_best_split_of_a_few_rows),
         cmocka_unit_test(kmeans_ends_where_no_single_row_wants_to_move),
         cmocka_unit_test(kmeans_is_the_same_for_any_number_of_threads),
+        cmocka_unit_test(kmeans_is_not_worse_than_a_naive_lloyd_on_any_shape),
+        cmocka_unit_test(kmeans_of_scaled_rows_is_the_same),
+        cmocka_unit_test(kmeans_tells_rows_apart_beside_one_that_lies_far_off),
+        cmocka_unit_test(kmeans_of_several_tiles_and_panels_is_the_same_for_any_number_of_threads),
+        cmocka_unit_test(kmeans_on_rows_survives_what_kmeans_on_products_does),
         cmocka_unit_test(kmeans_batch_gives_each_job_what_it_would_get_alone),
         cmocka_unit_test(kmeans_seed_changes_the_start_and_repeats_it),
         cmocka_unit_test(kmeans_more_restarts_are_never_worse),

@@ -1,0 +1,292 @@
+/* The bodies of group_conv_kernels.h for one instruction set. Before including it, define
+ *   KERNEL(name), KERNEL_TARGET, KERNEL_ISA   the suffix and the function attribute of the set, its name
+ *   VECTOR, LANES                             the type and how many floats it holds
+ *   MASK, V_FIRST(n)                          the mask of the first n lanes, 0 <= n <= LANES
+ *   V_BETWEEN(first, last)                    the mask of the lanes first <= i < last
+ *   V_ZERO V_SET V_LOAD V_STORE V_ADD V_SUB V_FMA(a*b+c) V_FNMA(c-a*b) V_CLIP(v, low, high)   NaN stays NaN
+ *   V_LOAD_MASK(p, mask) V_STORE_MASK(p, mask, v)   other lanes: zero / not touched
+ *   TILE_SIZES(X)                             X(filters, vectors) for all tiles there are
+ *   TILE_FILTERS, TILE_VECTORS, TILE_EFFICIENCY   initialisers of the table's members
+ * and the functions
+ *   KERNEL(spread)(p, first, last, step)      lane i = p[i*step] for first <= i < last, else zero
+ *   KERNEL(even)(p)                           lane i = p[2*i]; reads 2*LANES floats
+ *   KERNEL(split)(p, out)                     out[j] lane t = p[4*t + j], j < 4
+ *   KERNEL(weave)(v, p)                       p[4*t + j] = v[j] lane t
+ * All are undefined at the end. No include guard: this is a template. */
+
+/* clang-format off: it does not know that UNROLL stands before a loop. */
+
+KERNEL_INLINE void KERNEL(store_one)(float sum, VECTOR scale, VECTOR shift, const group_store *store,
+                                     int64_t at, float *y)
+{
+    VECTOR value = V_FMA(V_SET(sum), scale, shift);
+    if (store->residual != NULL)
+        value = V_ADD(value, V_SET(store->residual[at]));
+    if (store->clips)
+        value = V_CLIP(value, V_SET(store->low), V_SET(store->high));
+    V_STORE_MASK(y + at, V_FIRST(1), value);
+}
+
+KERNEL_INLINE void KERNEL(tile)(const bool is_odd, const int filters, const int vectors, int64_t depth,
+                                const int32_t *offsets, const float *x, const float *w, int tail, float *y,
+                                int64_t y_plane, int64_t ahead, const int32_t *channels,
+                                const group_store *store)
+{
+    const MASK last = V_FIRST(tail);
+    VECTOR sums[GROUP_FILTERS][GROUP_VECTORS], odd = V_ZERO(); /* odd: filters in lanes, of one pixel */
+    UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++) sums[f][v] = V_ZERO();
+    if (store != NULL)
+        UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++)
+            __builtin_prefetch(y + channels[f] * y_plane + v * LANES, 1);
+    for (int64_t r = 0; r < depth; r++, w += filters) {
+        const float *pixels = x + offsets[r];
+        VECTOR value[GROUP_VECTORS];
+        UNROLL for (int v = 0; v < vectors - 1; v++) value[v] = V_LOAD(pixels + v * LANES);
+        value[vectors - 1] = V_LOAD_MASK(pixels + (vectors - 1) * LANES, last);
+        UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(pixels + ahead + v * LANES);
+        if (is_odd)
+            odd = V_FMA(V_LOAD_MASK(w, V_FIRST(filters)), V_SET(pixels[vectors * LANES]), odd);
+        UNROLL for (int f = 0; f < filters; f++)
+        {
+            const VECTOR weight = V_SET(w[f]);
+            UNROLL for (int v = 0; v < vectors; v++) sums[f][v] = V_FMA(weight, value[v], sums[f][v]);
+        }
+    }
+    if (store == NULL) {
+        UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++)
+            V_STORE(y + f * y_plane + v * LANES, sums[f][v]);
+        return;
+    }
+    float odds[LANES];
+    if (is_odd)
+        V_STORE(odds, odd);
+    UNROLL for (int f = 0; f < filters; f++)
+    {
+        const int64_t at = channels[f] * y_plane;
+        const VECTOR scale = V_SET(store->scale[channels[f]]), shift = V_SET(store->shift[channels[f]]);
+        UNROLL for (int v = 0; v < vectors; v++) sums[f][v] = V_FMA(sums[f][v], scale, shift);
+        if (store->residual != NULL) {
+            const float *residual = store->residual + at;
+            UNROLL for (int v = 0; v < vectors - 1; v++) sums[f][v] =
+                V_ADD(sums[f][v], V_LOAD(residual + v * LANES));
+            sums[f][vectors - 1] =
+                V_ADD(sums[f][vectors - 1], V_LOAD_MASK(residual + (vectors - 1) * LANES, last));
+        }
+        if (store->clips)
+            UNROLL for (int v = 0; v < vectors; v++) sums[f][v] =
+                V_CLIP(sums[f][v], V_SET(store->low), V_SET(store->high));
+        UNROLL for (int v = 0; v < vectors - 1; v++) V_STORE(y + at + v * LANES, sums[f][v]);
+        V_STORE_MASK(y + at + (vectors - 1) * LANES, last, sums[f][vectors - 1]);
+        if (is_odd)
+            KERNEL(store_one)(odds[f], scale, shift, store, at + vectors * LANES, y);
+    }
+}
+
+/* A vector of a run, from `source`, of which only lanes [begin, end) are there: others are not read, their
+ * addresses may lie outside of x. */
+KERNEL_INLINE VECTOR KERNEL(copy_edge)(int64_t step, const float *source, int64_t begin, int64_t end)
+{
+    const int64_t first = begin < 0 ? 0 : begin < LANES ? begin : LANES;
+    const int64_t last = end < 0 ? 0 : end < LANES ? end : LANES;
+    if (step == 1)
+        return V_LOAD_MASK(source, V_BETWEEN(first, last));
+    return KERNEL(spread)(source, first, last, step);
+}
+
+/* Whole vectors are written: the run that follows, or what lies behind the last one, hides the rest. */
+KERNEL_INLINE void KERNEL(copy_run)(const group_copy *run, int64_t step, const float *from, float *to)
+{
+    const int64_t begin = run->lead, end = begin + run->length, total = end + run->trail;
+    const float *source = from + run->from - begin * step;
+    float *target = to + run->to;
+    int64_t i = 0;
+    for (; i < begin; i += LANES)
+        V_STORE(target + i, KERNEL(copy_edge)(step, source + i * step, begin - i, end - i));
+    if (step == 1)
+        for (; i + LANES <= end; i += LANES)
+            V_STORE(target + i, V_LOAD(source + i));
+    else if (step == 2)
+        for (; i + LANES < end; i += LANES)
+            V_STORE(target + i, KERNEL(even)(source + 2 * i));
+    for (; i < total; i += LANES)
+        V_STORE(target + i, KERNEL(copy_edge)(step, source + i * step, 0, end - i));
+}
+
+KERNEL_TARGET static void KERNEL(copy)(const group_copy *runs, int64_t count, int64_t step, const float *from,
+                                       float *to)
+{
+    if (step == 1)
+        for (int64_t i = 0; i < count; i++)
+            KERNEL(copy_run)(runs + i, 1, from, to);
+    else if (step == 2)
+        for (int64_t i = 0; i < count; i++)
+            KERNEL(copy_run)(runs + i, 2, from, to);
+    else
+        for (int64_t i = 0; i < count; i++)
+            KERNEL(copy_run)(runs + i, step, from, to);
+}
+
+KERNEL_TARGET static void KERNEL(finish)(const group_segment *segments, int64_t count, const float *sums,
+                                         float *y, int64_t channel, const group_store *store)
+{
+    const VECTOR scale = V_SET(store->scale[channel]), shift = V_SET(store->shift[channel]);
+    const VECTOR low = V_SET(store->low), high = V_SET(store->high);
+    for (; count > 0; count--, segments++) {
+        for (int64_t i = 0; i < segments->length; i += LANES) {
+            const int64_t left = segments->length - i, at = segments->to + i;
+            const MASK first = V_FIRST(left < LANES ? left : LANES);
+            VECTOR value = V_FMA(V_LOAD_MASK(sums + segments->from + i, first), scale, shift);
+            if (store->residual != NULL)
+                value = V_ADD(value, V_LOAD_MASK(store->residual + at, first));
+            if (store->clips)
+                value = V_CLIP(value, low, high);
+            V_STORE_MASK(y + at, first, value);
+        }
+    }
+}
+
+/* Rows 0..2, and 3..5, of Winograd's B' times a column (winograd_transform.h). */
+KERNEL_INLINE void KERNEL(input_upper)(const VECTOR *d, VECTOR *out)
+{
+    VECTOR even = V_FNMA(V_SET(4.0f), d[2], d[4]), odd = V_FNMA(V_SET(4.0f), d[1], d[3]);
+    out[0] = V_FNMA(V_SET(5.0f), d[2], V_FMA(V_SET(4.0f), d[0], d[4]));
+    out[1] = V_ADD(even, odd);
+    out[2] = V_SUB(even, odd);
+}
+
+KERNEL_INLINE void KERNEL(input_lower)(const VECTOR *d, VECTOR *out)
+{
+    VECTOR even = V_SUB(d[4], d[2]), odd = V_SUB(d[3], d[1]);
+    out[0] = V_FMA(V_SET(2.0f), odd, even);
+    out[1] = V_FNMA(V_SET(2.0f), odd, even);
+    out[2] = V_FNMA(V_SET(5.0f), d[3], V_FMA(V_SET(4.0f), d[1], d[5]));
+}
+
+/* Columns first, as they come out of the lines: that needs no more registers than six rows of six sums. */
+KERNEL_TARGET static void KERNEL(winograd_input)(const float *lines, int64_t line, int64_t below,
+                                                 int64_t vectors, float *v, int64_t point_stride)
+{
+    for (; vectors > 0; vectors--, lines += 4 * LANES, v += LANES) {
+        VECTOR columns[6][6]; /* [point of the row][row of the patch] */
+        UNROLL for (int i = 0; i < 6; i++)
+        {
+            VECTOR d[8], out[6];
+            const float *row = lines + 2 * (i % 4) * line + i / 4 * below;
+            KERNEL(split)(row, d);
+            KERNEL(split)(row + line, d + 4);
+            KERNEL(input_upper)(d, out);
+            KERNEL(input_lower)(d, out + 3);
+            UNROLL for (int j = 0; j < 6; j++) columns[j][i] = out[j];
+        }
+        UNROLL for (int j = 0; j < 6; j++)
+        {
+            VECTOR out[6];
+            KERNEL(input_upper)(columns[j], out);
+            KERNEL(input_lower)(columns[j], out + 3);
+            UNROLL for (int i = 0; i < 6; i++) V_STORE(v + (6 * i + j) * point_stride, out[i]);
+        }
+    }
+}
+
+/* A' times a column of six. */
+KERNEL_INLINE void KERNEL(output_column)(const VECTOR *m, VECTOR *out)
+{
+    VECTOR near_sum = V_ADD(m[1], m[2]), near_difference = V_SUB(m[1], m[2]);
+    VECTOR far_sum = V_ADD(m[3], m[4]), far_difference = V_SUB(m[3], m[4]);
+    out[0] = V_ADD(V_ADD(m[0], near_sum), far_sum);
+    out[1] = V_FMA(V_SET(2.0f), far_difference, near_difference);
+    out[2] = V_FMA(V_SET(4.0f), far_sum, near_sum);
+    out[3] = V_ADD(V_FMA(V_SET(8.0f), far_difference, near_difference), m[5]);
+}
+
+KERNEL_TARGET static void KERNEL(winograd_output)(const float *m, int64_t point_stride, int64_t vectors,
+                                                  float *rows, int64_t row)
+{
+    for (; vectors > 0; vectors--, m += LANES, rows += 4 * LANES) {
+        VECTOR columns[4][6];
+        UNROLL for (int j = 0; j < 6; j++)
+        {
+            VECTOR sums[6], out[4];
+            UNROLL for (int i = 0; i < 6; i++) sums[i] = V_LOAD(m + (6 * i + j) * point_stride);
+            KERNEL(output_column)(sums, out);
+            UNROLL for (int i = 0; i < 4; i++) columns[i][j] = out[i];
+        }
+        UNROLL for (int i = 0; i < 4; i++)
+        {
+            VECTOR out[4];
+            KERNEL(output_column)(columns[i], out);
+            KERNEL(weave)(out, rows + i * row);
+        }
+    }
+}
+/* clang-format on */
+
+#define TILE_KERNEL(filters, vectors)                                                                        \
+    KERNEL_TARGET static void KERNEL(tile_##filters##_##vectors)(                                            \
+        int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail, float *y,           \
+        int64_t y_plane, int64_t ahead, const int32_t *channels, const group_store *store)                   \
+    {                                                                                                        \
+        KERNEL(tile)                                                                                         \
+        (false, filters, vectors, depth, offsets, x, w, tail, y, y_plane, ahead, channels, store);           \
+    }                                                                                                        \
+    KERNEL_TARGET static void KERNEL(odd_tile_##filters##_##vectors)(                                        \
+        int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail, float *y,           \
+        int64_t y_plane, int64_t ahead, const int32_t *channels, const group_store *store)                   \
+    {                                                                                                        \
+        (void)tail;                                                                                          \
+        KERNEL(tile)                                                                                         \
+        (true, filters, vectors, depth, offsets, x, w, LANES, y, y_plane, ahead, channels, store);           \
+    }
+#define TILE_ENTRY(filters, vectors)                                                                         \
+    [filters * GROUP_VECTORS + vectors - 1] = KERNEL(tile_##filters##_##vectors),
+#define ODD_TILE_ENTRY(filters, vectors)                                                                     \
+    [filters * GROUP_VECTORS + vectors - 1] = KERNEL(odd_tile_##filters##_##vectors),
+
+/* clang-format off: lists without separators. */
+TILE_SIZES(TILE_KERNEL)
+
+static group_tile_fn *const KERNEL(tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {TILE_SIZES(TILE_ENTRY)};
+static group_tile_fn *const KERNEL(odd_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {
+    TILE_SIZES(ODD_TILE_ENTRY)};
+/* clang-format on */
+
+static const group_kernels KERNEL(kernels) = {
+    .isa = KERNEL_ISA,
+    .lanes = LANES,
+    .filters = TILE_FILTERS,
+    .vectors = TILE_VECTORS,
+    .efficiency = TILE_EFFICIENCY,
+    .tiles = KERNEL(tiles),
+    .odd_tiles = LANES >= TILE_FILTERS ? KERNEL(odd_tiles) : NULL,
+    .copy = KERNEL(copy),
+    .finish = KERNEL(finish),
+    .winograd_input = KERNEL(winograd_input),
+    .winograd_output = KERNEL(winograd_output),
+};
+
+#undef TILE_KERNEL
+#undef TILE_ENTRY
+#undef ODD_TILE_ENTRY
+#undef KERNEL
+#undef KERNEL_TARGET
+#undef KERNEL_ISA
+#undef VECTOR
+#undef LANES
+#undef MASK
+#undef V_FIRST
+#undef V_BETWEEN
+#undef V_ZERO
+#undef V_SET
+#undef V_LOAD
+#undef V_STORE
+#undef V_ADD
+#undef V_SUB
+#undef V_FMA
+#undef V_FNMA
+#undef V_CLIP
+#undef V_LOAD_MASK
+#undef V_STORE_MASK
+#undef TILE_SIZES
+#undef TILE_FILTERS
+#undef TILE_VECTORS
+#undef TILE_EFFICIENCY

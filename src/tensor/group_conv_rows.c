@@ -1,0 +1,449 @@
+/* Group convolution by rows of pixels. A filter's sum runs over (channel, tap) pairs; each pair is a row of
+ * pixels at some offset, so a group is a list of offsets, and nothing is gathered. 1x1 convolutions of stride
+ * 1 read x itself. Others read planes that a row of x is copied to once per column tap (and per phase of the
+ * vertical stride): there the pixels of a tap lie side by side, without gaps between the rows, for any
+ * stride, dilation and padding, and row taps are mere shifts.
+ *
+ * Images so small that a vector's last lanes would often be idle (7x7) are joined: planes hold the pixels of
+ * several images, with one plane per tap, and sums go through a buffer that is cut at the images' ends. */
+#include "tensor/group_conv_internal.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+enum {
+    GOOD_TASKS = 16,
+    TASK_MACS = 1 << 20,     /* some 10 us: fewer do not pay for waking a thread */
+    UNIT_FLOATS = 96 << 10,  /* planes of a unit that is a task of its own: fits into a second-level cache */
+    JOINED_FLOATS = 1 << 20, /* planes of joined images */
+    RANGE_VECTORS = 12,      /* vectors of pixels that blocks take turns at; a multiple of all tiles' */
+    FEW_UNITS = 8
+};
+
+/* ---- Plan ---- */
+
+static bool can_read_x(const esp_conv_geometry *g)
+{
+    return conv_taps(g) == 1 && g->stride_h == 1 && g->stride_w == 1 && g->pad_top == 0 && g->pad_left == 0 &&
+           g->pad_bottom == 0 && g->pad_right == 0;
+}
+
+static int64_t vectors_for(const esp_group_conv *plan, int64_t pixels)
+{
+    return conv_ceil_divide(pixels, plan->kernels->lanes);
+}
+
+/* One pixel too many for whole vectors (7x7) can go along with the last of them, filters in lanes. */
+static bool is_odd(const esp_group_conv *plan, int64_t pixels)
+{
+    return plan->kernels->odd_tiles != NULL && pixels > 1 && pixels % plan->kernels->lanes == 1;
+}
+
+/* Vectors of a unit's pixels. */
+static int64_t unit_vectors(const esp_group_conv *plan, int64_t pixels)
+{
+    return plan->source.unit_images <= 1 && is_odd(plan, pixels) ? pixels / plan->kernels->lanes
+                                                                 : vectors_for(plan, pixels);
+}
+
+/* Vectors of all images when none are joined. */
+static int64_t vectors_alone(const esp_group_conv *plan)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    int64_t pixels = conv_pixels(g);
+    return g->batch * (is_odd(plan, pixels) ? pixels / plan->kernels->lanes : vectors_for(plan, pixels));
+}
+
+static bool joins_images(const esp_group_conv *plan)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    return vectors_for(plan, g->batch * conv_pixels(g)) * 100 < vectors_alone(plan) * 93;
+}
+
+/* Distinct phases of the vertical taps, in order; the number of them. */
+static int64_t row_phases(const esp_conv_geometry *g, int64_t *phases)
+{
+    int64_t count = 0;
+    for (int64_t ky = 0; ky < g->kernel_h; ky++) {
+        int64_t phase = ky * g->dilation_h % g->stride_h, i = 0;
+        while (i < count && phases[i] != phase)
+            i++;
+        if (i == count)
+            phases[count++] = phase;
+    }
+    return count;
+}
+
+/* A plane per tap, or per column tap and row phase: then `phases` of them. */
+static esp_status make_planes(esp_group_conv *plan, int64_t *phases, bool has_all_taps, esp_error *err)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    group_source *source = &plan->source;
+    int64_t lines = has_all_taps ? g->kernel_h : row_phases(g, phases);
+    source->plane_count = lines * g->kernel_w;
+    source->planes = esp_alloc((size_t)source->plane_count, sizeof *source->planes);
+    if (source->planes == NULL)
+        return esp_fail_memory(err, "group convolution", (size_t)source->plane_count * sizeof(group_plane));
+    for (int64_t k = 0; k < source->plane_count; k++) {
+        int64_t line = k / g->kernel_w;
+        source->planes[k] = (group_plane){.dy = has_all_taps ? line * g->dilation_h : phases[line],
+                                          .dx = k % g->kernel_w * g->dilation_w};
+    }
+    source->extra_rows = has_all_taps ? 0 : (g->kernel_h - 1) * g->dilation_h / g->stride_h;
+    return ESP_OK;
+}
+
+static esp_status make_source(esp_group_conv *plan, int64_t *phases, esp_error *err)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    group_source *source = &plan->source;
+    *source = (group_source){.row_step = g->stride_h,
+                             .column_step = g->stride_w,
+                             .rows = g->out_height,
+                             .columns = g->out_width,
+                             .row_floats = g->out_width};
+    bool joins = joins_images(plan);
+    if (can_read_x(g) && !joins) {
+        source->is_direct = true;
+        esp_group_source_divide(source, g, 1, g->out_height);
+        return ESP_OK;
+    }
+    int64_t reach = (g->kernel_h - 1) * g->dilation_h / g->stride_h;
+    bool has_all_taps =
+        joins || row_phases(g, phases) * (g->out_height + reach) >= g->kernel_h * g->out_height;
+    esp_status status = make_planes(plan, phases, has_all_taps, err);
+    if (status != ESP_OK)
+        return status;
+    int64_t row = conv_max(plan->used_count, 1) * source->plane_count * source->row_floats;
+    if (joins) {
+        int64_t images = conv_max(JOINED_FLOATS / (row * g->out_height), 2);
+        images = conv_ceil_divide(g->batch, conv_ceil_divide(g->batch, images));
+        esp_group_source_divide(source, g, images, g->out_height);
+        if (source->unit_images > 1)
+            return ESP_OK;
+    }
+    int64_t rows = conv_max(UNIT_FLOATS / row, conv_max(source->extra_rows * 2, 1));
+    esp_group_source_divide(source, g, 1, conv_min(rows, g->out_height));
+    return ESP_OK;
+}
+
+static void fill_offsets(esp_group_conv *plan, const int64_t *phases)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    const group_source *source = &plan->source;
+    int64_t taps = conv_taps(g), total = 0;
+    for (int64_t p = 0; p < plan->part_count; p++)
+        total += plan->parts[p].channel_count;
+    for (int64_t i = 0; i < total; i++) {
+        int64_t base = source->is_direct ? plan->used[plan->channels[i]] * plan->channel_stride
+                                         : plan->channels[i] * plan->channel_stride;
+        for (int64_t tap = 0; tap < taps; tap++) {
+            int64_t ky = tap / g->kernel_w, plane = tap, shift = 0;
+            if (source->extra_rows > 0 || source->plane_count < taps) {
+                int64_t line = 0;
+                while (phases[line] != ky * g->dilation_h % g->stride_h)
+                    line++;
+                plane = line * g->kernel_w + tap % g->kernel_w;
+                shift = ky * g->dilation_h / g->stride_h * source->row_floats;
+            }
+            plan->offsets[i * taps + tap] =
+                (int32_t)(base + plane * source->plane * !source->is_direct + shift);
+        }
+    }
+}
+
+/* Vectors of a unit are gone through in ranges. */
+static int64_t range_count(const esp_group_conv *plan, int64_t vectors)
+{
+    (void)plan;
+    return conv_ceil_divide(vectors, RANGE_VECTORS);
+}
+
+esp_status esp_group_rows_plan(esp_group_conv *plan, esp_error *err)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    int64_t *phases = esp_alloc((size_t)g->kernel_h, sizeof *phases);
+    if (phases == NULL)
+        return esp_fail_memory(err, "group convolution", (size_t)g->kernel_h * sizeof *phases);
+    esp_status status = make_source(plan, phases, err);
+    if (status == ESP_OK) {
+        const group_source *source = &plan->source;
+        plan->channel_stride =
+            source->is_direct ? g->height * g->width : source->plane_count * source->plane + 16;
+        if (plan->channel_stride * conv_max(plan->used_count, g->channels) >= INT32_MAX)
+            status =
+                esp_fail(err, ESP_UNSUPPORTED,
+                         "group convolution: planes of %lld floats for %lld channels exceed 32-bit offsets",
+                         (long long)plan->channel_stride, (long long)g->channels);
+        else
+            fill_offsets(plan, phases);
+        plan->is_shared = source->is_direct || source->units < FEW_UNITS;
+        int64_t ranges = range_count(plan, unit_vectors(plan, group_most_pixels(source)));
+        int64_t tasks = conv_min(GOOD_TASKS, esp_group_conv_macs(plan) / TASK_MACS);
+        int64_t chunks =
+            plan->is_shared ? conv_ceil_divide(tasks, ranges * (source->is_direct ? g->batch : 1)) : 1;
+        if (status == ESP_OK)
+            status = esp_group_chunks(plan, conv_max(chunks, 1), INT64_MAX, conv_taps(g), 1, err);
+    }
+    esp_free(phases);
+    return status;
+}
+
+void esp_group_rows_pack(const esp_group_conv *plan, const esp_filter_group *group, const group_block *block,
+                         float *packed)
+{
+    int64_t depth = group->channel_count * conv_taps(&plan->geometry);
+    const float *w = group->w + (block->first_filter - plan->parts[block->part].first_filter) * depth;
+    for (int64_t f = 0; f < block->filters; f++)
+        for (int64_t r = 0; r < depth; r++)
+            packed[r * block->filters + f] = w[f * depth + r];
+}
+
+/* ---- Scratch memory: planes, then a list of runs and a buffer of sums per slot ---- */
+
+static size_t planes_bytes(const esp_group_conv *plan)
+{
+    if (plan->source.is_direct)
+        return 0;
+    return conv_aligned((size_t)(plan->used_count * plan->channel_stride) * sizeof(float));
+}
+
+static size_t runs_bytes(const esp_group_conv *plan)
+{
+    return plan->source.is_direct ? 0 : conv_aligned((size_t)plan->source.copies * sizeof(group_copy));
+}
+
+/* Joined images: the sums of a block, and where they go. */
+static int64_t segment_limit(const esp_group_conv *plan)
+{
+    return GROUP_VECTORS * plan->kernels->lanes / conv_max(conv_pixels(&plan->geometry), 1) + 2;
+}
+
+static size_t slot_bytes(const esp_group_conv *plan)
+{
+    if (plan->source.unit_images <= 1)
+        return 0;
+    return conv_aligned((size_t)segment_limit(plan) * sizeof(group_segment)) +
+           (size_t)(GROUP_FILTERS * GROUP_VECTORS * plan->kernels->lanes) * sizeof(float);
+}
+
+size_t esp_group_rows_scratch(const esp_group_conv *plan, int slots)
+{
+    size_t copies = plan->is_shared ? 1 : (size_t)slots;
+    return copies * (planes_bytes(plan) + runs_bytes(plan)) + (size_t)slots * slot_bytes(plan);
+}
+
+/* The planes and the runs of a slot (or of all). */
+static float *planes_of(const group_run *run, int slot)
+{
+    size_t index = run->plan->is_shared ? 0 : (size_t)slot;
+    return (float *)(void *)(run->scratch + index * (planes_bytes(run->plan) + runs_bytes(run->plan)));
+}
+
+static group_copy *runs_of(const group_run *run, int slot)
+{
+    return (group_copy *)(void *)((char *)planes_of(run, slot) + planes_bytes(run->plan));
+}
+
+static char *buffer_of(const group_run *run, int slot, int slots)
+{
+    size_t copies = run->plan->is_shared ? 1 : (size_t)slots;
+    return run->scratch + copies * (planes_bytes(run->plan) + runs_bytes(run->plan)) +
+           (size_t)slot * slot_bytes(run->plan);
+}
+
+/* ---- Run ---- */
+
+typedef struct rows_job {
+    group_run *run;
+    int slots;
+    int64_t ranges, copies; /* shared: of the unit at work */
+} rows_job;
+
+static void fill_channel(const rows_job *job, const group_unit *unit, int64_t index, int slot, int64_t copies)
+{
+    const esp_group_conv *plan = job->run->plan;
+    const esp_conv_geometry *g = &plan->geometry;
+    const group_copy *runs = runs_of(job->run, slot);
+    const float *x =
+        job->run->x + (unit->first_image * g->channels + plan->used[index]) * g->height * g->width;
+    float *planes = planes_of(job->run, slot) + index * plan->channel_stride;
+    if (index + 1 < plan->used_count)
+        esp_group_source_fetch(&plan->source, g, unit,
+                               x + (plan->used[index + 1] - plan->used[index]) * g->height * g->width);
+    plan->kernels->copy(runs, copies, plan->source.column_step, x, planes);
+}
+
+/* Cuts the pixels [first, last) of a unit where images end. */
+static int64_t cut_segments(const esp_group_conv *plan, int64_t first, int64_t last, group_segment *segments)
+{
+    const int64_t pixels = conv_pixels(&plan->geometry), image = pixels * plan->geometry.filters;
+    int64_t count = 0;
+    for (int64_t p = first; p < last;) {
+        int64_t n = p / pixels, end = conv_min((n + 1) * pixels, last);
+        segments[count++] = (group_segment){
+            .from = (int32_t)(p - first), .length = (int32_t)(end - p), .to = n * image + p - n * pixels};
+        p = end;
+    }
+    return count;
+}
+
+/* The pixels of one image are neighbours in y as well: the tile stores them. A tail longer than a vector: an
+ * odd pixel goes along. */
+static void tile_alone(const rows_job *job, const group_block *block, const float *x, const float *w,
+                       int64_t y, int64_t vectors, int tail, int64_t ahead)
+{
+    const esp_group_conv *plan = job->run->plan;
+    const group_part *part = &plan->parts[block->part];
+    const int64_t taps = conv_taps(&plan->geometry);
+    group_store store = job->run->store;
+    if (store.residual != NULL)
+        store.residual += y;
+    group_tile_fn *const *tiles =
+        tail > plan->kernels->lanes ? plan->kernels->odd_tiles : plan->kernels->tiles;
+    tiles[block->filters * GROUP_VECTORS + vectors - 1](
+        part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, tail, job->run->y + y,
+        conv_pixels(&plan->geometry), ahead, plan->y_channel + block->first_filter, &store);
+}
+
+static void tile_joined(const rows_job *job, const group_block *block, const float *x, const float *w,
+                        int64_t y, int64_t first, int64_t last, int64_t vectors, int tail, char *buffer)
+{
+    const esp_group_conv *plan = job->run->plan;
+    const group_part *part = &plan->parts[block->part];
+    const int64_t taps = conv_taps(&plan->geometry), width = vectors * plan->kernels->lanes;
+    group_segment *segments = (group_segment *)(void *)buffer;
+    float *sums =
+        (float *)(void *)(buffer + conv_aligned((size_t)segment_limit(plan) * sizeof(group_segment)));
+    plan->kernels->tiles[block->filters * GROUP_VECTORS + vectors - 1](
+        part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, tail, sums, width, 0,
+        NULL, NULL);
+    int64_t count = cut_segments(plan, first, last, segments);
+    for (int64_t f = 0; f < block->filters; f++) {
+        int64_t channel = plan->y_channel[block->first_filter + f];
+        int64_t at = y + channel * conv_pixels(&plan->geometry);
+        group_store store = job->run->store;
+        if (store.residual != NULL)
+            store.residual += at;
+        plan->kernels->finish(segments, count, sums + f * width, job->run->y + at, channel, &store);
+    }
+}
+
+/* The blocks of a chunk on the vectors [first, last) of a unit. */
+static void compute_range(const rows_job *job, const group_unit *unit, const group_chunk *chunk,
+                          int64_t first, int64_t last, int slot)
+{
+    const esp_group_conv *plan = job->run->plan;
+    const esp_conv_geometry *g = &plan->geometry;
+    const int lanes = plan->kernels->lanes;
+    const int64_t pixels = group_unit_pixels(&plan->source, unit), all = unit_vectors(plan, pixels);
+    const float *x = plan->source.is_direct
+                         ? job->run->x + unit->first_image * g->channels * g->height * g->width
+                         : planes_of(job->run, slot);
+    const float *w = job->run->weights + chunk->weights;
+    int64_t y = unit->first_image * g->filters * conv_pixels(g) + unit->first_row * g->out_width;
+    for (int64_t b = chunk->first; b < chunk->last; b++) {
+        const group_block *block = &plan->blocks[b];
+        const int64_t most = plan->kernels->vectors[block->filters];
+        int64_t tiles = conv_ceil_divide(last - first, most), v = first;
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t vectors = group_tile_vectors(last - first, most, t), p = v * lanes;
+            int64_t end = v + vectors == all ? pixels : p + vectors * lanes;
+            int tail = (int)(end - p - (vectors - 1) * lanes);
+            if (plan->source.unit_images > 1)
+                tile_joined(job, block, x + p, w, y, p, end, vectors, tail,
+                            buffer_of(job->run, slot, job->slots));
+            else
+                tile_alone(job, block, x + p, w, y + p, vectors, tail, end < pixels ? vectors * lanes : 0);
+            v += vectors;
+        }
+        w += plan->parts[block->part].channel_count * conv_taps(g) * block->filters;
+    }
+}
+
+static void run_local(void *context, int64_t task, int slot)
+{
+    const rows_job *job = context;
+    const esp_group_conv *plan = job->run->plan;
+    group_unit unit = esp_group_unit(&plan->source, &plan->geometry, task);
+    int64_t copies = esp_group_source_runs(&plan->source, &plan->geometry, &unit, runs_of(job->run, slot));
+    for (int64_t i = 0; i < plan->used_count; i++)
+        fill_channel(job, &unit, i, slot, copies);
+    int64_t vectors = unit_vectors(plan, group_unit_pixels(&plan->source, &unit));
+    int64_t ranges = range_count(plan, vectors);
+    for (int64_t r = 0; r < ranges; r++)
+        for (int64_t c = 0; c < plan->chunk_count; c++)
+            compute_range(job, &unit, &plan->chunks[c], vectors * r / ranges, vectors * (r + 1) / ranges,
+                          slot);
+}
+
+static void run_fill(void *context, int64_t task, int slot)
+{
+    const rows_job *job = context;
+    const esp_group_conv *plan = job->run->plan;
+    (void)slot;
+    group_unit unit = esp_group_unit(&plan->source, &plan->geometry, job->run->unit);
+    int64_t tasks = conv_min(plan->used_count, GOOD_TASKS);
+    for (int64_t i = plan->used_count * task / tasks; i < plan->used_count * (task + 1) / tasks; i++)
+        fill_channel(job, &unit, i, 0, job->copies);
+}
+
+/* Tasks: unit (when nothing is copied), then range, then chunk. */
+static void run_products(void *context, int64_t task, int slot)
+{
+    const rows_job *job = context;
+    const esp_group_conv *plan = job->run->plan;
+    int64_t chunk = task % plan->chunk_count, range = task / plan->chunk_count % job->ranges;
+    int64_t index = plan->source.is_direct ? task / plan->chunk_count / job->ranges : job->run->unit;
+    group_unit unit = esp_group_unit(&plan->source, &plan->geometry, index);
+    int64_t vectors = unit_vectors(plan, group_unit_pixels(&plan->source, &unit));
+    compute_range(job, &unit, &plan->chunks[chunk], vectors * range / job->ranges,
+                  vectors * (range + 1) / job->ranges, slot);
+}
+
+esp_status esp_group_rows_run(const esp_compute *compute, group_run *run)
+{
+    const esp_group_conv *plan = run->plan;
+    const group_source *source = &plan->source;
+    rows_job job = {.run = run, .slots = esp_compute_slots(compute)};
+    if (!plan->is_shared)
+        return esp_compute_run(compute, source->units, run_local, &job);
+    if (source->is_direct) {
+        job.ranges = range_count(plan, unit_vectors(plan, conv_pixels(&plan->geometry)));
+        return esp_compute_run(compute, source->units * job.ranges * plan->chunk_count, run_products, &job);
+    }
+    esp_status status = ESP_OK;
+    for (run->unit = 0; status == ESP_OK && run->unit < source->units; run->unit++) {
+        group_unit unit = esp_group_unit(source, &plan->geometry, run->unit);
+        job.copies = esp_group_source_runs(source, &plan->geometry, &unit, runs_of(run, 0));
+        if (plan->used_count > 0)
+            status = esp_compute_run(compute, conv_min(plan->used_count, GOOD_TASKS), run_fill, &job);
+        job.ranges = range_count(plan, unit_vectors(plan, group_unit_pixels(source, &unit)));
+        if (status == ESP_OK)
+            status = esp_compute_run(compute, job.ranges * plan->chunk_count, run_products, &job);
+    }
+    return status;
+}
+
+/* ---- Estimate ---- */
+
+double esp_group_rows_cost(const esp_group_conv *plan)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    const group_kernels *kernels = plan->kernels;
+    double lanes = kernels->lanes, sums = 0.0, weights = 0.0;
+    bool joins = joins_images(plan);
+    double vectors =
+        joins ? (double)vectors_for(plan, g->batch * conv_pixels(g)) : (double)vectors_alone(plan);
+    for (int64_t b = 0; b < plan->block_count; b++) {
+        const group_block *block = &plan->blocks[b];
+        double depth = (double)(plan->parts[block->part].channel_count * conv_taps(g));
+        sums += ((depth + 2.0) / (double)kernels->efficiency[block->filters] + 4.0) * (double)block->filters;
+        weights += depth * (double)block->filters;
+    }
+    double copied = can_read_x(g) && !joins
+                        ? 0.0
+                        : (double)(plan->used_count * g->kernel_w) * (joins ? (double)g->kernel_h : 1.5);
+    return vectors * lanes * (sums + copied * 5.0) + weights * 8.0;
+}
