@@ -187,3 +187,11 @@ if(NOT ESP_TEST_ONLY_LABEL AND NOT ESP_SANITIZE)
     esp_register_test(${check} style COMMAND sh "${PROJECT_SOURCE_DIR}/tests/${check}.sh")
   endforeach()
 endif()
+
+# Programs that benchmarks run, built on demand: tests/bench/<name>.c is the target bench_<name>.
+file(GLOB benches CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/bench/*.c")
+foreach(file IN LISTS benches)
+  cmake_path(GET file STEM stem)
+  add_executable(bench_${stem} EXCLUDE_FROM_ALL "${file}")
+  target_link_libraries(bench_${stem} PRIVATE esp_prune esp_io esp_options)
+endforeach()

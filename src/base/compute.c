@@ -1,14 +1,16 @@
 /* The thread pool.
  *
- * A run is published by opening a gate (`joined` goes from CLOSED to 0). A worker that gets through the gate
- * counts itself in, takes tasks from the shared counter until none is left, and counts itself out. The caller
- * works too, and then closes the gate, which succeeds only while nobody is inside: after that no worker can
- * read the run's fields, so the next run may overwrite them. A worker that comes late finds no task or a
- * closed gate; nobody waits for workers that are still asleep.
+ * A run is published by one write to the gate, a word with the number of the run, whether it is open, and how
+ * many workers are inside. A worker that gets through the gate counts itself in, takes tasks from the shared
+ * counter until none is left, and counts itself out. The caller works too, and then closes the gate, which
+ * succeeds only while nobody is inside: after that no worker can read the run's fields, so the next run may
+ * overwrite them. A worker that comes late finds no task or a closed gate; nobody waits for workers that are
+ * still asleep.
  *
- * Between runs a worker spins for a moment, because kernels follow each other closely, and then sleeps.
- * `generation` and `sleepers` are sequentially consistent: either the caller sees the sleeper, or the sleeper
- * sees the new generation. */
+ * Between runs a worker spins, because kernels follow each other closely: at first without pity, then giving
+ * way to whoever wants the core, and then it sleeps. The caller does the same when it waits for the last
+ * worker. What either polls lies in a cache line of its own. The gate, `sleepers` and `caller_sleeps` are
+ * sequentially consistent: either who changes something sees the sleeper, or the sleeper sees the change. */
 #include "base/compute.h"
 
 #include <limits.h>
@@ -20,26 +22,31 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-enum { CLOSED = INT_MIN, MOST_THREADS = 1024 };
+enum { MOST_THREADS = 1024 };
 
-/* About what it takes to put a thread to sleep and wake it again. */
-static const double spin_s = 20e-6;
+/* The gate: one bit says that it is open; below it workers are counted, above it runs. */
+static const uint64_t gate_open = (uint64_t)1 << 16, gate_run = (uint64_t)1 << 17;
+
+/* Waking a thread takes some 10 us, half of them in the caller of the run: worth a wait of many times that
+ * between two runs that belong together, and nothing to an idle program. */
+static const double spin_s = 20e-6, give_way_s = 200e-6;
 
 struct esp_pool {
     /* The run; written by the caller while the gate is closed. */
-    esp_task_fn *task;
+    _Alignas(64) esp_task_fn *task;
     void *context;
     const esp_cancel *cancel;
     int64_t task_count;
+    atomic_bool is_stopping;
+
     _Alignas(64) _Atomic int64_t next_task;
     atomic_bool is_cut_short; /* a task was left out because of the cancel token */
 
-    _Alignas(64) _Atomic int joined; /* the gate: workers inside, or CLOSED */
-    _Atomic uint64_t generation;     /* runs published so far */
-    _Atomic int sleepers;
-    atomic_bool is_stopping;
-    atomic_bool is_busy; /* some thread is in a run */
+    _Alignas(64) _Atomic uint64_t gate;
 
+    _Alignas(64) atomic_bool is_busy; /* some thread is in a run */
+    _Atomic int sleepers;
+    atomic_bool caller_sleeps;
     pthread_mutex_t mutex;
     pthread_cond_t has_work, is_done;
     struct worker *workers;
@@ -76,15 +83,38 @@ bool esp_cancel_is_requested(const esp_cancel *cancel)
 
 static void pause_briefly(void)
 {
-    for (int i = 0; i < 8; i++) {
 #if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-        __asm__ volatile("yield");
+    __asm__ volatile("yield");
 #else
-        atomic_signal_fence(memory_order_seq_cst);
+    atomic_signal_fence(memory_order_seq_cst);
 #endif
-    }
+}
+
+/* One wait: it looks at the clock seldom. */
+typedef struct patience {
+    double start_s;
+    unsigned polls;
+    bool gives_way;
+} patience;
+
+/* Between two looks at what is waited for; false when it is time to sleep. */
+static bool wait_a_little(patience *wait)
+{
+    enum { POLLS_PER_LOOK = 64 };
+
+    if (wait->gives_way)
+        sched_yield();
+    else
+        pause_briefly();
+    if (++wait->polls % POLLS_PER_LOOK != 0)
+        return true;
+    if (wait->start_s == 0.0)
+        wait->start_s = esp_clock_s();
+    double waited_s = esp_clock_s() - wait->start_s;
+    wait->gives_way = waited_s > spin_s;
+    return waited_s < give_way_s;
 }
 
 /* Takes tasks until none is left. */
@@ -107,41 +137,54 @@ static void work(esp_pool *pool, int slot)
     current_slot = outer_slot;
 }
 
-/* Waits for a run after number `seen`, or the end; spins first. Returns the number of the newest run. */
-static uint64_t await_run(esp_pool *pool, uint64_t seen)
+/* The number of the run in the gate. */
+static uint64_t run_in(uint64_t gate)
 {
-    double end = esp_clock_s() + spin_s;
+    return gate / gate_run;
+}
+
+static bool has_news(esp_pool *pool, uint64_t seen)
+{
+    return run_in(atomic_load(&pool->gate)) != seen ||
+           atomic_load_explicit(&pool->is_stopping, memory_order_acquire);
+}
+
+/* Waits for a run after number `seen`, or the end. */
+static void await_run(esp_pool *pool, uint64_t seen)
+{
+    patience wait = {0};
 
     do {
-        if (atomic_load(&pool->generation) != seen || atomic_load(&pool->is_stopping))
-            return atomic_load(&pool->generation);
-        pause_briefly();
-    } while (esp_clock_s() < end);
+        if (has_news(pool, seen))
+            return;
+    } while (wait_a_little(&wait));
 
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->generation) == seen && !atomic_load(&pool->is_stopping))
+    while (!has_news(pool, seen))
         pthread_cond_wait(&pool->has_work, &pool->mutex);
     atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->mutex);
-    return atomic_load(&pool->generation);
 }
 
-/* Through the gate, if it is open. */
-static bool join_run(esp_pool *pool)
+/* Through the gate, if it is open. Sets *seen to the run that was found. */
+static bool join_run(esp_pool *pool, uint64_t *seen)
 {
-    int inside = atomic_load_explicit(&pool->joined, memory_order_relaxed);
+    uint64_t gate = atomic_load_explicit(&pool->gate, memory_order_relaxed);
+    bool is_in = false;
 
-    while (inside >= 0)
-        if (atomic_compare_exchange_weak_explicit(&pool->joined, &inside, inside + 1, memory_order_acquire,
-                                                  memory_order_relaxed))
-            return true;
-    return false;
+    while (!is_in && (gate & gate_open) != 0)
+        is_in = atomic_compare_exchange_weak_explicit(&pool->gate, &gate, gate + 1, memory_order_acquire,
+                                                      memory_order_relaxed);
+    *seen = run_in(gate);
+    return is_in;
 }
 
 static void leave_run(esp_pool *pool)
 {
-    if (atomic_fetch_sub_explicit(&pool->joined, 1, memory_order_release) == 1) {
+    uint64_t before = atomic_fetch_sub(&pool->gate, 1);
+
+    if ((before & (gate_open - 1)) == 1 && atomic_load(&pool->caller_sleeps)) {
         /* Under the mutex, so that the signal cannot fall between the caller's look and its sleep. */
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_signal(&pool->is_done);
@@ -155,9 +198,9 @@ static void *worker_main(void *argument)
     esp_pool *pool = self->pool;
     uint64_t seen = 0;
 
-    while (!atomic_load(&pool->is_stopping)) {
-        seen = await_run(pool, seen);
-        if (join_run(pool)) {
+    while (!atomic_load_explicit(&pool->is_stopping, memory_order_acquire)) {
+        await_run(pool, seen);
+        if (join_run(pool, &seen)) {
             work(pool, self->slot);
             leave_run(pool);
         }
@@ -167,10 +210,11 @@ static void *worker_main(void *argument)
 
 static void open_gate(esp_pool *pool)
 {
+    /* Only the caller changes a closed gate. */
+    uint64_t gate = atomic_load_explicit(&pool->gate, memory_order_relaxed);
     int sleepers;
 
-    atomic_store_explicit(&pool->joined, 0, memory_order_release);
-    atomic_fetch_add(&pool->generation, 1);
+    atomic_store(&pool->gate, gate + gate_run + gate_open);
     sleepers = atomic_load(&pool->sleepers);
     if (sleepers == 0)
         return;
@@ -185,25 +229,27 @@ static void open_gate(esp_pool *pool)
 
 static bool try_close_gate(esp_pool *pool)
 {
-    int inside = 0;
+    uint64_t gate = atomic_load(&pool->gate);
 
-    return atomic_compare_exchange_strong_explicit(&pool->joined, &inside, CLOSED, memory_order_acquire,
-                                                   memory_order_relaxed);
+    /* first a look, which leaves the line with the worker that will write to it */
+    return (gate & (gate_open - 1)) == 0 &&
+           atomic_compare_exchange_strong(&pool->gate, &gate, gate - gate_open);
 }
 
 static void close_gate(esp_pool *pool)
 {
-    double end = esp_clock_s() + spin_s;
+    patience wait = {0};
 
     do {
         if (try_close_gate(pool))
             return;
-        pause_briefly();
-    } while (esp_clock_s() < end);
+    } while (wait_a_little(&wait));
 
     pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->caller_sleeps, true);
     while (!try_close_gate(pool))
         pthread_cond_wait(&pool->is_done, &pool->mutex);
+    atomic_store(&pool->caller_sleeps, false);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -242,7 +288,6 @@ esp_status esp_pool_new(int thread_count, esp_pool **out, esp_error *err)
     pool = esp_alloc_zero(1, sizeof *pool);
     if (!pool)
         return esp_fail_memory(err, "thread pool", sizeof *pool);
-    atomic_init(&pool->joined, CLOSED);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->has_work, NULL);
     pthread_cond_init(&pool->is_done, NULL);

@@ -40,9 +40,27 @@ bool esp_fuse_is_conv(const esp_step *step)
     return step->is_blocked && step->op->forward == esp_op_conv_forward;
 }
 
+bool esp_fuse_is_layer(const esp_step *step)
+{
+    return esp_fuse_is_conv(step) || step->fused.group != NULL;
+}
+
+bool esp_fuse_lies_alike(const esp_join *join)
+{
+    bool is_plain = join->first != NULL && join->first->fused.group != NULL && !join->first->is_blocked;
+    return join->second->is_blocked != is_plain;
+}
+
+/* Frozen statistics in training have a backward of their own, which knows of nothing else. */
+bool esp_fuse_is_any_norm(const esp_step *step)
+{
+    bool is_frozen = step->context.has_backward && !step->context.is_training;
+    return !is_frozen && step->op->forward == esp_op_batch_norm_forward;
+}
+
 bool esp_fuse_is_norm(const esp_step *step)
 {
-    return step->is_blocked && step->op->forward == esp_op_batch_norm_forward;
+    return step->is_blocked && esp_fuse_is_any_norm(step);
 }
 
 bool esp_fuse_has_input(const esp_step *step, int input)
@@ -55,7 +73,7 @@ bool esp_fuse_is_addition(const esp_join *join, int *other)
 {
     const esp_step *step = join->second;
     const esp_view *values = join->compiler->program->values;
-    if (!step->is_blocked || (step->op->passes & 3) != 3 || step->input_count != 2 || step->fused.clips)
+    if (!esp_fuse_lies_alike(join) || (step->op->passes & 3) != 3 || step->input_count != 2 || step->fused.clips)
         return false;
     *other = step->inputs[1 - join->input];
     return esp_shape_equal(&values[step->inputs[0]].shape, &values[step->inputs[1]].shape);

@@ -42,7 +42,17 @@ esp_status esp_fuse_lengthen(esp_compiler *c, esp_step *step, int count, esp_err
 bool esp_fuse_has_fixed_inputs(const esp_compiler *c, const esp_step *step, int first, int end);
 
 bool esp_fuse_is_conv(const esp_step *step);
+
+/* What takes in what follows it as a convolution does: such, or a self-grouped layer in either layout. */
+bool esp_fuse_is_layer(const esp_step *step);
+
+/* Whether the second step of a join keeps images as the first step does, when it is a self-grouped layer; in
+ * channel blocks otherwise. */
+bool esp_fuse_lies_alike(const esp_join *join);
+
+/* A batch-norm in channel blocks; in any layout. */
 bool esp_fuse_is_norm(const esp_step *step);
+bool esp_fuse_is_any_norm(const esp_step *step);
 bool esp_fuse_has_input(const esp_step *step, int input);
 
 /* Whether the second step of a join adds what the first makes to an image of the same shape that exists by

@@ -10,7 +10,8 @@ static esp_status take_residual(const esp_join *join, esp_step *out, int input, 
     if (status != ESP_OK)
         return status;
     esp_fuse_is_addition(join, &out->inputs[input]);
-    out->layouts.blocked_inputs |= 1u << input;
+    if (out->is_blocked)
+        out->layouts.blocked_inputs |= 1u << input;
     return ESP_OK;
 }
 
@@ -23,7 +24,7 @@ static bool fits(const esp_join *join, int input)
 
 static bool fits_conv_add(const esp_join *join)
 {
-    return esp_fuse_is_conv(join->first) && fits(join, ESP_CONV_RESIDUAL);
+    return esp_fuse_is_layer(join->first) && fits(join, ESP_CONV_RESIDUAL);
 }
 
 static esp_status join_conv_add(const esp_join *join, esp_step *out, esp_error *err)

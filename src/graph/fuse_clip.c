@@ -24,7 +24,7 @@ static bool can_clip(const esp_join *join)
 {
     const esp_step *step = join->first;
     bool is_training = join->compiler->request->is_training;
-    return (esp_fuse_is_conv(step) && !is_training) || esp_fuse_is_norm(step) || is_addition(join) ||
+    return (esp_fuse_is_layer(step) && !is_training) || esp_fuse_is_norm(step) || is_addition(join) ||
            is_dense(join);
 }
 

@@ -9,7 +9,7 @@
 
 static bool is_evaluated_norm(const esp_join *join, const esp_step *step)
 {
-    return esp_fuse_is_norm(step) && esp_fuse_has_fixed_inputs(join->compiler, step, 1, 5) &&
+    return esp_fuse_is_any_norm(step) && esp_fuse_has_fixed_inputs(join->compiler, step, 1, 5) &&
            !esp_fuse_has_input(step, ESP_NORM_RESIDUAL);
 }
 
@@ -19,7 +19,7 @@ static int line_count(const esp_join *join)
     const esp_step *step = join->second;
     esp_line line;
     int wide;
-    if (!step->is_blocked || step->fused.clips)
+    if (!esp_fuse_lies_alike(join) || step->fused.clips)
         return 0;
     if (is_evaluated_norm(join, step))
         return join->input == 0 ? 1 + step->fused.line_count : 0;
@@ -48,7 +48,7 @@ static esp_status take_lines(const esp_join *join, const esp_step *from, esp_ste
 {
     esp_line own;
     int wide;
-    if (esp_fuse_is_norm(from)) {
+    if (esp_fuse_is_any_norm(from)) {
         const esp_node *node = esp_graph_node(join->compiler->graph, from->node);
         own =
             (esp_line){.kind = ESP_LINE_NORM, .input = 1, .epsilon = esp_node_float(node, "epsilon", 1e-5f)};
@@ -71,7 +71,8 @@ static bool has_room(const esp_join *join)
 
 static bool fits_norm_line(const esp_join *join)
 {
-    return is_evaluated_norm(join, join->first) && !esp_fuse_is_norm(join->second) && has_room(join);
+    return join->first->is_blocked && is_evaluated_norm(join, join->first) &&
+           !esp_fuse_is_norm(join->second) && has_room(join);
 }
 
 static esp_status join_norm_line(const esp_join *join, esp_step *out, esp_error *err)
@@ -88,7 +89,7 @@ const esp_fusion esp_fuse_norm_line = {.fits = fits_norm_line, .join = join_norm
 
 static bool fits_conv_line(const esp_join *join)
 {
-    return esp_fuse_is_conv(join->first) && !esp_fuse_has_input(join->first, ESP_CONV_RESIDUAL) &&
+    return esp_fuse_is_layer(join->first) && !esp_fuse_has_input(join->first, ESP_CONV_RESIDUAL) &&
            has_room(join);
 }
 
@@ -116,7 +117,7 @@ static bool is_pointwise(const esp_join *join, const esp_step *conv)
 static bool fits_line_conv(const esp_join *join)
 {
     const esp_step *norm = join->first, *conv = join->second;
-    return is_evaluated_norm(join, norm) && norm->fused.line_count < ESP_FUSED_LINES &&
+    return norm->is_blocked && is_evaluated_norm(join, norm) && norm->fused.line_count < ESP_FUSED_LINES &&
            esp_fuse_is_conv(conv) && join->input == ESP_CONV_X &&
            esp_bit(conv->layouts.blocked_inputs, ESP_CONV_X) && is_pointwise(join, conv) &&
            conv->fused.in_line_count == 0;

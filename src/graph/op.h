@@ -88,6 +88,8 @@ typedef struct esp_fused {
     esp_line lines[ESP_FUSED_LINES], in_lines[ESP_FUSED_LINES];
     bool clips, in_clips; /* min(max(v, low), high) */
     float low, high, in_low, in_high;
+    int present_inputs; /* concatenation: so many inputs at the front are in their place already */
+    const struct esp_group_layer *group; /* a self-grouped layer (group_layer.h) */
 } esp_fused;
 
 /* Data that is made from constants and parameters before a run: packed weights, folded normalisation. */

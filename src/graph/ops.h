@@ -4,6 +4,7 @@
 #define ESP_GRAPH_OPS_H
 
 #include "graph/op.h"
+#include "tensor/conv.h"
 
 /* The functions a row of ops.def may name; those a row leaves NULL have no definition. */
 #define ESP_OP_DECLARE(name)                                                                                 \
@@ -120,6 +121,9 @@ static inline int64_t esp_block_channels(int64_t channels)
 {
     return (channels + ESP_BLOCK - 1) / ESP_BLOCK * ESP_BLOCK;
 }
+
+/* A Conv's geometry, of views with shapes. */
+void esp_op_conv_geometry(const esp_op_context *context, esp_conv_geometry *geometry);
 
 /* Whether a unary operator is a clip (Relu, Clip), and its range. Inputs' data must be known. */
 bool esp_op_clip_range(const esp_op_context *context, float *low, float *high);

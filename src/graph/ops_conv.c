@@ -69,7 +69,7 @@ esp_status esp_op_conv_infer(esp_infer_context *context, esp_error *err)
     return ESP_OK;
 }
 
-static void read_geometry(const esp_op_context *context, esp_conv_geometry *geometry)
+void esp_op_conv_geometry(const esp_op_context *context, esp_conv_geometry *geometry)
 {
     const esp_shape *x = &context->inputs[0]->shape, *w = &context->inputs[1]->shape;
     esp_window window = {0};
@@ -134,7 +134,7 @@ bool esp_op_conv_blocks(const esp_op_context *context, esp_op_layouts *out)
     conv_plan plan;
     if (context->engine == NULL || !esp_view_is_image(context->outputs[0]))
         return false;
-    read_geometry(context, &plan.geometry);
+    esp_op_conv_geometry(context, &plan.geometry);
     bool is_plain = context->inputs[0]->layout == ESP_LAYOUT_PLAIN;
     if (is_plain && padding_factor(&plan.geometry, true) <= MOST_PADDING &&
         plan_blocked(context, true, &plan)) {
@@ -150,7 +150,7 @@ bool esp_op_conv_blocks(const esp_op_context *context, esp_op_layouts *out)
 void esp_op_conv_prepare(const esp_op_context *context, void *memory)
 {
     conv_plan *plan = memory;
-    read_geometry(context, &plan->geometry);
+    esp_op_conv_geometry(context, &plan->geometry);
     plan->is_blocked = esp_op_is_blocked(context);
     if (plan->is_blocked) /* esp_op_conv_blocks has found that there is one */
         plan_blocked(context, context->inputs[0]->layout == ESP_LAYOUT_PLAIN, plan);

@@ -6,7 +6,7 @@
 #include "base/arena.h"
 #include "graph/ops.h"
 #include "tensor/arrange.h"
-#include "tensor/blocked.h"
+#include "tensor/channel_copy.h"
 #include "tensor/strides.h"
 
 /* ---- Concat (-4, -11, -13) ---- */
@@ -67,7 +67,7 @@ static esp_status concat_copy(const esp_op_context *context, const esp_view *par
                             part_strides);
 }
 
-/* Along channels, where every part begins with a whole block. */
+/* Along channels. */
 bool esp_op_concat_blocks(const esp_op_context *context, esp_op_layouts *out)
 {
     concat_plan plan;
@@ -76,11 +76,9 @@ bool esp_op_concat_blocks(const esp_op_context *context, esp_op_layouts *out)
     if (!esp_view_is_image(context->outputs[0]) || plan.axis != 1 || context->input_count > 32)
         return false;
     for (int i = 0; i < context->input_count; i++) {
-        bool is_last = i + 1 == context->input_count;
-        if (!esp_view_is_image(context->inputs[i]) ||
-            (!is_last && context->inputs[i]->shape.dims[1] % ESP_BLOCK != 0))
-            return false;
         out->blocked_inputs |= 1u << i;
+        if (!esp_view_is_image(context->inputs[i]))
+            return false;
     }
     return true;
 }
@@ -101,11 +99,15 @@ static esp_status blocked_concat(const esp_op_context *context)
     int64_t channel = 0;
     esp_status status = ESP_OK;
     for (int i = 0; status == ESP_OK && i < context->input_count; i++) {
-        const esp_view *part = context->inputs[i];
-        esp_view place = esp_view_channel_range(context->outputs[0], channel, part->shape.dims[1]);
-        if (part->data != place.data)
-            status = esp_layout_copy(context->compute, part, &place);
-        channel += part->shape.dims[1];
+        const esp_view *part = context->inputs[i], *whole = context->outputs[0];
+        int64_t channels = part->shape.dims[1];
+        bool is_whole_block = channel % ESP_BLOCK == 0;
+        bool is_there =
+            i < context->fused->present_inputs ||
+            (is_whole_block && part->data == esp_view_channel_range(whole, channel, channels).data);
+        if (!is_there)
+            status = esp_channel_copy(context->compute, part, 0, whole, channel, channels);
+        channel += channels;
     }
     return status;
 }
@@ -116,9 +118,9 @@ static esp_status blocked_concat_backward(const esp_op_context *context)
     esp_status status = ESP_OK;
     for (int i = 0; status == ESP_OK && i < context->input_count; i++) {
         int64_t channels = context->inputs[i]->shape.dims[1];
-        esp_view place = esp_view_channel_range(context->output_grads[0], channel, channels);
         if (context->input_grads[i] != NULL)
-            status = esp_layout_copy(context->compute, &place, context->input_grads[i]);
+            status = esp_channel_copy(context->compute, context->output_grads[0], channel,
+                                      context->input_grads[i], 0, channels);
         channel += channels;
     }
     return status;

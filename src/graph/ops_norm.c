@@ -3,6 +3,7 @@
  *
  * In channel blocks a batch-norm also does what follows it: y = clip(norm(x) + residual), forward and
  * backward; at evaluation with lines between the two. */
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -66,13 +67,7 @@ size_t esp_op_batch_norm_saved(const esp_op_context *context)
     return 2 * (size_t)context->inputs[0]->shape.dims[1] * sizeof(float);
 }
 
-/* Statistics that training leaves alone have a gradient in plain form only. */
-bool esp_op_batch_norm_blocks(const esp_op_context *context, esp_op_layouts *out)
-{
-    return (context->is_training || !context->has_backward) && esp_op_image_blocks(context, out);
-}
-
-/* At evaluation: scale and shift. */
+/* In evaluation form: scale and shift. */
 void esp_op_batch_norm_packs(const esp_op_context *context, esp_op_pack packs[ESP_OP_PACKS])
 {
     int64_t channels = context->inputs[0]->shape.dims[1];
@@ -159,38 +154,93 @@ static size_t aligned(size_t bytes)
     return (bytes + ESP_ALIGNMENT - 1) / ESP_ALIGNMENT * ESP_ALIGNMENT;
 }
 
-static size_t kernel_scratch(const esp_op_context *context)
+/* Scratch memory of one call, in this order: the kernel's own; gradients nobody wants (the kernels give all
+ * three at once); two lines for the evaluation form in blocks; dx when it goes nowhere else. */
+typedef struct norm_scratch {
+    size_t lines, own_lines, dx, bytes; /* where each begins; the whole */
+} norm_scratch;
+
+static bool is_frozen_in_blocks(const esp_op_context *context)
 {
-    bool needs = context->is_training && esp_op_is_blocked(context);
-    return needs ? aligned(esp_blocked_norm_scratch(context->inputs[0])) : 0;
+    return !context->is_training && context->has_backward && esp_op_is_blocked(context);
 }
 
-/* The kernels give all three gradients at once; those nobody wants go to scratch, behind what the kernel
- * itself needs: dscale, dbias, then dx. */
+static norm_scratch lay_out_scratch(const esp_op_context *context)
+{
+    const esp_view *x = context->inputs[0];
+    size_t line = aligned((size_t)x->shape.dims[1] * sizeof(float));
+    bool is_blocked = esp_op_is_blocked(context) && context->has_backward;
+    bool needs_dx =
+        context->input_grads != NULL && (context->input_grads[0] == NULL || is_frozen_in_blocks(context));
+    norm_scratch s = {.lines = is_blocked ? aligned(esp_blocked_norm_scratch(x)) : 0};
+    if (context->input_grads == NULL) {
+        s.bytes = s.lines;
+        return s;
+    }
+    s.own_lines = s.lines + 2 * line;
+    s.dx = s.own_lines + 2 * line;
+    s.bytes = s.dx + (needs_dx ? (size_t)esp_view_storage(x) * sizeof(float) : 0);
+    return s;
+}
+
 size_t esp_op_batch_norm_scratch(const esp_op_context *context, int slots)
 {
     (void)slots;
-    size_t own = kernel_scratch(context);
-    if (context->input_grads == NULL)
-        return own;
-    size_t channels = (size_t)context->inputs[0]->shape.dims[1];
-    size_t dx =
-        context->input_grads[0] == NULL ? (size_t)esp_view_storage(context->inputs[0]) * sizeof(float) : 0;
-    return own + aligned(2 * channels * sizeof(float)) + dx;
+    return lay_out_scratch(context).bytes;
+}
+
+static float *scratch_at(const esp_op_context *context, size_t offset)
+{
+    return (float *)(void *)((char *)context->scratch + offset);
+}
+
+static esp_view spare_gradient(const esp_op_context *context, float *data)
+{
+    esp_view spare = *context->inputs[0];
+    spare.data = data;
+    spare.image_stride = 0;
+    return spare;
 }
 
 static esp_status blocked_backward(const esp_op_context *context, const norm_plan *plan, float *dscale,
                                    float *dbias, float *dx_data)
 {
     esp_norm_train norm = train_form(context, plan);
-    esp_view spare = *context->inputs[0];
-    spare.data = dx_data;
-    spare.image_stride = 0;
+    esp_view spare = spare_gradient(context, dx_data);
     const esp_view *dx = context->input_grads[0] == NULL ? &spare : context->input_grads[0];
     return esp_blocked_norm_backward(context->compute, &norm, context->inputs[0], context->outputs[0],
                                      context->output_grads[0], dx, dscale, dbias,
                                      esp_op_input_grad(context, ESP_NORM_RESIDUAL),
                                      (context->adds & 1u << ESP_NORM_RESIDUAL) != 0, context->scratch);
+}
+
+/* With statistics that stay as they are dx is dy times one number per channel; dscale and dbias are what the
+ * training form makes of these statistics. */
+static esp_status frozen_backward(const esp_op_context *context, const norm_plan *plan, const norm_scratch *s,
+                                  float *dscale, float *dbias)
+{
+    const esp_view *const *in = context->inputs;
+    float *inverse_std = scratch_at(context, s->own_lines);
+    float *factor = inverse_std + (s->dx - s->own_lines) / 2 / sizeof *factor;
+    for (int64_t c = 0; c < plan->channels; c++) {
+        double inverse = 1.0 / sqrt((double)esp_view_f32(in[4])[c] + (double)plan->epsilon);
+        inverse_std[c] = (float)inverse;
+        factor[c] = (float)(inverse * (double)esp_view_f32(in[1])[c]);
+    }
+    esp_norm_train norm = {.scale = esp_view_f32(in[1]),
+                           .bias = esp_view_f32(in[2]),
+                           .epsilon = plan->epsilon,
+                           .saved_mean = esp_view_f32(in[3]),
+                           .saved_inverse_std = inverse_std};
+    esp_view spare = spare_gradient(context, scratch_at(context, s->dx));
+    esp_status status = esp_blocked_norm_backward(context->compute, &norm, in[0], context->outputs[0],
+                                                  context->output_grads[0], &spare, dscale, dbias, NULL,
+                                                  false, context->scratch);
+    esp_affine affine = {.scale = factor};
+    if (status == ESP_OK && context->input_grads[0] != NULL)
+        status =
+            esp_blocked_affine(context->compute, context->output_grads[0], &affine, context->input_grads[0]);
+    return status;
 }
 
 esp_status esp_op_batch_norm_backward(const esp_op_context *context, esp_error *err)
@@ -200,12 +250,13 @@ esp_status esp_op_batch_norm_backward(const esp_op_context *context, esp_error *
     const norm_plan *plan = esp_op_plan(context, &local);
     const esp_view *const *in = context->inputs;
     esp_view *const *grads = context->input_grads;
-    char *spare = (char *)context->scratch + kernel_scratch(context);
-    float *spare_lines = (float *)(void *)spare;
-    float *spare_dx = (float *)(void *)(spare + aligned(2 * (size_t)plan->channels * sizeof(float)));
-    float *dscale = grads[1] == NULL ? spare_lines : esp_view_f32(grads[1]);
-    float *dbias = grads[2] == NULL ? spare_lines + plan->channels : esp_view_f32(grads[2]);
-    float *dx = grads[0] == NULL ? spare_dx : esp_view_f32(grads[0]);
+    norm_scratch s = lay_out_scratch(context);
+    float *dscale = grads[1] == NULL ? scratch_at(context, s.lines) : esp_view_f32(grads[1]);
+    float *dbias =
+        grads[2] == NULL ? scratch_at(context, (s.lines + s.own_lines) / 2) : esp_view_f32(grads[2]);
+    float *dx = grads[0] == NULL ? scratch_at(context, s.dx) : esp_view_f32(grads[0]);
+    if (is_frozen_in_blocks(context))
+        return frozen_backward(context, plan, &s, dscale, dbias);
     if (esp_op_is_blocked(context))
         return blocked_backward(context, plan, dscale, dbias, dx);
     const float *dy = esp_view_f32(context->output_grads[0]);

@@ -1,6 +1,7 @@
 /* Compilation of a graph for one batch size, in this order:
  *   which nodes run (a step each),
- *   which steps keep images in channel blocks (program_layout.c),
+ *   which steps are self-grouped layers (fuse_group.c),
+ *   which steps keep images in channel blocks (program_choice.c, program_layout.c),
  *   which steps are joined into one (fuse.c),
  *   conversions between layouts (program_layout.c),
  *   where values (program_concat.c, program_memory.c) and gradients (program_grads.c) live,
@@ -12,6 +13,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "graph/group_layer.h"
 #include "graph/program_internal.h"
 
 void esp_program_free(esp_program *program)
@@ -22,6 +24,8 @@ void esp_program_free(esp_program *program)
     esp_free(program->saved);
     esp_free(program->scratch);
     esp_free(program->packed);
+    for (esp_group_layer *layer = program->group_layers; layer != NULL; layer = layer->next)
+        esp_group_layer_release(layer);
     esp_arena_free(program->arena);
     esp_free(program);
 }
@@ -154,6 +158,8 @@ static void find_readers(esp_compiler *c)
     }
     for (int s = 0; s < c->program->step_count; s++) {
         const esp_step *step = &c->program->steps[s];
+        if (step->is_joined)
+            continue;
         for (int i = 0; i < step->input_count; i++) {
             if (step->inputs[i] < 0)
                 continue;
@@ -386,7 +392,11 @@ static esp_status arrange_steps(esp_compiler *c, esp_error *err)
     esp_compiler_find_wanted(c);
     if (!c->uses_blocks)
         return ESP_OK;
-    esp_status status = esp_compiler_choose_layouts(c, err);
+    esp_status status = esp_compiler_join_groups(c, err);
+    if (status != ESP_OK)
+        return status;
+    find_readers(c);
+    status = esp_compiler_choose_layouts(c, err);
     if (status == ESP_OK)
         status = esp_compiler_fuse(c, err);
     if (status == ESP_OK)

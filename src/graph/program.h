@@ -38,6 +38,7 @@ typedef struct esp_step {
     int *inputs, *outputs; /* -1: absent */
     bool is_blocked;       /* in channel blocks, as `layouts` says */
     bool is_conversion;    /* output 0 is input 0 in its other layout */
+    bool prefers_blocks;   /* while compiling: program_choice.c decided that it is */
     bool is_joined;        /* while compiling: another step does its work */
     esp_op_layouts layouts;
     esp_fused fused;
@@ -62,6 +63,7 @@ typedef struct esp_program {
     int cleared_count;
     esp_view *cleared; /* parameters' gradients that no step writes */
     void *memory, *saved, *scratch, *packed;
+    struct esp_group_layer *group_layers; /* their plans are freed with the program */
     size_t planned_bytes, unplanned_bytes, scratch_bytes, saved_bytes, packed_bytes, shared_packed_bytes;
     uint64_t packed_generation; /* of the parameters when they were packed; 0: never */
     bool updates_params;        /* forward changes running statistics */

@@ -1,10 +1,14 @@
 /* Concatenation in place: a part that is in channel blocks and begins at a whole block of the result is
- * written right where the result wants it, by whoever makes the part. Its view then has gaps between images.
+ * written right where the result wants it, by whoever makes the part. Its view then has gaps between images,
+ * and what it writes into the lanes behind its channels is written over when the concatenation copies its
+ * neighbour there. Parts that begin inside a block are copied.
  *
  * Concatenations are visited from the last to the first, so that a result that is itself a part already has
- * its place. One whose parts all lie next to each other in a larger result, in its own order, is a part of
- * that too (DenseNet, where every concatenation begins with all the parts of the one before). A part that is
- * wanted in two places lies in the first it was given and is copied to the other. */
+ * its place. Then
+ * - one whose parts are the first parts of a larger one (DenseNet, where every concatenation begins with all
+ *   the parts of the one before) is written into the larger one's memory, which need not copy them again;
+ * - one whose parts all lie next to each other in a larger result, in its own order, is a part of that too.
+ * A part that is wanted in two places lies in the first it was given and is copied to the other. */
 #include "graph/ops.h"
 #include "graph/program_internal.h"
 
@@ -16,6 +20,12 @@ static bool is_blocked_concat(const esp_step *step)
 static int64_t channels_of(const esp_compiler *c, int value)
 {
     return c->program->values[value].shape.dims[1];
+}
+
+/* Where a result lies, or lies as a root. */
+static esp_place place_of(const esp_compiler *c, int value)
+{
+    return c->places[value].root < 0 ? (esp_place){.root = value} : c->places[value];
 }
 
 /* Whether whoever makes the value may be told where to write it. */
@@ -48,14 +58,36 @@ static bool find_common_place(const esp_compiler *c, const esp_step *step, esp_p
 
 static void place_inputs(esp_compiler *c, const esp_step *step)
 {
-    int result = step->outputs[0];
-    esp_place whole = c->places[result].root < 0 ? (esp_place){.root = result} : c->places[result];
+    esp_place whole = place_of(c, step->outputs[0]);
     int64_t channel = whole.channel;
     for (int i = 0; i < step->input_count; i++) {
         int part = step->inputs[i];
-        if (can_move(c, part))
+        if (channel % ESP_BLOCK == 0 && can_move(c, part))
             c->places[part] = (esp_place){.root = whole.root, .channel = channel};
         channel += channels_of(c, part);
+    }
+}
+
+static bool begins_with(const esp_step *whole, const esp_step *front)
+{
+    bool begins = front->input_count < whole->input_count;
+    for (int i = 0; begins && i < front->input_count; i++)
+        begins = front->inputs[i] == whole->inputs[i];
+    return begins;
+}
+
+/* The longest earlier concatenation of the first inputs of step `s` is done in the memory of its result. */
+static void place_front(esp_compiler *c, int s)
+{
+    esp_step *whole = &c->program->steps[s];
+    for (int t = s - 1; t >= 0; t--) {
+        const esp_step *front = &c->program->steps[t];
+        if (!is_blocked_concat(front) || !begins_with(whole, front) || !can_move(c, front->outputs[0]) ||
+            front->input_count <= whole->fused.present_inputs)
+            continue;
+        c->places[front->outputs[0]] = place_of(c, whole->outputs[0]);
+        whole->fused.present_inputs = front->input_count;
+        return;
     }
 }
 
@@ -65,12 +97,14 @@ void esp_compiler_place_parts(esp_compiler *c)
         c->places[v].root = -1;
     for (int s = c->program->step_count - 1; s >= 0; s--) {
         const esp_step *step = &c->program->steps[s];
+        esp_place place;
         if (!is_blocked_concat(step))
             continue;
-        esp_place place;
-        if (c->places[step->outputs[0]].root < 0 && find_common_place(c, step, &place))
+        if (c->places[step->outputs[0]].root < 0 && find_common_place(c, step, &place)) {
             c->places[step->outputs[0]] = place;
-        else
-            place_inputs(c, step);
+            continue;
+        }
+        place_front(c, s);
+        place_inputs(c, step);
     }
 }

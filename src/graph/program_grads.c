@@ -54,10 +54,13 @@ static bool passes_gradient(const esp_compiler *c, const esp_step *step, int inp
         return esp_shape_equal(&dy->shape, &c->program->values[v].shape);
     if (!step->is_blocked || step->op->forward != esp_op_concat_forward)
         return false;
-    int64_t channel = 0;
+    int64_t channel = 0, channels = c->program->values[v].shape.dims[1];
     for (int i = 0; i < input; i++)
         channel += c->program->values[step->inputs[i]].shape.dims[1];
-    *part = esp_view_channel_range(dy, channel, c->program->values[v].shape.dims[1]);
+    /* what is added to a part's gradient later must not touch its neighbour's lanes */
+    if (channel % ESP_BLOCK != 0 || (channels % ESP_BLOCK != 0 && input + 1 != step->input_count))
+        return false;
+    *part = esp_view_channel_range(dy, channel, channels);
     *offset += (size_t)(channel * dy->shape.dims[2] * dy->shape.dims[3]) * sizeof(float);
     return true;
 }
@@ -95,6 +98,24 @@ static void add_up(esp_step *step, const esp_view *from, const esp_view *into)
     step->accumulations[step->accumulation_count++] = (esp_accumulation){.from = from, .into = into};
 }
 
+/* From the output's gradient, which another input may have taken over: before anything is added to that. */
+static void add_up_first(esp_step *step, const esp_view *from, const esp_view *into)
+{
+    for (int i = step->accumulation_count++; i > 0; i--)
+        step->accumulations[i] = step->accumulations[i - 1];
+    step->accumulations[0] = (esp_accumulation){.from = from, .into = into};
+}
+
+/* Whether backward may add the gradient of this input where it is: nothing else of the step goes there. */
+static bool adds_in_place(const esp_step *step, int input)
+{
+    for (int i = 0; i < step->input_count; i++) {
+        if (i != input && step->inputs[i] == step->inputs[input])
+            return false;
+    }
+    return step->is_blocked && esp_bit(step->op->adds, input);
+}
+
 /* Where step `s` puts the gradient of its input; what must be added up afterwards is noted. */
 static esp_view *gradient_target(esp_compiler *c, int s, int input)
 {
@@ -109,7 +130,7 @@ static esp_view *gradient_target(esp_compiler *c, int s, int input)
         return grad;
     }
     esp_compiler_use_store(c, c->grad_store[v], moment);
-    if (step->is_blocked && esp_bit(step->op->adds, input)) {
+    if (adds_in_place(step, input)) {
         step->context.adds |= 1u << input;
         return grad;
     }
@@ -139,7 +160,7 @@ static esp_view *connect_input(esp_compiler *c, int s, int input, bool *is_taken
     if (!c->has_grad[v] || is_same || c->grad_store[y] == ESP_NO_STORE)
         return gradient_target(c, s, input);
     esp_compiler_use_store(c, c->grad_store[v], esp_compiler_backward_moment(c, s));
-    add_up(step, pending(c, &part, c->grad_store[y], offset), &c->program->grads[v]);
+    add_up_first(step, pending(c, &part, c->grad_store[y], offset), &c->program->grads[v]);
     return NULL;
 }
 

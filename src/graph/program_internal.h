@@ -109,6 +109,17 @@ bool esp_compiler_is_view(const esp_compiler *c, const esp_step *step);
  * between calls. */
 esp_status esp_compiler_fill_context(esp_compiler *c, esp_step *step, esp_error *err);
 
+/* fuse_group.c: self-grouped layers become a step each. Counts of readers are void afterwards. */
+esp_status esp_compiler_join_groups(esp_compiler *c, esp_error *err);
+
+/* Whether the convolution of step `s` can run on plain images as a layer of one group, and that step. Nothing
+ * is changed. */
+esp_status esp_compiler_plain_layer(esp_compiler *c, int s, bool *is_made, esp_step *out, esp_error *err);
+
+/* program_choice.c: in a network with self-grouped layers, which steps keep images in channel blocks. Steps
+ * get `prefers_blocks`; convolutions that do better on plain images become layers of one group. */
+esp_status esp_compiler_weigh_layouts(esp_compiler *c, esp_error *err);
+
 /* program_layout.c: which steps run in channel blocks and so in which layout every value is; conversions
  * where a step needs the other one. */
 esp_status esp_compiler_choose_layouts(esp_compiler *c, esp_error *err);

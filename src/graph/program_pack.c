@@ -6,6 +6,7 @@
  * once. Where contents change with every run (training; weights computed by the network) packing happens just
  * before the step, into scratch memory, where the result is still in the caches when the step reads it. */
 #include "base/memory.h"
+#include "graph/ops.h"
 #include "graph/program_internal.h"
 
 static size_t aligned(size_t bytes)
@@ -19,7 +20,8 @@ static esp_pack_time pack_time(const esp_compiler *c, const esp_step *step, cons
     esp_pack_time time = ESP_PACK_ONCE;
     for (int i = 0; i < step->input_count; i++) {
         int v = step->inputs[i];
-        bool is_data = esp_bit(step->layouts.blocked_inputs, i) || i == 0;
+        bool is_data = esp_bit(step->layouts.blocked_inputs, i) || i == 0 ||
+                       (i == ESP_CONV_RESIDUAL && step->fused.group != NULL);
         if (v < 0 || c->is_static[v] || (pack->input >= 0 ? pack->input != i : is_data))
             continue;
         bool changes = c->request->is_training || esp_compiler_param(c, v) == NULL;

@@ -12,13 +12,14 @@
 #include "tensor/tensor.h"
 
 /* X(1, ...) X(2, ...) : one function per size of a tile, so that its sums are registers. */
+/* clang-format off: lists without separators. */
 #define UP_TO_3(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__)
 #define UP_TO_6(X, ...) UP_TO_3(X, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
+#define UP_TO_10(X, ...)                                                                                     \
+    UP_TO_6(X, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(9, __VA_ARGS__) X(10, __VA_ARGS__)
 #define UP_TO_14(X, ...)                                                                                     \
-    UP_TO_6(X, __VA_ARGS__)                                                                                  \
-    X(7, __VA_ARGS__)                                                                                        \
-    X(8, __VA_ARGS__) X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)             \
-        X(13, __VA_ARGS__) X(14, __VA_ARGS__)
+    UP_TO_10(X, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__) X(13, __VA_ARGS__) X(14, __VA_ARGS__)
+/* clang-format on */
 
 #if defined(__x86_64__)
 static void transpose_avx512(int64_t rows, int64_t padded_rows, int64_t columns, const float *source,

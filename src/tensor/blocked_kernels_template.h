@@ -132,11 +132,12 @@ TILE_TABLE(1, 32)
 TILE_TABLE(2, 1)
 TILE_TABLE(2, 2)
 TILE_TABLE(2, 4)
-TILE_TABLE(2, 16) TILE_TABLE(2, 32)
+TILE_TABLE(2, 16)
+TILE_TABLE(2, 32)
 #endif
-    /* clang-format on */
+/* clang-format on */
 
-    static blocked_tile_fn *const *KERNEL(tiles)(int64_t pitch, int blocks)
+static blocked_tile_fn *const *KERNEL(tiles)(int64_t pitch, int blocks)
 {
     static blocked_tile_fn *const *const tables[TILE_BLOCKS][5] = {
         {KERNEL(tiles_1_1), KERNEL(tiles_1_2), KERNEL(tiles_1_4), KERNEL(tiles_1_16), KERNEL(tiles_1_32)},

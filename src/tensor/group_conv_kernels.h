@@ -15,13 +15,21 @@ typedef struct group_store {
     const float *residual;      /* of what y points to; NULL: none */
     bool clips;                 /* NaN stays NaN */
     float low, high;
+    bool streams; /* STORED: y is aligned, and too long to stay in a cache: past it */
 } group_store;
 
-/* For f < F and the first (V-1)*lanes + tail pixels p of V vectors, both fixed for each function:
+/* For f < F and the pixels p of V vectors, both fixed for each function:
  *   sum = sum over r < depth of w[r*F + f] * x[offsets[r] + p]
- * store NULL: y[f*y_plane + p] = sum, and all V vectors are written; otherwise
- *   y[at + p] = store(sum) with at = channels[f]*y_plane, and y may be store->residual.
- * x is fetched `ahead` floats before it is needed: the distance of the next tile, 0 when there is none. */
+ * RAW: y[f*y_plane + p] = sum, for whole vectors. STORED: y[channels[f]*y_plane + p] = store(sum), for the
+ * first (V-1)*lanes + tail pixels; others are not read; y may be store->residual, and x is fetched `ahead`
+ * floats before it is needed: the distance of the next tile, 0 when there is none. ODD: as STORED, for V
+ * whole vectors and one more pixel. */
+typedef enum group_tile_kind {
+    GROUP_TILE_RAW,
+    GROUP_TILE_STORED,
+    GROUP_TILE_ODD,
+    GROUP_TILE_KINDS
+} group_tile_kind;
 typedef void group_tile_fn(int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail,
                            float *y, int64_t y_plane, int64_t ahead, const int32_t *channels,
                            const group_store *store);
@@ -44,11 +52,10 @@ enum { GROUP_FILTERS = 12, GROUP_VECTORS = 4 };
 typedef struct group_kernels {
     esp_isa isa;
     int lanes;
-    int filters;                            /* of the tallest tile */
-    signed char vectors[GROUP_FILTERS + 1]; /* the most vectors of a tile, by filters */
-    float efficiency[GROUP_FILTERS + 1];    /* measured: share of the peak such a tile reaches */
-    group_tile_fn *const *tiles;
-    group_tile_fn *const *odd_tiles; /* with one more pixel behind V whole vectors; store is not NULL */
+    int filters;                                   /* of the tallest tile */
+    signed char vectors[GROUP_FILTERS + 1];        /* the most vectors of a tile, by filters */
+    float efficiency[GROUP_FILTERS + 1];           /* measured: share of the peak such a tile reaches */
+    group_tile_fn *const *tiles[GROUP_TILE_KINDS]; /* ODD may be NULL */
 
     void (*copy)(const group_copy *runs, int64_t count, int64_t step, const float *from, float *to);
 

@@ -4,6 +4,7 @@
  *   MASK, V_FIRST(n)                          the mask of the first n lanes, 0 <= n <= LANES
  *   V_BETWEEN(first, last)                    the mask of the lanes first <= i < last
  *   V_ZERO V_SET V_LOAD V_STORE V_ADD V_SUB V_FMA(a*b+c) V_FNMA(c-a*b) V_CLIP(v, low, high)   NaN stays NaN
+ *   V_STREAM(p, v)                            V_STORE to an aligned address, past the caches
  *   V_LOAD_MASK(p, mask) V_STORE_MASK(p, mask, v)   other lanes: zero / not touched
  *   TILE_SIZES(X)                             X(filters, vectors) for all tiles there are
  *   TILE_FILTERS, TILE_VECTORS, TILE_EFFICIENCY   initialisers of the table's members
@@ -27,24 +28,28 @@ KERNEL_INLINE void KERNEL(store_one)(float sum, VECTOR scale, VECTOR shift, cons
     V_STORE_MASK(y + at, V_FIRST(1), value);
 }
 
-KERNEL_INLINE void KERNEL(tile)(const bool is_odd, const int filters, const int vectors, int64_t depth,
-                                const int32_t *offsets, const float *x, const float *w, int tail, float *y,
-                                int64_t y_plane, int64_t ahead, const int32_t *channels,
+KERNEL_INLINE void KERNEL(tile)(const group_tile_kind kind, const int filters, const int vectors,
+                                int64_t depth, const int32_t *offsets, const float *x, const float *w,
+                                int tail, float *y, int64_t y_plane, int64_t ahead, const int32_t *channels,
                                 const group_store *store)
 {
     const MASK last = V_FIRST(tail);
     VECTOR sums[GROUP_FILTERS][GROUP_VECTORS], odd = V_ZERO(); /* odd: filters in lanes, of one pixel */
     UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++) sums[f][v] = V_ZERO();
-    if (store != NULL)
+    if (kind != GROUP_TILE_RAW && !store->streams)
         UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++)
             __builtin_prefetch(y + channels[f] * y_plane + v * LANES, 1);
     for (int64_t r = 0; r < depth; r++, w += filters) {
         const float *pixels = x + offsets[r];
         VECTOR value[GROUP_VECTORS];
         UNROLL for (int v = 0; v < vectors - 1; v++) value[v] = V_LOAD(pixels + v * LANES);
-        value[vectors - 1] = V_LOAD_MASK(pixels + (vectors - 1) * LANES, last);
-        UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(pixels + ahead + v * LANES);
-        if (is_odd)
+        if (kind == GROUP_TILE_STORED)
+            value[vectors - 1] = V_LOAD_MASK(pixels + (vectors - 1) * LANES, last);
+        else
+            value[vectors - 1] = V_LOAD(pixels + (vectors - 1) * LANES);
+        if (kind != GROUP_TILE_RAW)
+            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(pixels + ahead + v * LANES);
+        if (kind == GROUP_TILE_ODD)
             odd = V_FMA(V_LOAD_MASK(w, V_FIRST(filters)), V_SET(pixels[vectors * LANES]), odd);
         UNROLL for (int f = 0; f < filters; f++)
         {
@@ -52,13 +57,13 @@ KERNEL_INLINE void KERNEL(tile)(const bool is_odd, const int filters, const int 
             UNROLL for (int v = 0; v < vectors; v++) sums[f][v] = V_FMA(weight, value[v], sums[f][v]);
         }
     }
-    if (store == NULL) {
+    if (kind == GROUP_TILE_RAW) {
         UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++)
             V_STORE(y + f * y_plane + v * LANES, sums[f][v]);
         return;
     }
     float odds[LANES];
-    if (is_odd)
+    if (kind == GROUP_TILE_ODD)
         V_STORE(odds, odd);
     UNROLL for (int f = 0; f < filters; f++)
     {
@@ -75,9 +80,13 @@ KERNEL_INLINE void KERNEL(tile)(const bool is_odd, const int filters, const int 
         if (store->clips)
             UNROLL for (int v = 0; v < vectors; v++) sums[f][v] =
                 V_CLIP(sums[f][v], V_SET(store->low), V_SET(store->high));
+        if (kind == GROUP_TILE_STORED && store->streams && tail == LANES) {
+            UNROLL for (int v = 0; v < vectors; v++) V_STREAM(y + at + v * LANES, sums[f][v]);
+            continue;
+        }
         UNROLL for (int v = 0; v < vectors - 1; v++) V_STORE(y + at + v * LANES, sums[f][v]);
         V_STORE_MASK(y + at + (vectors - 1) * LANES, last, sums[f][vectors - 1]);
-        if (is_odd)
+        if (kind == GROUP_TILE_ODD)
             KERNEL(store_one)(odds[f], scale, shift, store, at + vectors * LANES, y);
     }
 }
@@ -221,33 +230,34 @@ KERNEL_TARGET static void KERNEL(winograd_output)(const float *m, int64_t point_
 }
 /* clang-format on */
 
-#define TILE_KERNEL(filters, vectors)                                                                        \
-    KERNEL_TARGET static void KERNEL(tile_##filters##_##vectors)(                                            \
+#define TILE_KERNEL(kind, name, filters, vectors)                                                            \
+    KERNEL_TARGET static void KERNEL(name##_##filters##_##vectors)(                                          \
         int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail, float *y,           \
         int64_t y_plane, int64_t ahead, const int32_t *channels, const group_store *store)                   \
     {                                                                                                        \
         KERNEL(tile)                                                                                         \
-        (false, filters, vectors, depth, offsets, x, w, tail, y, y_plane, ahead, channels, store);           \
-    }                                                                                                        \
-    KERNEL_TARGET static void KERNEL(odd_tile_##filters##_##vectors)(                                        \
-        int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail, float *y,           \
-        int64_t y_plane, int64_t ahead, const int32_t *channels, const group_store *store)                   \
-    {                                                                                                        \
-        (void)tail;                                                                                          \
-        KERNEL(tile)                                                                                         \
-        (true, filters, vectors, depth, offsets, x, w, LANES, y, y_plane, ahead, channels, store);           \
+        (kind, filters, vectors, depth, offsets, x, w, kind == GROUP_TILE_STORED ? tail : LANES, y, y_plane, \
+         ahead, channels, store);                                                                            \
     }
-#define TILE_ENTRY(filters, vectors)                                                                         \
-    [filters * GROUP_VECTORS + vectors - 1] = KERNEL(tile_##filters##_##vectors),
-#define ODD_TILE_ENTRY(filters, vectors)                                                                     \
-    [filters * GROUP_VECTORS + vectors - 1] = KERNEL(odd_tile_##filters##_##vectors),
+#define RAW_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_RAW, raw_tile, filters, vectors)
+#define STORED_KERNEL(filters, vectors) TILE_KERNEL(GROUP_TILE_STORED, stored_tile, filters, vectors)
+#define ODD_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_ODD, odd_tile, filters, vectors)
+
+#define TILE_INDEX(filters, vectors) (filters) * GROUP_VECTORS + (vectors)-1
+#define RAW_ENTRY(filters, vectors)  [TILE_INDEX(filters, vectors)] = KERNEL(raw_tile_##filters##_##vectors),
+#define STORED_ENTRY(filters, vectors)                                                                       \
+    [TILE_INDEX(filters, vectors)] = KERNEL(stored_tile_##filters##_##vectors),
+#define ODD_ENTRY(filters, vectors) [TILE_INDEX(filters, vectors)] = KERNEL(odd_tile_##filters##_##vectors),
 
 /* clang-format off: lists without separators. */
-TILE_SIZES(TILE_KERNEL)
+TILE_SIZES(RAW_KERNEL)
+TILE_SIZES(STORED_KERNEL)
+TILE_SIZES(ODD_KERNEL)
 
-static group_tile_fn *const KERNEL(tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {TILE_SIZES(TILE_ENTRY)};
-static group_tile_fn *const KERNEL(odd_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {
-    TILE_SIZES(ODD_TILE_ENTRY)};
+static group_tile_fn *const KERNEL(raw_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {TILE_SIZES(RAW_ENTRY)};
+static group_tile_fn *const KERNEL(stored_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {
+    TILE_SIZES(STORED_ENTRY)};
+static group_tile_fn *const KERNEL(odd_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {TILE_SIZES(ODD_ENTRY)};
 /* clang-format on */
 
 static const group_kernels KERNEL(kernels) = {
@@ -256,8 +266,8 @@ static const group_kernels KERNEL(kernels) = {
     .filters = TILE_FILTERS,
     .vectors = TILE_VECTORS,
     .efficiency = TILE_EFFICIENCY,
-    .tiles = KERNEL(tiles),
-    .odd_tiles = LANES >= TILE_FILTERS ? KERNEL(odd_tiles) : NULL,
+    /* An odd pixel has its filters in lanes: there must be enough. */
+    .tiles = {KERNEL(raw_tiles), KERNEL(stored_tiles), LANES >= TILE_FILTERS ? KERNEL(odd_tiles) : NULL},
     .copy = KERNEL(copy),
     .finish = KERNEL(finish),
     .winograd_input = KERNEL(winograd_input),
@@ -265,8 +275,13 @@ static const group_kernels KERNEL(kernels) = {
 };
 
 #undef TILE_KERNEL
-#undef TILE_ENTRY
-#undef ODD_TILE_ENTRY
+#undef RAW_KERNEL
+#undef STORED_KERNEL
+#undef ODD_KERNEL
+#undef TILE_INDEX
+#undef RAW_ENTRY
+#undef STORED_ENTRY
+#undef ODD_ENTRY
 #undef KERNEL
 #undef KERNEL_TARGET
 #undef KERNEL_ISA
@@ -279,6 +294,7 @@ static const group_kernels KERNEL(kernels) = {
 #undef V_SET
 #undef V_LOAD
 #undef V_STORE
+#undef V_STREAM
 #undef V_ADD
 #undef V_SUB
 #undef V_FMA

@@ -18,7 +18,9 @@ enum {
     UNIT_FLOATS = 96 << 10,  /* planes of a unit that is a task of its own: fits into a second-level cache */
     JOINED_FLOATS = 1 << 20, /* planes of joined images */
     RANGE_VECTORS = 12,      /* vectors of pixels that blocks take turns at; a multiple of all tiles' */
-    FEW_UNITS = 8
+    FEW_UNITS = 8,
+    FETCH_FLOATS = 1 << 20, /* x that is longer will not be found in a cache */
+    STREAM_FLOATS = 3 << 20 /* nor will y, by whoever reads it */
 };
 
 /* ---- Plan ---- */
@@ -37,7 +39,7 @@ static int64_t vectors_for(const esp_group_conv *plan, int64_t pixels)
 /* One pixel too many for whole vectors (7x7) can go along with the last of them, filters in lanes. */
 static bool is_odd(const esp_group_conv *plan, int64_t pixels)
 {
-    return plan->kernels->odd_tiles != NULL && pixels > 1 && pixels % plan->kernels->lanes == 1;
+    return plan->kernels->tiles[GROUP_TILE_ODD] != NULL && pixels > 1 && pixels % plan->kernels->lanes == 1;
 }
 
 /* Vectors of a unit's pixels. */
@@ -140,7 +142,7 @@ static void fill_offsets(esp_group_conv *plan, const int64_t *phases)
                                          : plan->channels[i] * plan->channel_stride;
         for (int64_t tap = 0; tap < taps; tap++) {
             int64_t ky = tap / g->kernel_w, plane = tap, shift = 0;
-            if (!source->is_direct && (source->extra_rows > 0 || source->plane_count < taps)) {
+            if (source->extra_rows > 0 || source->plane_count < taps) {
                 int64_t line = 0;
                 while (phases[line] != ky * g->dilation_h % g->stride_h)
                     line++;
@@ -258,6 +260,7 @@ static char *buffer_of(const group_run *run, int slot, int slots)
 typedef struct rows_job {
     group_run *run;
     int slots;
+    bool streams;
     int64_t ranges, copies; /* shared: of the unit at work */
 } rows_job;
 
@@ -298,11 +301,11 @@ static void tile_alone(const rows_job *job, const group_block *block, const floa
     const group_part *part = &plan->parts[block->part];
     const int64_t taps = conv_taps(&plan->geometry);
     group_store store = job->run->store;
+    store.streams = job->streams;
     if (store.residual != NULL)
         store.residual += y;
-    group_tile_fn *const *tiles =
-        tail > plan->kernels->lanes ? plan->kernels->odd_tiles : plan->kernels->tiles;
-    tiles[block->filters * GROUP_VECTORS + vectors - 1](
+    group_tile_kind kind = tail > plan->kernels->lanes ? GROUP_TILE_ODD : GROUP_TILE_STORED;
+    plan->kernels->tiles[kind][block->filters * GROUP_VECTORS + vectors - 1](
         part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, tail, job->run->y + y,
         conv_pixels(&plan->geometry), ahead, plan->y_channel + block->first_filter, &store);
 }
@@ -316,7 +319,7 @@ static void tile_joined(const rows_job *job, const group_block *block, const flo
     group_segment *segments = (group_segment *)(void *)buffer;
     float *sums =
         (float *)(void *)(buffer + conv_aligned((size_t)segment_limit(plan) * sizeof(group_segment)));
-    plan->kernels->tiles[block->filters * GROUP_VECTORS + vectors - 1](
+    plan->kernels->tiles[GROUP_TILE_RAW][block->filters * GROUP_VECTORS + vectors - 1](
         part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, tail, sums, width, 0,
         NULL, NULL);
     int64_t count = cut_segments(plan, first, last, segments);
@@ -328,6 +331,54 @@ static void tile_joined(const rows_job *job, const group_block *block, const flo
             store.residual += at;
         plan->kernels->finish(segments, count, sums + f * width, job->run->y + at, channel, &store);
     }
+}
+
+/* The channels of x that a chunk asks for while it computes a range, bit by bit: what the next range reads.
+ * Their rows lie too far apart for hardware to see where they go on. */
+typedef struct range_fetch {
+    const float *x; /* of the first channel */
+    int64_t floats; /* of a channel */
+    int64_t next, last;
+} range_fetch;
+
+static range_fetch fetch_begin(const rows_job *job, const group_unit *unit, int64_t chunk, int64_t first,
+                               int64_t last, int64_t pixels)
+{
+    const esp_group_conv *plan = job->run->plan;
+    const esp_conv_geometry *g = &plan->geometry;
+    int64_t begin = last * plan->kernels->lanes, image = unit->first_image;
+    range_fetch fetch = {.floats = (last - first) * plan->kernels->lanes};
+    if (!plan->source.is_direct || g->batch * g->channels * plan->channel_stride < FETCH_FLOATS)
+        return fetch;
+    if (begin >= pixels) {
+        begin = 0;
+        image++;
+    }
+    fetch.x = job->run->x + image * g->channels * plan->channel_stride + begin;
+    fetch.floats = conv_min(fetch.floats, pixels - begin);
+    if (image < g->batch) {
+        fetch.next = plan->used_count * chunk / plan->chunk_count;
+        fetch.last = plan->used_count * (chunk + 1) / plan->chunk_count;
+    }
+    return fetch;
+}
+
+static void fetch_some(const esp_group_conv *plan, range_fetch *fetch, int64_t blocks_left)
+{
+    int64_t upto = fetch->next + conv_ceil_divide(fetch->last - fetch->next, blocks_left);
+    for (; fetch->next < upto; fetch->next++) {
+        const float *x = fetch->x + plan->used[fetch->next] * plan->channel_stride;
+        for (int64_t i = 0; i < fetch->floats; i += 16)
+            __builtin_prefetch(x + i);
+    }
+}
+
+/* Stores past the caches are not ordered by what threads tell each other that a task is done. */
+static void finish_streams(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
 }
 
 /* The blocks of a chunk on the vectors [first, last) of a unit. */
@@ -343,7 +394,9 @@ static void compute_range(const rows_job *job, const group_unit *unit, const gro
                          : planes_of(job->run, slot);
     const float *w = job->run->weights + chunk->weights;
     int64_t y = unit->first_image * g->filters * conv_pixels(g) + unit->first_row * g->out_width;
+    range_fetch fetch = fetch_begin(job, unit, chunk - plan->chunks, first, last, pixels);
     for (int64_t b = chunk->first; b < chunk->last; b++) {
+        fetch_some(plan, &fetch, chunk->last - b);
         const group_block *block = &plan->blocks[b];
         const int64_t most = plan->kernels->vectors[block->filters];
         int64_t tiles = conv_ceil_divide(last - first, most), v = first;
@@ -360,6 +413,8 @@ static void compute_range(const rows_job *job, const group_unit *unit, const gro
         }
         w += plan->parts[block->part].channel_count * conv_taps(g) * block->filters;
     }
+    if (job->streams)
+        finish_streams();
 }
 
 static void run_local(void *context, int64_t task, int slot)
@@ -407,6 +462,9 @@ esp_status esp_group_rows_run(const esp_compute *compute, group_run *run)
     const esp_group_conv *plan = run->plan;
     const group_source *source = &plan->source;
     rows_job job = {.run = run, .slots = esp_compute_slots(compute)};
+    const int64_t outputs = plan->geometry.batch * plan->geometry.filters * conv_pixels(&plan->geometry);
+    job.streams = outputs >= STREAM_FLOATS && conv_pixels(&plan->geometry) % 16 == 0 &&
+                  (uintptr_t)run->y % ESP_ALIGNMENT == 0 && source->is_direct;
     if (!plan->is_shared)
         return esp_compute_run(compute, source->units, run_local, &job);
     if (source->is_direct) {

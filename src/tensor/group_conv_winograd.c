@@ -16,9 +16,9 @@
 enum {
     GOOD_TASKS = 16,
     TASK_MACS = 1 << 20,
-    LOCAL_FLOATS = 160 << 10, /* V of a unit that is a task of its own */
-    SHARED_FLOATS = 2 << 20,  /* V of a unit that threads share */
-    CHUNK_FLOATS = 48 << 10,  /* M of a chunk */
+    LOCAL_FLOATS = 160 << 10,  /* V of a unit that is a task of its own */
+    SHARED_FLOATS = 320 << 10, /* V of a unit that threads share */
+    CHUNK_FLOATS = 48 << 10,   /* M of a chunk */
     FILL_CHANNELS = 8,
     FEW_UNITS = 7
 };
@@ -253,9 +253,9 @@ static void multiply(const winograd_job *job, const group_chunk *chunk, int64_t 
                           tiles = conv_ceil_divide(vectors, most);
             for (int64_t t = 0, at = 0; t < tiles; t++) {
                 int64_t width = group_tile_vectors(vectors, most, t);
-                plan->kernels->tiles[block->filters * GROUP_VECTORS + width - 1](
+                plan->kernels->tiles[GROUP_TILE_RAW][block->filters * GROUP_VECTORS + width - 1](
                     part->channel_count, plan->offsets + part->first_offset, v + at, w, lanes, m + at,
-                    plan->channel_stride, t + 1 < tiles ? width * lanes : 0, NULL, NULL);
+                    plan->channel_stride, 0, NULL, NULL);
                 at += width * lanes;
             }
             w += part->channel_count * block->filters;
@@ -284,6 +284,15 @@ static int64_t cut_segments(const esp_group_conv *plan, const group_unit *unit, 
     return count;
 }
 
+/* Asks for the rows of y that will be written, of the unit's first image. */
+static void fetch_rows(const esp_conv_geometry *g, const group_unit *unit, float *y)
+{
+    int64_t first = unit->first_row * WINOGRAD_TILE * g->out_width;
+    int64_t last = conv_min(first + unit->rows * WINOGRAD_TILE * g->out_width, conv_pixels(g));
+    for (int64_t i = first; i < last; i += 16)
+        __builtin_prefetch(y + i, 1);
+}
+
 static void finish_chunk(const winograd_job *job, const group_unit *unit, const group_chunk *chunk,
                          int64_t vectors, const winograd_slot *slot)
 {
@@ -296,6 +305,8 @@ static void finish_chunk(const winograd_job *job, const group_unit *unit, const 
         group_store store = job->run->store;
         if (store.residual != NULL)
             store.residual += at;
+        if (f + 1 < chunk->filters)
+            fetch_rows(g, unit, job->run->y + at + (channels[f + 1] - channels[f]) * conv_pixels(g));
         plan->kernels->winograd_output(slot->m + f * plan->channel_stride, job->m_point, vectors, slot->rows,
                                        WINOGRAD_TILE * most_tiles(plan));
         plan->kernels->finish(slot->segments, count, slot->rows, job->run->y + at, channels[f], &store);

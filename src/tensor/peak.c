@@ -15,8 +15,8 @@
 enum { LEAST_PASSES = 3, ROUNDS = 60000 };
 
 /* A worker that was just woken may share its core with the caller until the system moves it, which takes some
- * milliseconds: passes go on for longer than that. */
-#define LEAST_SECONDS 0.03
+ * ten milliseconds: passes go on for longer than that. */
+#define LEAST_SECONDS 0.06
 
 /* Bounds of the block to read: a cache that is not known, and one so large that filling twice its size would
  * be felt. */
@@ -182,9 +182,9 @@ esp_status esp_peak_measure(const esp_compute *compute, const esp_engine *engine
                             esp_error *err)
 {
     esp_peak peak = {.isa = engine->isa, .threads = esp_compute_slots(compute)};
-    esp_status status = esp_peak_flops(compute, engine, &peak.gflops, err);
+    esp_status status = measure_memory(compute, &peak.gb_per_s, err);
     if (status == ESP_OK)
-        status = measure_memory(compute, &peak.gb_per_s, err);
+        status = esp_peak_flops(compute, engine, &peak.gflops, err);
     if (status == ESP_OK)
         *out = peak;
     return status;

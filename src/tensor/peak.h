@@ -1,5 +1,5 @@
 /* What this machine can do at most: the yardstick kernels are held against. Measured in some
- * hundredths of a second (memory: up to tenths, for fresh pages), so on a busy machine it is what was left of
+ * tenths of a second, so on a busy machine it is what was left of
  * it then. */
 #ifndef ESP_TENSOR_PEAK_H
 #define ESP_TENSOR_PEAK_H

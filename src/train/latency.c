@@ -11,7 +11,7 @@
 #include "train/runner.h"
 
 #define WARM_UP_RUNS    3
-#define WARM_UP_SECONDS 0.05
+#define WARM_UP_SECONDS 0.1
 #define TARGET_SECONDS  1.0
 #define LEAST_REPEATS   10
 #define LEAST_STEPS     5

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "tensor/simd.h"
 
 #define TILE_ELEMENTS 16384
 
@@ -32,8 +33,9 @@ struct esp_optimizer {
     tile *tiles;
 };
 
-void esp_sgd_step(int64_t count, float lr, float momentum, float decay, bool uses_nesterov, const float *grad,
-                  float *velocity, float *weight)
+ESP_SIMD_CLONES
+static void step_elements(int64_t count, float lr, float momentum, float decay, bool uses_nesterov,
+                          const float *restrict grad, float *restrict velocity, float *restrict weight)
 {
     for (int64_t i = 0; i < count; i++) {
         float g = grad[i] + decay * weight[i];
@@ -41,6 +43,12 @@ void esp_sgd_step(int64_t count, float lr, float momentum, float decay, bool use
         velocity[i] = v;
         weight[i] -= lr * (uses_nesterov ? g + momentum * v : v);
     }
+}
+
+void esp_sgd_step(int64_t count, float lr, float momentum, float decay, bool uses_nesterov, const float *grad,
+                  float *velocity, float *weight)
+{
+    step_elements(count, lr, momentum, decay, uses_nesterov, grad, velocity, weight);
 }
 
 /* ---- making one ---- */
@@ -164,15 +172,21 @@ void esp_optimizer_free(esp_optimizer *optimizer)
 
 /* ---- stepping ---- */
 
+ESP_SIMD_CLONES
+static void hold_elements(int64_t count, const uint8_t *restrict keep, float *restrict velocity,
+                          float *restrict weight)
+{
+    for (int64_t i = 0; i < count; i++) {
+        /* not a product: that would leave -0 and turn infinity into NaN */
+        weight[i] = keep[i] ? weight[i] : 0.0f;
+        velocity[i] = keep[i] ? velocity[i] : 0.0f;
+    }
+}
+
 static void hold_mask(const param_state *param, int64_t first, int64_t count)
 {
-    if (param->keep == NULL) {
-        return;
-    }
-    for (int64_t i = first; i < first + count; i++) {
-        /* not a product: that would leave -0 and turn infinity into NaN */
-        param->data[i] = param->keep[i] ? param->data[i] : 0.0f;
-        param->velocity[i] = param->keep[i] ? param->velocity[i] : 0.0f;
+    if (param->keep != NULL) {
+        hold_elements(count, param->keep + first, param->velocity + first, param->data + first);
     }
 }
 

@@ -4,7 +4,7 @@
     ESP_BUILD_DIR=build/release tests/bench/kmeans.py [--threads 1,2] [--seeds 5] [--data random,structured]
 
 48 convolutions (no stem, no shortcuts) and the classifier, 16 groups, 10 restarts, at most 300 iterations, started
-from random rows. One JSON line per data set and number of threads: medians over the seeds of the time for the whole
+from random rows. Builds bench_kmeans. One JSON line per data set and number of threads: medians over the seeds of the time for the whole
 set, and the mean over seeds and layers of our best inertia over scikit-learn's.
 """
 import argparse
@@ -77,15 +77,16 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data", default="random,structured")
-    parser.add_argument("--program", default=os.path.join(os.environ.get("ESP_BUILD_DIR", "build/release"), "bench_kmeans"))
     options = parser.parse_args()
+    build = os.path.abspath(os.environ.get("ESP_BUILD_DIR", "build/release"))
+    subprocess.run(["cmake", "--build", build, "--target", "bench_kmeans"], check=True, stdout=sys.stderr)
     warnings.filterwarnings("ignore")
 
     for data in options.data.split(","):
         generator = numpy.random.default_rng(0)
         matrices = [importance(data, shape, generator) for shape in layer_shapes()]
         with tempfile.TemporaryDirectory() as directory:
-            ours = Ours(options.program, directory, matrices)
+            ours = Ours(os.path.join(build, "bench_kmeans"), directory, matrices)
             for threads in map(int, options.threads.split(",")):
                 ours.run(threads, 0)
                 mine, theirs, shares = [], [], []

@@ -4,7 +4,8 @@
     ESP_BUILD_DIR=build/release tests/bench/selection.py [--threads 1,2] [--rounds 9] [--models vgg16,resnet50]
 
 One JSON line per model, method and number of threads (bench_selection prints them). `ratio` is the time of a read over
-ours: 0.5 is "within twice a read". Networks are those of the zoo, written into $ESP_BUILD_DIR/bench when missing.
+ours: 0.5 is "within twice a read". Builds what it needs; networks are
+those of the zoo, written into $ESP_BUILD_DIR/bench when missing.
 """
 import argparse
 import os
@@ -19,8 +20,8 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", "--seeds", type=int, default=9)
     parser.add_argument("--models", default="vgg16,resnet50")
-    parser.add_argument("--program", default=os.path.join(BUILD, "bench_selection"))
     options = parser.parse_args()
+    subprocess.run(["cmake", "--build", BUILD, "--target", "bench_selection", "espalier"], check=True, stdout=sys.stderr)
 
     directory = os.path.join(BUILD, "bench")
     os.makedirs(directory, exist_ok=True)
@@ -31,7 +32,7 @@ def main():
             subprocess.run([os.path.join(BUILD, "espalier"), "run", script, model], cwd=directory, check=True)
         for threads in options.threads.split(","):
             sys.stdout.flush()
-            subprocess.run([options.program, path, threads, str(options.rounds)], check=True)
+            subprocess.run([os.path.join(BUILD, "bench_selection"), path, threads, str(options.rounds)], check=True)
 
 
 if __name__ == "__main__":

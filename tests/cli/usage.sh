@@ -13,6 +13,7 @@ expect 2 "--ratio is missing" "$ESPALIER" prune "$MODEL" --method wsp --dry-run
 expect 2 "-o OUT.onnx is missing" "$ESPALIER" prune "$MODEL" --method wsp --ratio 0.5
 expect 2 "conv1" "$ESPALIER" prune "$MODEL" --method wsp --ratio 0.5 --layer convl=0.2 --dry-run
 expect 2 "--data" "$ESPALIER" eval "$MODEL"
+expect 2 "[no-]winograd" "$ESPALIER" bench "$MODEL" --kernels plain,no-vinograd
 expect 2 "--epochs" "$ESPALIER" train "$MODEL" -o x.onnx --data idx:.
 expect 2 "l1" "$ESPALIER" saliency "$MODEL" --criterion l3
 expect 2 "conv1" "$ESPALIER" saliency "$MODEL" --layer conv9

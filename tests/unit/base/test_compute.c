@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/compute.h"
 #include "base/memory.h"
 #include "unit/base/scratch.h"
@@ -119,6 +120,62 @@ static void tasks_really_run_side_by_side(void **state)
         assert_int_equal(esp_compute_run(&compute, 3, meet, &at), ESP_OK);
     esp_pool_free(compute.pool);
     pthread_barrier_destroy(&at.barrier);
+}
+
+/* Longer than anyone waits without sleeping. */
+static void outlast_all_spinning(void)
+{
+    double end = esp_clock_s() + 2e-3;
+
+    while (esp_clock_s() < end)
+        ;
+}
+
+static void workers_that_have_fallen_asleep_take_part_again(void **state)
+{
+    meeting at;
+    esp_compute compute = {0};
+
+    (void)state;
+    pthread_barrier_init(&at.barrier, NULL, 3);
+    assert_int_equal(esp_pool_new(3, &compute.pool, NULL), ESP_OK);
+    for (int round = 0; round < 10; round++) {
+        outlast_all_spinning();
+        assert_int_equal(esp_compute_run(&compute, 3, meet, &at), ESP_OK);
+    }
+    esp_pool_free(compute.pool);
+    pthread_barrier_destroy(&at.barrier);
+}
+
+typedef struct long_task {
+    meeting at;
+    atomic_int ended;
+} long_task;
+
+static void meet_then_outlast_the_caller(void *context, int64_t task, int slot)
+{
+    long_task *job = context;
+
+    meet(&job->at, task, slot);
+    if (slot != 0)
+        outlast_all_spinning();
+    atomic_fetch_add(&job->ended, 1);
+}
+
+static void a_caller_that_has_fallen_asleep_is_woken_by_the_last_worker(void **state)
+{
+    long_task job = {0};
+    esp_compute compute = {0};
+
+    (void)state;
+    pthread_barrier_init(&job.at.barrier, NULL, 3);
+    assert_int_equal(esp_pool_new(3, &compute.pool, NULL), ESP_OK);
+    for (int round = 1; round <= 10; round++) {
+        assert_int_equal(esp_compute_run(&compute, 3, meet_then_outlast_the_caller, &job), ESP_OK);
+        assert_int_equal(atomic_load(&job.ended), 3 * round);
+    }
+    esp_pool_free(compute.pool);
+    pthread_barrier_destroy(&job.at.barrier);
 }
 
 typedef struct stop_after {
@@ -305,6 +362,8 @@ int main(void)
         cmocka_unit_test(every_task_runs_exactly_once),
         cmocka_unit_test(the_result_is_the_same_for_one_to_four_threads),
         cmocka_unit_test(tasks_really_run_side_by_side),
+        cmocka_unit_test(workers_that_have_fallen_asleep_take_part_again),
+        cmocka_unit_test(a_caller_that_has_fallen_asleep_is_woken_by_the_last_worker),
         cmocka_unit_test(cancel_stops_the_run_and_says_so),
         cmocka_unit_test(a_nested_run_executes_inline_in_the_same_slot),
         cmocka_unit_test(two_threads_may_use_one_pool_at_once),

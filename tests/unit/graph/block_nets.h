@@ -42,7 +42,7 @@ float *evaluate_under(const esp_graph *graph, const esp_engine *engine, esp_para
 /* One forward and backward run on given data; gradients are in the params, the input's in `*input_grad` (free
  * with free). Returns the outputs. */
 float *train_under(const esp_graph *graph, const esp_engine *engine, esp_params *params, int threads,
-                   float **input_grad, int64_t *count);
+                   bool freezes_norm, float **input_grad, int64_t *count);
 
 /* |a - b| in the Euclidean norm over that of b. */
 double relative_error(const float *a, const float *b, int64_t count);

@@ -98,12 +98,12 @@ typedef struct training {
     int64_t count;
 } training;
 
-static training train(const esp_graph *graph, const esp_engine *engine, int threads)
+static training train(const esp_graph *graph, const esp_engine *engine, int threads, bool freezes_norm)
 {
     esp_error err = {0};
     training t;
     must(esp_params_new(graph, &t.params, &err), &err);
-    t.outputs = train_under(graph, engine, t.params, threads, &t.input_grad, &t.count);
+    t.outputs = train_under(graph, engine, t.params, threads, freezes_norm, &t.input_grad, &t.count);
     return t;
 }
 
@@ -137,12 +137,12 @@ static void expect_same_training(const esp_engine *engine, int index, const trai
     }
 }
 
-static void compare_training(const esp_graph *graph, int index, double tolerance)
+static void compare_training(const esp_graph *graph, int index, bool freezes_norm, double tolerance)
 {
     esp_engine engines[6];
-    training expected = train(graph, &plain_images, 1);
+    training expected = train(graph, &plain_images, 1, freezes_norm);
     for (int e = 0; e < block_engines(engines); e++) {
-        training found = train(graph, &engines[e], 1);
+        training found = train(graph, &engines[e], 1, freezes_norm);
         expect_same_training(&engines[e], index, &found, &expected, tolerance);
         training_free(&found);
     }
@@ -155,18 +155,28 @@ static void every_engine_trains_alike(void **state)
     for (int i = 0; i < block_net_count; i++) {
         for (int is_smooth = 0; is_smooth < 2; is_smooth++) {
             esp_graph *graph = block_nets[i](is_smooth != 0);
-            compare_training(graph, i, is_smooth ? GRADIENT_TOLERANCE : KINK_TOLERANCE);
+            compare_training(graph, i, false, is_smooth ? GRADIENT_TOLERANCE : KINK_TOLERANCE);
             esp_graph_unref(graph);
         }
+    }
+}
+
+static void frozen_norms_train_alike(void **state)
+{
+    (void)state;
+    for (int i = 0; i < block_net_count; i++) {
+        esp_graph *graph = block_nets[i](true);
+        compare_training(graph, i, true, GRADIENT_TOLERANCE);
+        esp_graph_unref(graph);
     }
 }
 
 static void random_networks_train_alike(void **state)
 {
     (void)state;
-    for (int seed = 100; seed < 140; seed++) {
+    for (int seed = 100; seed < 180; seed++) {
         esp_graph *graph = random_block_net((uint64_t)seed, true);
-        compare_training(graph, seed, GRADIENT_TOLERANCE * 5);
+        compare_training(graph, seed, seed % 4 == 0, GRADIENT_TOLERANCE * 5);
         esp_graph_unref(graph);
     }
 }
@@ -176,11 +186,11 @@ static void threads_change_no_bit_in_blocks(void **state)
     (void)state;
     for (int i = 0; i < block_net_count; i++) {
         esp_graph *graph = block_nets[i](false);
-        training one = train(graph, NULL, 1);
+        training one = train(graph, NULL, 1, false);
         int64_t count;
         float *evaluated = evaluate_under(graph, NULL, NULL, 1, &count);
         for (int threads = 2; threads <= 3; threads++) {
-            training more = train(graph, NULL, threads);
+            training more = train(graph, NULL, threads, false);
             float *again = evaluate_under(graph, NULL, NULL, threads, &count);
             assert_memory_equal(again, evaluated, (size_t)count * sizeof(float));
             assert_memory_equal(more.outputs, one.outputs, (size_t)one.count * sizeof(float));
@@ -225,7 +235,7 @@ static double loss_at(const slope_check *check, float step)
     float *input_grad;
     int64_t count;
     move_params(check, step);
-    float *y = train_under(check->graph, check->engine, check->params, 1, &input_grad, &count);
+    float *y = train_under(check->graph, check->engine, check->params, 1, false, &input_grad, &count);
     move_params(check, -step);
     esp_rng rng;
     esp_rng_seed(&rng, 12);
@@ -263,7 +273,7 @@ static void check_slope(const esp_graph *graph, const esp_engine *engine, int in
     esp_rng_seed(&rng, 77);
     fill_random(&rng, check.direction, count, -0.2f, 0.2f);
     double measured = (loss_at(&check, step) - loss_at(&check, -step)) / (2.0 * (double)step);
-    float *input_grad, *y = train_under(graph, engine, check.params, 1, &input_grad, &outputs);
+    float *input_grad, *y = train_under(graph, engine, check.params, 1, false, &input_grad, &outputs);
     double promised = 0.0;
     const float *next = check.direction;
     for (int i = 0; i < esp_params_count(check.params); i++) {
@@ -297,10 +307,10 @@ static void gradients_are_slopes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(images_stay_in_blocks),          cmocka_unit_test(every_engine_evaluates_alike),
-        cmocka_unit_test(random_networks_evaluate_alike), cmocka_unit_test(every_engine_trains_alike),
-        cmocka_unit_test(random_networks_train_alike),    cmocka_unit_test(threads_change_no_bit_in_blocks),
-        cmocka_unit_test(gradients_are_slopes),
+        cmocka_unit_test(images_stay_in_blocks),           cmocka_unit_test(every_engine_evaluates_alike),
+        cmocka_unit_test(random_networks_evaluate_alike),  cmocka_unit_test(every_engine_trains_alike),
+        cmocka_unit_test(frozen_norms_train_alike),        cmocka_unit_test(random_networks_train_alike),
+        cmocka_unit_test(threads_change_no_bit_in_blocks), cmocka_unit_test(gradients_are_slopes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
