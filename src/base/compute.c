@@ -92,23 +92,24 @@ static void pause_briefly(void)
 #endif
 }
 
-/* One wait: it looks at the clock seldom. */
+/* One wait, as long as it spins. */
 typedef struct patience {
     double start_s;
     unsigned polls;
     bool gives_way;
 } patience;
 
-/* Between two looks at what is waited for; false when it is time to sleep. */
+/* Between two looks at what is waited for; false when it is time to sleep. Pauses are much shorter than a look
+ * at the clock, giving way may be much longer. */
 static bool wait_a_little(patience *wait)
 {
-    enum { POLLS_PER_LOOK = 64 };
+    enum { PAUSES_PER_LOOK = 64 };
 
     if (wait->gives_way)
         sched_yield();
     else
         pause_briefly();
-    if (++wait->polls % POLLS_PER_LOOK != 0)
+    if (++wait->polls % PAUSES_PER_LOOK != 0 && !wait->gives_way)
         return true;
     if (wait->start_s == 0.0)
         wait->start_s = esp_clock_s();

@@ -118,7 +118,7 @@ esp_status esp_bench_print_layers(const esp_bench *it, esp_error *err)
         esp_table_cell(table, "%s", headings[i]);
     }
     for (int i = 0; status == ESP_OK && i < it->result.node_count; i++) {
-        if (!is_fused(it, i) && it->result.node_info[i].method != NULL) {
+        if (!is_fused(it, i) && it->result.node_info[i].method[0] != 0) {
             status = add_row(table, it, i, err);
         }
     }

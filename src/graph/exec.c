@@ -2,6 +2,8 @@
  */
 #include "graph/exec.h"
 
+#include <stdio.h>
+
 #include "base/clock.h"
 #include "base/memory.h"
 #include "graph/op.h"
@@ -174,10 +176,10 @@ esp_exec_node_info esp_exec_node(const esp_exec *exec, int node)
     const esp_step *step = &program->steps[s];
     info.fused_into = step->node;
     info.layout = step->is_blocked && step->layouts.blocked_output ? ESP_LAYOUT_BLOCKED : ESP_LAYOUT_PLAIN;
-    if (step->runs_forward && step->op->method != NULL)
-        info.method = step->op->method(&step->context);
-    else if (step->runs_forward)
-        info.method = step->is_blocked ? "blocked" : "plain";
+    const char *layout = step->is_blocked ? "blocked" : "plain";
+    if (step->runs_forward)
+        snprintf(info.method, sizeof info.method, "%s",
+                 step->op->method != NULL ? step->op->method(&step->context) : layout);
     return info;
 }
 

@@ -75,10 +75,10 @@ void esp_exec_time_nodes(esp_exec *exec, double *seconds);
 
 /* What a node's forward pass runs. */
 typedef struct esp_exec_node_info {
-    const char *method; /* "winograd", "pointwise", "blocked", "plain", ...; NULL: nothing runs (a view, a
-                           constant, a value nobody needs) */
-    esp_layout layout;  /* of its first output */
-    int fused_into;     /* the node whose step does this one's work too; the node itself otherwise */
+    char method[24];   /* "winograd", "pointwise", "blocked", "plain", ...; "": nothing runs (a view, a
+                          constant, a   value nobody needs) */
+    esp_layout layout; /* of its first output */
+    int fused_into;    /* the node whose step does this one's work too; the node itself otherwise */
 } esp_exec_node_info;
 esp_exec_node_info esp_exec_node(const esp_exec *exec, int node);
 

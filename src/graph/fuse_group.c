@@ -96,7 +96,8 @@ static bool read_branch(esp_compiler *c, int step_index, branch *out)
 {
     esp_step *step = &c->program->steps[step_index];
     const esp_view *values = c->program->values;
-    if (step->is_joined || step->op->forward != esp_op_conv_forward || !esp_view_is_image(&values[step->outputs[0]]))
+    if (step->is_joined || step->op->forward != esp_op_conv_forward ||
+        !esp_view_is_image(&values[step->outputs[0]]))
         return false;
     for (int i = ESP_CONV_WEIGHT; i < step->input_count; i++) {
         if (step->inputs[i] >= 0 && !esp_compiler_is_fixed(c, step->inputs[i]))
@@ -142,7 +143,8 @@ static bool find_joined(esp_compiler *c, int s, finding *out)
     const esp_step *step = &c->program->steps[s];
     int axis;
     bool is_grouped = false;
-    if (step->op->forward != esp_op_concat_forward || !esp_view_is_image(&c->program->values[step->outputs[0]]) ||
+    if (step->op->forward != esp_op_concat_forward ||
+        !esp_view_is_image(&c->program->values[step->outputs[0]]) ||
         esp_op_axis(esp_node_int(node_of(c, step), "axis", 1), 4, &axis, NULL) != ESP_OK || axis != 1)
         return false;
     out->branches = esp_arena_alloc(c->arena, (size_t)step->input_count, sizeof *out->branches);
@@ -249,8 +251,8 @@ static bool add_branch(const esp_compiler *c, const branch *b, esp_group_layer *
         int64_t filters = b->filters / b->group, count = b->channels / b->group;
         layer->groups[layer->count] =
             (esp_filter_group){.filters = filters, .channel_count = count, .channels = channels + g * count};
-        layer->sources[layer->count++] =
-            (esp_group_source){.weight_input = weight_input, .bias_input = bias_input, .first_filter = g * filters};
+        layer->sources[layer->count++] = (esp_group_source){
+            .weight_input = weight_input, .bias_input = bias_input, .first_filter = g * filters};
     }
     layer->geometry.filters += b->filters;
     layer->has_bias = layer->has_bias || bias >= 0;

@@ -63,10 +63,10 @@ static void group_packs(const esp_op_context *context, esp_op_pack packs[ESP_OP_
 {
     const esp_group_layer *layer = context->fused->group;
     bool is_dense = esp_op_is_blocked(context);
-    size_t bytes = is_dense ? esp_blocked_conv_packed_bytes(&layer->dense)
-                            : esp_group_conv_packed_bytes(layer->plan);
-    uint64_t form = is_dense ? esp_blocked_conv_pack_key(&layer->dense) * 31
-                             : esp_group_conv_pack_key(layer->plan);
+    size_t bytes =
+        is_dense ? esp_blocked_conv_packed_bytes(&layer->dense) : esp_group_conv_packed_bytes(layer->plan);
+    uint64_t form =
+        is_dense ? esp_blocked_conv_pack_key(&layer->dense) * 31 : esp_group_conv_pack_key(layer->plan);
     packs[PACK_WEIGHT] = (esp_op_pack){.bytes = bytes, .input = -1};
     if (layer->key != 0) {
         packs[PACK_WEIGHT].input = ESP_CONV_WEIGHT;
@@ -156,10 +156,10 @@ static esp_status group_forward(const esp_op_context *context, esp_error *err)
     }
     const esp_view *x = context->inputs[ESP_CONV_X], *y = context->outputs[0];
     const void *packed = context->packed[PACK_WEIGHT];
-    return esp_op_is_blocked(context) ? esp_blocked_conv_run(context->compute, &layer->dense, x, packed,
-                                                             &extras, y, context->scratch)
-                                      : esp_group_conv_run(context->compute, layer->plan, x, packed, &extras,
-                                                           y, context->scratch);
+    return esp_op_is_blocked(context)
+               ? esp_blocked_conv_run(context->compute, &layer->dense, x, packed, &extras, y,
+                                      context->scratch)
+               : esp_group_conv_run(context->compute, layer->plan, x, packed, &extras, y, context->scratch);
 }
 
 const esp_op esp_group_row = {.name = "Conv in groups",

@@ -5,7 +5,8 @@
  * would read is in blocks already. Walking in topological order every value gets one layout that way, that of
  * its producer; inputs, constants and outputs of the network are plain. A step that wants the other layout of
  * a value reads a copy (value + value_count) that one conversion step makes for all who want it, in front of
- * the first. Where both layouts are the same memory the conversion is a view. */
+ * the first. In a network with self-grouped layers program_choice.c has the choice instead. Where both layouts
+ * are the same memory the conversion is a view. */
 #include "base/memory.h"
 #include "graph/program_internal.h"
 #include "tensor/blocked.h"
@@ -40,13 +41,16 @@ static bool reads_blocks(const esp_compiler *c, const esp_step *step)
 
 static esp_status choose(esp_compiler *c, esp_step *step, esp_error *err)
 {
+    if (step->is_joined)
+        return ESP_OK;
     esp_status status = esp_compiler_fill_context(c, step, err);
     if (status == ESP_OK)
         status = mark_wanted_grads(c, step, err);
     if (status != ESP_OK || step->op->blocks == NULL)
         return status;
     bool fits = step->op->blocks(&step->context, &step->layouts);
-    step->is_blocked = fits && ((step->op->flags & ESP_OP_PREFERS_BLOCKS) != 0 || reads_blocks(c, step));
+    bool prefers = (step->op->flags & ESP_OP_PREFERS_BLOCKS) != 0 || reads_blocks(c, step);
+    step->is_blocked = fits && (c->program->group_layers != NULL ? step->prefers_blocks : prefers);
     if (!step->is_blocked)
         step->layouts = (esp_op_layouts){0};
     else if (step->layouts.blocked_output)
@@ -56,7 +60,7 @@ static esp_status choose(esp_compiler *c, esp_step *step, esp_error *err)
 
 esp_status esp_compiler_choose_layouts(esp_compiler *c, esp_error *err)
 {
-    esp_status status = ESP_OK;
+    esp_status status = c->program->group_layers != NULL ? esp_compiler_weigh_layouts(c, err) : ESP_OK;
     for (int s = 0; status == ESP_OK && s < c->program->step_count; s++) {
         status = choose(c, &c->program->steps[s], err);
         c->program->steps[s].context.input_grads = NULL;

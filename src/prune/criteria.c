@@ -362,33 +362,64 @@ double esp_percentile(double *values, int64_t count, double p)
     return interpolate(values[below], high, share);
 }
 
-static int compare_values(const void *a, const void *b)
+/* As part_below. */
+static int64_t part_items_below(esp_repeated *items, int64_t low, int64_t high, double limit,
+                                bool takes_equal)
 {
-    double first = ((const esp_repeated *)a)->value, second = ((const esp_repeated *)b)->value;
+    int64_t next = low;
 
-    return (first > second) - (first < second);
+    for (int64_t i = low; i < high; i++) {
+        esp_repeated item = items[i];
+        items[i] = items[next];
+        items[next] = item;
+        next += takes_equal ? item.value <= limit : item.value < limit;
+    }
+    return next;
 }
 
-/* The value at a rank of the expanded list; `items` are sorted. */
-static double value_at(const esp_repeated *items, int64_t count, int64_t rank)
+static int64_t count_times(const esp_repeated *items, int64_t low, int64_t high)
 {
-    int64_t i = 0;
+    int64_t times = 0;
 
-    for (; i < count - 1 && rank >= items[i].times; i++)
-        rank -= items[i].times;
-    return items[i].value;
+    for (int64_t i = low; i < high; i++)
+        times += items[i].times;
+    return times;
+}
+
+/* The values at `rank` and the next one of the expanded list, as select_rank finds them. */
+static void select_repeated(esp_repeated *items, int64_t count, int64_t rank, double *value, double *next)
+{
+    int64_t low = 0, high = count, before = 0; /* `before` values lie below items[low] */
+
+    for (;;) {
+        double pivot =
+            median_of_three(items[low].value, items[low + (high - low) / 2].value, items[high - 1].value);
+        int64_t less = part_items_below(items, low, high, pivot, false);
+        int64_t times = count_times(items, low, less);
+        if (rank < before + times) {
+            high = less;
+            continue;
+        }
+        before += times;
+        low = part_items_below(items, less, high, pivot, true);
+        before += count_times(items, less, low);
+        *value = *next = pivot;
+        if (rank < before || low == less || low == high)
+            break;
+    }
+    if (rank + 1 < before)
+        return;
+    *next = INFINITY;
+    for (int64_t i = low; i < count; i++)
+        if (items[i].times && items[i].value < *next)
+            *next = items[i].value;
 }
 
 double esp_percentile_repeated(esp_repeated *items, int64_t count, double p)
 {
-    int64_t total = 0, below;
-    double share;
+    int64_t total = count_times(items, 0, count), below;
+    double share = find_position(total, p, &below), low, high;
 
-    for (int64_t i = 0; i < count; i++)
-        total += items[i].times;
-    qsort(items, (size_t)count, sizeof *items, compare_values);
-    share = find_position(total, p, &below);
-    if (below == total - 1)
-        return value_at(items, count, below);
-    return interpolate(value_at(items, count, below), value_at(items, count, below + 1), share);
+    select_repeated(items, count, below, &low, &high);
+    return below == total - 1 ? low : interpolate(low, high, share);
 }

@@ -40,7 +40,7 @@ esp_status esp_saliency_over(const esp_compute *compute, const esp_graph *graph,
 double esp_percentile(double *values, int64_t count, double p);
 
 /* The same of values that occur several times: as esp_percentile of the list in which each stands `times`
- * times. Sorts `items`; times >= 0, at least one above 0. */
+ * times. Reorders `items`; times >= 0, at least one above 0. */
 typedef struct esp_repeated {
     double value;
     int64_t times;

@@ -85,6 +85,53 @@ static esp_status step_layer(esp_preview *preview, int l, esp_error *err)
     return status;
 }
 
+/* ---- all layers: a task for each ---- */
+
+typedef struct step_run {
+    const esp_grouping_cache *cache;
+    esp_preview *preview;
+    const bool *takes_part;
+    const esp_kmeans_options *options;
+    esp_status *statuses;
+    esp_error *errors;
+} step_run;
+
+static void step_task(void *context, int64_t task, int slot)
+{
+    const step_run *run = context;
+    int l = (int)task;
+
+    (void)slot;
+    if (!run->takes_part[l])
+        return;
+    run->statuses[l] =
+        copy_grouping(preview_cache_grouping(run->cache, l, &run->options[l]), &run->preview->layers.items[l],
+                      &run->preview->items[l].grouping, &run->errors[l]);
+    if (run->statuses[l] == ESP_OK)
+        run->statuses[l] = step_layer(run->preview, l, &run->errors[l]);
+}
+
+static esp_status step_layers(const esp_compute *compute, step_run *run, esp_error *err)
+{
+    size_t count = (size_t)run->preview->layers.count;
+    esp_status status = ESP_OK;
+
+    run->statuses = esp_alloc_zero(count, sizeof *run->statuses);
+    run->errors = esp_alloc_zero(count, sizeof *run->errors);
+    if (!run->statuses || !run->errors)
+        status = esp_fail_memory(err, "layers", count * sizeof *run->errors);
+    else if (esp_compute_run(compute, (int64_t)count, step_task, run) != ESP_OK)
+        status = esp_fail(err, ESP_CANCELLED, "preview: cancelled");
+    for (size_t l = 0; status == ESP_OK && l < count; l++) {
+        status = run->statuses[l];
+        if (status != ESP_OK && err)
+            *err = run->errors[l];
+    }
+    esp_free(run->statuses);
+    esp_free(run->errors);
+    return status;
+}
+
 static esp_status cascade(esp_grouping_cache *cache, esp_preview *preview, esp_error *err)
 {
     const esp_layers *layers = &preview->layers;
@@ -149,13 +196,9 @@ esp_status preview_by_sg(const esp_compute *compute, esp_grouping_cache *cache, 
     }
     ask(preview, takes_part, options);
     status = preview_cache_cluster(cache, compute, takes_part, options, err);
-    for (int l = 0; status == ESP_OK && l < preview->layers.count; l++) {
-        if (!takes_part[l])
-            continue;
-        status = copy_grouping(preview_cache_grouping(cache, l, &options[l]), &preview->layers.items[l],
-                               &preview->items[l].grouping, err);
-        if (status == ESP_OK)
-            status = step_layer(preview, l, err);
+    if (status == ESP_OK) {
+        step_run run = {.cache = cache, .preview = preview, .takes_part = takes_part, .options = options};
+        status = step_layers(compute, &run, err);
     }
     if (status == ESP_OK && preview->plan.mode == ESP_MODE_SOUND)
         status = cascade(cache, preview, err);

@@ -403,7 +403,7 @@ double esp_group_conv_dense_cost(const esp_engine *engine, const esp_conv_geomet
     if (!esp_blocked_conv_plan(engine, geometry, ESP_CONV_FORWARD, false, &plan))
         return macs * 1.3;
     if (strcmp(esp_blocked_conv_name(&plan), "winograd") != 0)
-        return macs / 0.85;
+        return macs / 0.96;
     int64_t tiles = geometry->batch * conv_ceil_divide(geometry->out_height, 4) *
                     conv_ceil_divide(geometry->out_width, 4);
     double products = 36.0 * (double)(geometry->channels * geometry->filters);

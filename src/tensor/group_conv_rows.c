@@ -503,5 +503,5 @@ double esp_group_rows_cost(const esp_group_conv *plan)
     double copied = can_read_x(g) && !joins
                         ? 0.0
                         : (double)(plan->used_count * g->kernel_w) * (joins ? (double)g->kernel_h : 1.5);
-    return vectors * lanes * (sums + copied * 5.0) + weights * 8.0;
+    return vectors * lanes * (sums + copied * 24.0) + weights * 8.0;
 }

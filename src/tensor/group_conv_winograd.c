@@ -48,25 +48,28 @@ static int64_t best_part(const esp_group_conv *plan, int64_t count, int64_t tile
     return best;
 }
 
-static void divide(esp_group_conv *plan)
+/* Units of at most `most` tiles: whole images where several fit, rows of tiles of one image otherwise. */
+static void divide_by(esp_group_conv *plan, int64_t most)
 {
     const esp_conv_geometry *g = &plan->geometry;
     group_source *source = &plan->source;
-    int64_t image = source->rows * source->columns,
-            per_tile = WINOGRAD_POINTS * conv_max(plan->used_count, 1);
-    int64_t lanes = plan->kernels->lanes;
-    int64_t most = conv_max(LOCAL_FLOATS / per_tile, lanes);
-    plan->is_shared = conv_ceil_divide(g->batch * image, conv_max(most, 1)) < FEW_UNITS || most < 2 * lanes;
-    if (plan->is_shared)
-        most = conv_max(SHARED_FLOATS / per_tile, 2 * lanes);
+    int64_t image = source->rows * source->columns;
     int64_t images = image <= most ? best_part(plan, g->batch, image, most) : 1;
-    if (images > 1) {
-        source->plane_count = 2 * WINOGRAD_PATCH;
-        source->extra_rows = 0;
-        esp_group_source_divide(source, g, images, source->rows);
-    } else {
-        esp_group_source_divide(source, g, 1, best_part(plan, source->rows, source->columns, most));
-    }
+    source->plane_count = images > 1 ? 2 * WINOGRAD_PATCH : 2 * WINOGRAD_TILE;
+    source->extra_rows = images > 1 ? 0 : 1;
+    esp_group_source_divide(source, g, images,
+                            images > 1 ? source->rows : best_part(plan, source->rows, source->columns, most));
+}
+
+/* Units in the second-level cache are best. But weights are read once per unit: with many channels it is
+ * better to have more tiles in the last level. */
+static void divide(esp_group_conv *plan)
+{
+    const int64_t lanes = plan->kernels->lanes, tile = WINOGRAD_POINTS * conv_max(plan->used_count, 1);
+    divide_by(plan, conv_max(LOCAL_FLOATS / tile, lanes));
+    plan->is_shared = plan->source.units < FEW_UNITS || LOCAL_FLOATS / tile < 2 * lanes;
+    if (LOCAL_FLOATS / tile < 4 * lanes && plan->is_shared)
+        divide_by(plan, conv_max(SHARED_FLOATS / tile, 2 * lanes));
 }
 
 static esp_status make_source(esp_group_conv *plan, esp_error *err)
@@ -389,5 +392,6 @@ double esp_group_winograd_cost(const esp_group_conv *plan)
         weights += depth * (double)block->filters;
     }
     double transforms = 400.0 * (double)plan->used_count + 300.0 * (double)g->filters;
-    return (double)tiles * (WINOGRAD_POINTS * sums + transforms) + WINOGRAD_POINTS * weights * 8.0;
+    /* 1.2: V and M do not stay in the first-level cache. */
+    return 1.2 * ((double)tiles * (WINOGRAD_POINTS * sums + transforms) + WINOGRAD_POINTS * weights * 8.0);
 }

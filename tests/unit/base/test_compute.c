@@ -221,6 +221,7 @@ static void cancel_stops_the_run_and_says_so(void **state)
 
 typedef struct nest {
     const esp_compute *compute;
+    meeting at;
     atomic_int inner_runs;
     atomic_bool changed_slot;
 } nest;
@@ -245,7 +246,7 @@ static void run_outer(void *context, int64_t task, int slot)
     nest *job = context;
     inner_task inner = {.outer = job, .slot = slot};
 
-    (void)task;
+    meet(&job->at, task, slot); /* so that each thread has one */
     esp_compute_run(job->compute, 5, run_inner, &inner);
 }
 
@@ -256,11 +257,14 @@ static void a_nested_run_executes_inline_in_the_same_slot(void **state)
         esp_compute compute = {0};
         nest job = {.compute = &compute};
 
+        pthread_barrier_init(&job.at.barrier, NULL, (unsigned)threads);
         assert_int_equal(esp_pool_new(threads, &compute.pool, NULL), ESP_OK);
-        assert_int_equal(esp_compute_run(&compute, 40, run_outer, &job), ESP_OK);
-        assert_int_equal(atomic_load(&job.inner_runs), 200);
+        for (int round = 0; round < 10; round++)
+            assert_int_equal(esp_compute_run(&compute, threads, run_outer, &job), ESP_OK);
+        assert_int_equal(atomic_load(&job.inner_runs), 50 * threads);
         assert_false(atomic_load(&job.changed_slot));
         esp_pool_free(compute.pool);
+        pthread_barrier_destroy(&job.at.barrier);
     }
 }
 

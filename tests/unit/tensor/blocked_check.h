@@ -29,13 +29,23 @@ static inline int64_t blocked_index(const esp_view *view, int64_t index)
     return n * esp_view_image_stride(view) + (c / 16 * pixels + p) * 16 + c % 16;
 }
 
+/* NaN, as floats_new, but where tensors lie: stores past the caches want it. */
+static inline float *aligned_floats(int64_t count)
+{
+    void *block = NULL;
+    assert_int_equal(posix_memalign(&block, ESP_ALIGNMENT, (size_t)(count > 0 ? count : 1) * sizeof(float)), 0);
+    for (int64_t i = 0; i < count; i++)
+        ((float *)block)[i] = NAN;
+    return block;
+}
+
 /* A blocked image of NaN; `gap` floats between images. */
 static inline image_buffer buffer_new(esp_shape shape, int64_t gap)
 {
     image_buffer b = {.view = {.dtype = ESP_F32, .layout = ESP_LAYOUT_BLOCKED, .shape = shape}};
     int64_t span = shape.dims[0] == 0 ? 0 : esp_view_storage(&b.view) / shape.dims[0];
     b.count = shape.dims[0] == 0 ? 0 : (shape.dims[0] - 1) * (span + gap) + span;
-    b.memory = floats_new(b.count);
+    b.memory = aligned_floats(b.count);
     b.view.data = b.memory;
     b.view.image_stride = gap > 0 ? span + gap : 0;
     for (int64_t n = 0; gap > 0 && n + 1 < shape.dims[0]; n++)

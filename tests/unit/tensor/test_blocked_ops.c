@@ -1,5 +1,6 @@
 /* Passes over images in channel blocks against their definitions on plain arrays. Every image has NaN in the
  * lanes that belong to no channel, and many have gaps between images. */
+/* labels: threads */
 #include "unit/tensor/blocked_check.h"
 
 #include "oracle/oracle.h"
@@ -130,6 +131,22 @@ static void affine_scales_shifts_adds_and_clips_each_channel(void **state)
         image_buffer *in_place = i % 4 == 0 ? &t.residual_image : &t.x_image;
         assert_int_equal(esp_blocked_affine(compute, &t.x_image.view, &t.affine, &in_place->view), ESP_OK);
         assert_buffers_have_the_same_bits("in place", in_place, &t.y);
+        affine_free(&t);
+    }
+}
+
+/* So large that they are written past the caches, from images with gaps and without. */
+static void large_results_are_as_correct_as_small_ones(void **state)
+{
+    contexts *all = *state;
+    esp_rng rng;
+    esp_rng_seed(&rng, 69);
+    for (int i = 0; i < 2; i++) {
+        affine_case t = affine_new(&rng, images(5, 50, 130, 115));
+        t.affine.residual = i == 0 ? &t.residual_image.view : NULL;
+        affine_expect(&t);
+        assert_int_equal(esp_blocked_affine(&all->compute[2], &t.x_image.view, &t.affine, &t.y.view), ESP_OK);
+        assert_buffer_close("y", &t.y, t.expected, 1e-6);
         affine_free(&t);
     }
 }
@@ -388,8 +405,18 @@ static void pooling_agrees_with_windows_visited_one_by_one(void **state)
     }
 }
 
-/* Against the plain kernels, which are tested by finite differences. */
-static void pooling_gradients_are_those_of_plain_images(void **state)
+/* The same numbers, or NaN in both. */
+static void assert_same_numbers(const image_buffer *found, const float *expected)
+{
+    float *plain = buffer_read(found);
+    for (int64_t i = 0; i < esp_shape_elements(&found->view.shape); i++)
+        if (!(plain[i] == expected[i] || (isnan(plain[i]) && isnan(expected[i]))))
+            fail_msg("element %lld is %g, expected %g", (long long)i, (double)plain[i], (double)expected[i]);
+    free(plain);
+}
+
+/* Against the plain kernels, which are tested by finite differences; with ties, and NaN now and then. */
+static void pooling_and_its_gradients_are_those_of_plain_images(void **state)
 {
     contexts *all = *state;
     esp_rng rng;
@@ -400,11 +427,15 @@ static void pooling_gradients_are_those_of_plain_images(void **state)
                   out = images(g.batch, g.channels, g.out_height, g.out_width);
         pair x = pair_random(&rng, esp_shape_elements(&in), -1.0, 1.0), dx = pair_new(x.count),
              dy = pair_random(&rng, esp_shape_elements(&out), -1.0, 1.0);
-        for (int64_t j = 0; j < x.count; j++) /* with ties and a NaN now and then */
+        for (int64_t j = 0; j < x.count; j++)
             x.f[j] = pick(&rng, 0, 40) == 0 ? NAN : roundf(4.0f * x.f[j]);
         image_buffer bx = buffer_from(in, pick_gap(&rng), x.f), bdx = buffer_new(in, pick_gap(&rng)),
-                     bdy = buffer_from(out, pick_gap(&rng), dy.f);
+                     bdy = buffer_from(out, pick_gap(&rng), dy.f), by = buffer_new(out, 0);
         const esp_compute *compute = &all->compute[i % 4];
+        float *y = floats_new(dy.count);
+        assert_int_equal(esp_max_pool_forward(NULL, &g, x.f, y), ESP_OK);
+        assert_int_equal(esp_blocked_max_pool(compute, &g, &bx.view, &by.view), ESP_OK);
+        assert_same_numbers(&by, y);
         assert_int_equal(esp_max_pool_backward(NULL, &g, x.f, dy.f, dx.f), ESP_OK);
         for (int64_t j = 0; j < dx.count; j++)
             dx.d[j] = (double)dx.f[j];
@@ -418,9 +449,11 @@ static void pooling_gradients_are_those_of_plain_images(void **state)
         buffer_free(bx);
         buffer_free(bdx);
         buffer_free(bdy);
+        buffer_free(by);
         pair_free(x);
         pair_free(dx);
         pair_free(dy);
+        free(y);
     }
 }
 
@@ -578,6 +611,7 @@ static int group(void)
         cmocka_unit_test(images_go_to_blocks_and_back_unchanged),
         cmocka_unit_test(copies_take_plain_tensors_of_any_rank_and_empty_ones),
         cmocka_unit_test(affine_scales_shifts_adds_and_clips_each_channel),
+        cmocka_unit_test(large_results_are_as_correct_as_small_ones),
         cmocka_unit_test(clipping_lets_nan_pass),
         cmocka_unit_test(unary_functions_and_gradients_are_those_of_plain_images),
         cmocka_unit_test(binary_arithmetic_takes_equal_shapes_channels_images_and_numbers),
@@ -585,7 +619,7 @@ static int group(void)
         cmocka_unit_test(binary_gradients_are_the_derivatives),
         cmocka_unit_test(accumulating_adds_to_what_is_there),
         cmocka_unit_test(pooling_agrees_with_windows_visited_one_by_one),
-        cmocka_unit_test(pooling_gradients_are_those_of_plain_images),
+        cmocka_unit_test(pooling_and_its_gradients_are_those_of_plain_images),
         cmocka_unit_test(a_nan_wins_a_window_wherever_it_is),
         cmocka_unit_test(results_have_the_same_bits_for_one_two_and_three_threads),
         cmocka_unit_test(cancelled_passes_say_so),
