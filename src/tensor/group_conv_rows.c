@@ -142,7 +142,7 @@ static void fill_offsets(esp_group_conv *plan, const int64_t *phases)
                                          : plan->channels[i] * plan->channel_stride;
         for (int64_t tap = 0; tap < taps; tap++) {
             int64_t ky = tap / g->kernel_w, plane = tap, shift = 0;
-            if (source->extra_rows > 0 || source->plane_count < taps) {
+            if (!source->is_direct && (source->extra_rows > 0 || source->plane_count < taps)) {
                 int64_t line = 0;
                 while (phases[line] != ky * g->dilation_h % g->stride_h)
                     line++;
