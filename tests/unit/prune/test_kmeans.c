@@ -258,7 +258,7 @@ static void kmeans_tells_rows_apart_beside_one_that_lies_far_off(void **state)
 
     fill_normal(rows, 61 * 4, 13);
     for (int i = 0; i < 61 * 4; i++)
-        rows[i] = rows[i] * 0.1F + 100 + (float)(i / 4 % 3);
+        rows[i] = rows[i] * 0.1F + 1e4F + (float)(i / 4 % 3);
     for (int i = 0; i < 4; i++)
         rows[i] = 1e6F;
     options.k = 4;

@@ -341,6 +341,32 @@ static void not_a_number_stays_in_the_pixels_that_read_it(void **state)
     }
 }
 
+/* So much output that it is written past the caches where its address allows. */
+static void outputs_longer_than_a_cache_are_the_same(void **state)
+{
+    (void)state;
+    esp_rng rng;
+    esp_rng_seed(&rng, 25);
+    esp_conv_geometry g = square(2, 8, 256, 25, 1, 1, 0);
+    group_case test = case_new(&rng, &g);
+    size_t bytes = (size_t)test.y.count * sizeof(float);
+    char *block = esp_alloc(bytes + ESP_ALIGNMENT, 1);
+    assert_non_null(block);
+    for (int isa = ESP_ISA_PLAIN; isa <= ESP_ISA_AVX512; isa++) {
+        if (!esp_isa_is_supported((esp_isa)isa))
+            continue;
+        esp_engine engine = {.isa = (esp_isa)isa};
+        run_case(NULL, &engine, GROUP_ROWS, &test, false, (float *)(void *)block);
+        assert_all_close("aligned", (float *)(void *)block, test.y.d, test.y.count, test.tolerance);
+        memcpy(test.y.f, block, bytes);
+        float *shifted = (float *)(void *)(block + sizeof(float));
+        run_case(NULL, &engine, GROUP_ROWS, &test, false, shifted);
+        assert_memory_equal(shifted, test.y.f, bytes);
+    }
+    esp_free(block);
+    case_free(&test);
+}
+
 static void densify_gives_the_weights_with_zeros(void **state)
 {
     (void)state;
@@ -434,6 +460,7 @@ int main(void)
         cmocka_unit_test(layers_of_real_size_equal_the_dense_layer),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(not_a_number_stays_in_the_pixels_that_read_it),
+        cmocka_unit_test(outputs_longer_than_a_cache_are_the_same),
         cmocka_unit_test(densify_gives_the_weights_with_zeros),
         cmocka_unit_test(plans_refuse_groups_that_do_not_fit),
         cmocka_unit_test(a_plan_without_memory_fails_and_leaks_nothing),
