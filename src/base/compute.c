@@ -99,8 +99,8 @@ typedef struct patience {
     bool gives_way;
 } patience;
 
-/* Between two looks at what is waited for; false when it is time to sleep. Pauses are much shorter than a look
- * at the clock, giving way may be much longer. */
+/* Between two looks at what is waited for; false when it is time to sleep. Pauses are much shorter than a
+ * look at the clock, giving way may be much longer. */
 static bool wait_a_little(patience *wait)
 {
     enum { PAUSES_PER_LOOK = 64 };

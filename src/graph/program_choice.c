@@ -10,8 +10,9 @@
  * of step s, the edge source -> s costs what s costs on plain images, s -> sink what it costs in blocks. Per
  * image made by p two more nodes: p -> a -> readers, where p -> a costs the conversion and a -> r is
  * endless, so blocks that one reader or more wants plain are paid for once; and the same from readers through
- * b to p. Network inputs and outputs are plain. The flow is found along shortest augmenting paths (Edmonds
- * and Karp 1972); networks have some hundred steps. Equal prices: plain. */
+ * b to p. What a step could do on the way out (batch-norm, addition, clip) costs a pass of its own when the
+ * two lie on different sides. Network inputs and outputs are plain. The flow is found along shortest
+ * augmenting paths (Edmonds and Karp 1972); networks have some hundred steps. Equal prices: plain. */
 #include <limits.h>
 #include <string.h>
 
@@ -194,6 +195,18 @@ static bool is_free(const esp_view *view)
     return dims[1] % ESP_BLOCK == 0 && dims[2] == 1 && dims[3] == 1;
 }
 
+/* What step `s`, an only reader, does to image `v` could be done by whoever makes it. */
+static void price_separation(chooser *k, int s, int v)
+{
+    const esp_compiler *c = k->c;
+    int p = c->producer[v];
+    if (p < 0 || c->read_count[v] != 1 || (c->program->steps[s].op->flags & ESP_OP_POINTWISE) == 0)
+        return;
+    int64_t cost = pass_price(k, &c->program->values[v], 1.0);
+    cut_join(&k->net, FIRST_STEP + p, FIRST_STEP + s, cost);
+    cut_join(&k->net, FIRST_STEP + s, FIRST_STEP + p, cost);
+}
+
 /* The nodes a and b of every image that a step makes or the network is given. */
 static void price_images(chooser *k)
 {
@@ -224,6 +237,7 @@ static void price_images(chooser *k)
             cut_join(&k->net, a, can_block ? FIRST_STEP + s : SINK, ENDLESS);
             if (can_block)
                 cut_join(&k->net, FIRST_STEP + s, b, ENDLESS);
+            price_separation(k, s, v);
         }
     }
     k->net.node_count += 2 * c->value_count;
@@ -238,7 +252,7 @@ static esp_status chooser_new(chooser *k, esp_compiler *c, esp_error *err)
     for (size_t s = 0; s < steps; s++)
         reads += (size_t)c->program->steps[s].input_count;
     k->plain = esp_alloc_zero(steps, sizeof *k->plain);
-    bool is_whole = cut_new(&k->net, FIRST_STEP + steps + 2 * values, 2 * steps + 3 * values + 2 * reads);
+    bool is_whole = cut_new(&k->net, FIRST_STEP + steps + 2 * values, 2 * steps + 3 * values + 4 * reads);
     k->net.node_count = FIRST_STEP + (int)steps;
     return is_whole && k->plain != NULL ? ESP_OK : esp_compiler_no_memory(err);
 }

@@ -41,9 +41,9 @@ esp_status esp_blocked_norm_train(const esp_compute *compute, const esp_norm_tra
                                   const esp_view *y, void *scratch);
 
 /* dy' = dy where y is strictly between low and high (everywhere without clip); dx, dscale, dbias overwritten;
- * dresidual (NULL: not wanted) gets dy', added when `adds_residual`. norm->residual says whether there was one,
- * as in forward, but is not read; without one y is not read either (it is found from x) and may be NULL. dx may
- * be dy, and so may dresidual when it is not added to. */
+ * dresidual (NULL: not wanted) gets dy', added when `adds_residual`. norm->residual says whether there was
+ * one, as in forward, but is not read; without one y is not read either (it is found from x) and may be NULL.
+ * dx may be dy, and so may dresidual when it is not added to. */
 esp_status esp_blocked_norm_backward(const esp_compute *compute, const esp_norm_train *norm,
                                      const esp_view *x, const esp_view *y, const esp_view *dy,
                                      const esp_view *dx, float *dscale, float *dbias,

@@ -171,8 +171,8 @@ static void normalise_chunk(const norm_job *job, int64_t block, int64_t index)
 /* ---- backward ---- */
 
 /* y's data is NULL when nothing was added to it: then it is found again from x. */
-static blocked_gradient gradient_at(const norm_job *job, const blocked_rescale *forward, int64_t n, int64_t block,
-                                    int64_t pixel)
+static blocked_gradient gradient_at(const norm_job *job, const blocked_rescale *forward, int64_t n,
+                                    int64_t block, int64_t pixel)
 {
     return (blocked_gradient){.x = blocked_place(&job->x, n, block, pixel),
                               .dy = blocked_place(&job->dy, n, block, pixel),

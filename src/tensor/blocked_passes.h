@@ -69,8 +69,8 @@ typedef struct blocked_window {
 
 blocked_window esp_blocked_window(const esp_pool2d_geometry *g, int64_t row, int64_t column);
 
-/* The columns [*first, *end) whose windows have all their columns inside the image: each is the one before it,
- * moved by the stride. */
+/* The columns [*first, *end) whose windows have all their columns inside the image: each is the one before
+ * it, moved by the stride. */
 void esp_blocked_whole_columns(const esp_pool2d_geometry *g, int64_t *first, int64_t *end);
 
 #endif

@@ -8,23 +8,21 @@
 #define END_OF_STREAM  _mm_sfence()
 /* g where low < y < high, else 0 */
 #define V_BETWEEN(g, y, low, high)                                                                           \
-    _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(y, low, _CMP_GT_OQ), y, high, _CMP_LT_OQ), \
-                        g)
+    _mm512_maskz_mov_ps(                                                                                     \
+        _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(y, low, _CMP_GT_OQ), y, high, _CMP_LT_OQ), g)
 /* the larger of both; a NaN in either stays */
-#define V_LARGER(best, v)                                                                                    \
-    _mm512_mask_max_ps(best, _mm512_cmp_ps_mask(best, best, _CMP_ORD_Q), best, v)
+#define V_LARGER(best, v) _mm512_mask_max_ps(best, _mm512_cmp_ps_mask(best, best, _CMP_ORD_Q), best, v)
 /* best = v and at = tap where v > best or the first NaN */
 #define V_TAKE_LARGER(v, tap, best, at)                                                                      \
     do {                                                                                                     \
-        __mmask16 is_larger = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(best, best, _CMP_ORD_Q), v, best,   \
-                                                      _CMP_NLE_UQ);                                          \
+        __mmask16 is_larger =                                                                                \
+            _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(best, best, _CMP_ORD_Q), v, best, _CMP_NLE_UQ);       \
         (best) = _mm512_mask_mov_ps(best, is_larger, v);                                                     \
         (at) = _mm512_mask_mov_ps(at, is_larger, tap);                                                       \
     } while (0)
 #define V_HAS_NAN(v) (_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0)
 /* sum + g where at == tap */
-#define V_ADD_AT(sum, at, tap, g)                                                                            \
-    _mm512_mask_add_ps(sum, _mm512_cmp_ps_mask(at, tap, _CMP_EQ_OQ), sum, g)
+#define V_ADD_AT(sum, at, tap, g) _mm512_mask_add_ps(sum, _mm512_cmp_ps_mask(at, tap, _CMP_EQ_OQ), sum, g)
 #elif LANES == 8
 #define V_SUB(a, b)    _mm256_sub_ps(a, b)
 #define V_STREAM(p, v) _mm256_stream_ps(p, v)
@@ -35,14 +33,13 @@
     _mm256_blendv_ps(_mm256_max_ps(best, v), best, _mm256_cmp_ps(best, best, _CMP_UNORD_Q))
 #define V_TAKE_LARGER(v, tap, best, at)                                                                      \
     do {                                                                                                     \
-        __m256 is_larger = _mm256_and_ps(_mm256_cmp_ps(best, best, _CMP_ORD_Q),                              \
-                                         _mm256_cmp_ps(v, best, _CMP_NLE_UQ));                               \
+        __m256 is_larger =                                                                                   \
+            _mm256_and_ps(_mm256_cmp_ps(best, best, _CMP_ORD_Q), _mm256_cmp_ps(v, best, _CMP_NLE_UQ));       \
         (best) = _mm256_blendv_ps(best, v, is_larger);                                                       \
         (at) = _mm256_blendv_ps(at, tap, is_larger);                                                         \
     } while (0)
-#define V_HAS_NAN(v) (_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0)
-#define V_ADD_AT(sum, at, tap, g)                                                                            \
-    _mm256_add_ps(sum, _mm256_and_ps(_mm256_cmp_ps(at, tap, _CMP_EQ_OQ), g))
+#define V_HAS_NAN(v)              (_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0)
+#define V_ADD_AT(sum, at, tap, g) _mm256_add_ps(sum, _mm256_and_ps(_mm256_cmp_ps(at, tap, _CMP_EQ_OQ), g))
 #else
 #define V_SUB(a, b)    ((a) - (b))
 #define V_STREAM(p, v) V_STORE(p, v)
@@ -56,9 +53,8 @@
         (best) = blocked_plain_select(is_larger, v, best);                                                   \
         (at) = blocked_plain_select(is_larger, tap, at);                                                     \
     } while (0)
-#define V_HAS_NAN(v) ((v)[0] != (v)[0] || (v)[1] != (v)[1] || (v)[2] != (v)[2] || (v)[3] != (v)[3])
-#define V_ADD_AT(sum, at, tap, g)                                                                            \
-    ((sum) + blocked_plain_select((at) == (tap), g, (blocked_plain_vector){0}))
+#define V_HAS_NAN(v)              ((v)[0] != (v)[0] || (v)[1] != (v)[1] || (v)[2] != (v)[2] || (v)[3] != (v)[3])
+#define V_ADD_AT(sum, at, tap, g) ((sum) + blocked_plain_select((at) == (tap), g, (blocked_plain_vector){0}))
 #endif
 
 /* Streaming stores want whole aligned vectors. */
@@ -70,7 +66,7 @@ typedef struct KERNEL(lines) {
     VECTOR center[PARTS], factor[PARTS], shift[PARTS], low, high;
 } KERNEL(lines);
 
-KERNEL_INLINE void KERNEL(load_lines)(const blocked_rescale *rescale, KERNEL(lines) *lines)
+KERNEL_INLINE void KERNEL(load_lines)(const blocked_rescale *rescale, KERNEL(lines) * lines)
 {
     lines->low = V_SET(rescale->low);
     lines->high = V_SET(rescale->high);
@@ -128,8 +124,8 @@ static void KERNEL(rescale)(int64_t count, const float *x, const blocked_rescale
         KERNEL(rescale_form)(count, x, rescale, residual, false, y);
 }
 
-/* How dy' is found. The second one repeats the forward pass operation by operation, so that both agree on what
- * was clipped. */
+/* How dy' is found. The second one repeats the forward pass operation by operation, so that both agree on
+ * what was clipped. */
 enum { KERNEL(UNMASKED), KERNEL(MASKED_BY_X), KERNEL(MASKED_BY_Y) };
 
 KERNEL_INLINE int KERNEL(mask_of)(const blocked_gradient *run)
@@ -140,8 +136,8 @@ KERNEL_INLINE int KERNEL(mask_of)(const blocked_gradient *run)
 }
 
 /* dy' of the vector `i` floats from the beginning; `along` is x - center there. */
-KERNEL_INLINE VECTOR KERNEL(masked)(const blocked_gradient *run, int mask, const KERNEL(lines) *l, int v, int64_t i,
-                                    VECTOR along)
+KERNEL_INLINE VECTOR KERNEL(masked)(const blocked_gradient *run, int mask, const KERNEL(lines) * l, int v,
+                                    int64_t i, VECTOR along)
 {
     VECTOR g = V_LOAD(run->dy + i);
     if (mask == KERNEL(MASKED_BY_X))
@@ -194,7 +190,8 @@ KERNEL_INLINE void KERNEL(gradient_form)(int64_t count, const blocked_gradient *
 }
 
 KERNEL_TARGET
-static void KERNEL(gradient)(int64_t count, const blocked_gradient *run, const blocked_slopes *slopes, float *dx)
+static void KERNEL(gradient)(int64_t count, const blocked_gradient *run, const blocked_slopes *slopes,
+                             float *dx)
 {
     if (slopes->streams && IS_ALIGNED(dx))
         KERNEL(gradient_form)(count, run, slopes, true, dx);
@@ -216,8 +213,8 @@ static void KERNEL(statistics)(int64_t count, const float *x, float *center, flo
         VECTOR sums[CHAINS], deviations[CHAINS];
         UNROLL for (int c = 0; c < CHAINS; c++) sums[c] = V_ZERO();
         for (int64_t p = 0; p < whole; p += CHAINS)
-            UNROLL for (int c = 0; c < CHAINS; c++)
-                sums[c] = V_ADD(sums[c], V_LOAD(from + (p + c) * ESP_BLOCK));
+            UNROLL for (int c = 0; c < CHAINS; c++) sums[c] =
+                V_ADD(sums[c], V_LOAD(from + (p + c) * ESP_BLOCK));
         for (int64_t p = whole; p < count; p++)
             sums[0] = V_ADD(sums[0], V_LOAD(from + p * ESP_BLOCK));
         VECTOR mean = V_ADD(V_ADD(sums[0], sums[1]), V_ADD(sums[2], sums[3]));
@@ -247,8 +244,8 @@ static void KERNEL(statistics)(int64_t count, const float *x, float *center, flo
 /* What happens to dy' on the way. */
 enum { KERNEL(KEEPS_NOTHING), KERNEL(KEEPS), KERNEL(STREAMS), KERNEL(ADDS) };
 
-KERNEL_INLINE void KERNEL(gradient_sums_run)(int64_t count, const blocked_gradient *run, int mask, int residual,
-                                             float *sum_dy, float *sum_dy_x)
+KERNEL_INLINE void KERNEL(gradient_sums_run)(int64_t count, const blocked_gradient *run, int mask,
+                                             int residual, float *sum_dy, float *sum_dy_x)
 {
     const blocked_gradient r = *run;
     VECTOR sums[2][PARTS], products[2][PARTS];
@@ -323,7 +320,7 @@ typedef struct KERNEL(walk) {
     blocked_window w;
 } KERNEL(walk);
 
-KERNEL_INLINE void KERNEL(find_window)(KERNEL(walk) *walk)
+KERNEL_INLINE void KERNEL(find_window)(KERNEL(walk) * walk)
 {
     walk->is_other = walk->column <= walk->first_whole || walk->column >= walk->end_whole;
     if (walk->is_other)
@@ -370,8 +367,9 @@ KERNEL_INLINE void KERNEL(max_window)(const blocked_window *w, const float *x, f
     EACH_PART V_STORE(y + v * LANES, best[v]);
 }
 
-/* A whole window of rows x columns taps, known when this is compiled. A number larger than all others takes one
- * instruction a tap when there is no NaN; a sum tells whether there was one (or two infinities: no harm). */
+/* A whole window of rows x columns taps, known when this is compiled. A number larger than all others takes
+ * one instruction a tap when there is no NaN; a sum tells whether there was one (or two infinities: no harm).
+ */
 KERNEL_INLINE void KERNEL(max_whole)(const blocked_window *w, int64_t rows, int64_t columns, const float *x,
                                      float *y)
 {
@@ -379,13 +377,12 @@ KERNEL_INLINE void KERNEL(max_whole)(const blocked_window *w, int64_t rows, int6
     bool has_nan = false;
     EACH_PART best[v] = sum[v] = V_LOAD(x + w->offset + v * LANES);
     UNROLL for (int64_t tap_y = 0; tap_y < rows; tap_y++)
-        UNROLL for (int64_t tap_x = tap_y == 0; tap_x < columns; tap_x++)
-            EACH_PART
-            {
-                VECTOR value = V_LOAD(x + TAP(*w));
-                best[v] = V_MAX(best[v], value);
-                sum[v] = V_ADD(sum[v], value);
-            }
+        UNROLL for (int64_t tap_x = tap_y == 0; tap_x < columns; tap_x++) EACH_PART
+    {
+        VECTOR value = V_LOAD(x + TAP(*w));
+        best[v] = V_MAX(best[v], value);
+        sum[v] = V_ADD(sum[v], value);
+    }
     EACH_PART
     {
         V_STORE(y + v * LANES, best[v]);

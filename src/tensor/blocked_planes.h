@@ -6,8 +6,8 @@
 #include "tensor/simd.h"
 #include "tensor/tensor.h"
 
-/* A result at least this large (16 MB) is no longer in the cache when it is read: it is better written past the
- * caches, which also saves reading the lines it overwrites. */
+/* A result at least this large (16 MB) is no longer in the cache when it is read: it is better written past
+ * the caches, which also saves reading the lines it overwrites. */
 enum { BLOCKED_STREAMED_FLOATS = 4 << 20 };
 
 /* A blocked view taken apart: [batch, blocks, pixels, 16]. */

@@ -1,5 +1,5 @@
-/* Pooling of blocked images: a window is folded pixel by pixel, sixteen channels at once. Forward, a task is a
- * band of output rows of one plane, or several small planes; backward a task has whole planes, so that what
+/* Pooling of blocked images: a window is folded pixel by pixel, sixteen channels at once. Forward, a task is
+ * a band of output rows of one plane, or several small planes; backward a task has whole planes, so that what
  * windows share is added up in order. */
 #include <string.h>
 
@@ -67,7 +67,8 @@ static void pool_task(void *context, int64_t task, int slot)
 static esp_status run_pool(const esp_compute *compute, pool_job *job)
 {
     const esp_pool2d_geometry *g = job->g;
-    int64_t in_floats = g->height * g->width * ESP_BLOCK, out_floats = g->out_height * g->out_width * ESP_BLOCK;
+    int64_t in_floats = g->height * g->width * ESP_BLOCK,
+            out_floats = g->out_height * g->out_width * ESP_BLOCK;
     int64_t floats = in_floats > out_floats ? in_floats : out_floats;
     job->planes = job->y.batch * job->y.blocks;
     job->planes_per_task = esp_tile_rows(floats);
@@ -77,14 +78,17 @@ static esp_status run_pool(const esp_compute *compute, pool_job *job)
     job->bands = job->rows_per_task > 0 ? esp_tile_count(g->out_height, job->rows_per_task) : 0;
     if (job->backward != NULL)
         job->bands = 1; /* an empty output still has a gradient to clear */
-    return esp_compute_run(compute, esp_tile_count(job->planes, job->planes_per_task) * job->bands, pool_task, job);
+    return esp_compute_run(compute, esp_tile_count(job->planes, job->planes_per_task) * job->bands, pool_task,
+                           job);
 }
 
 esp_status esp_blocked_max_pool(const esp_compute *compute, const esp_pool2d_geometry *geometry,
                                 const esp_view *x, const esp_view *y)
 {
-    pool_job job = {
-        .g = geometry, .x = blocked_images_of(x), .y = blocked_images_of(y), .forward = esp_blocked_passes()->max_row};
+    pool_job job = {.g = geometry,
+                    .x = blocked_images_of(x),
+                    .y = blocked_images_of(y),
+                    .forward = esp_blocked_passes()->max_row};
     return run_pool(compute, &job);
 }
 
@@ -102,8 +106,10 @@ esp_status esp_blocked_max_pool_backward(const esp_compute *compute, const esp_p
 esp_status esp_blocked_average_pool(const esp_compute *compute, const esp_pool2d_geometry *geometry,
                                     const esp_view *x, const esp_view *y)
 {
-    pool_job job = {
-        .g = geometry, .x = blocked_images_of(x), .y = blocked_images_of(y), .forward = esp_blocked_passes()->average_row};
+    pool_job job = {.g = geometry,
+                    .x = blocked_images_of(x),
+                    .y = blocked_images_of(y),
+                    .forward = esp_blocked_passes()->average_row};
     return run_pool(compute, &job);
 }
 

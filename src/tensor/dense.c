@@ -1,10 +1,10 @@
 /* Fully connected layers.
  *
- * A task computes the dot products of FILTERS filters with up to MOST_ROWS rows of x, several of both at once.
- * With few rows reading the weights from memory takes longer than the arithmetic: they are read once. Channels
- * are taken in stretches, so that what is used again (x by every filter, w by every group of rows) is still in
- * the cache; between stretches the running sums wait in a buffer on the stack. There is nothing to pack, so
- * this is faster than the BLAS also where the arithmetic counts. */
+ * A task computes the dot products of FILTERS filters with up to MOST_ROWS rows of x, several of both at
+ * once. With few rows reading the weights from memory takes longer than the arithmetic: they are read once.
+ * Channels are taken in stretches, so that what is used again (x by every filter, w by every group of rows)
+ * is still in the cache; between stretches the running sums wait in a buffer on the stack. There is nothing
+ * to pack, so this is faster than the BLAS also where the arithmetic counts. */
 #include "tensor/dense.h"
 
 #include <string.h>
@@ -13,19 +13,21 @@
 
 enum {
     MOST_ROWS = 96,
-    FILTERS = 16,         /* of a task, or a multiple of it */
-    TASK_MACS = 1 << 16,  /* at least, by taking more filters */
-    X_FLOATS = 128 << 10, /* of a stretch, when all rows go through the registers at once: half of a second cache */
-    STRETCH = 512,        /* channels of a stretch otherwise: w of a task fills most of a first cache */
+    FILTERS = 16,        /* of a task, or a multiple of it */
+    TASK_MACS = 1 << 16, /* at least, by taking more filters */
+    X_FLOATS =
+        128 << 10, /* of a stretch, when all rows go through the registers at once: half of a second cache */
+    STRETCH = 512, /* channels of a stretch otherwise: w of a task fills most of a first cache */
     MOST_LANES = 16,
 };
 
 /* One set per instruction set. `products` computes, for each row r of x and each of the filters f, vectors of
- * `lanes` sums at sums[(f * rows + r) * lanes]; `count` is a multiple of lanes. `finish` adds each vector up. */
+ * `lanes` sums at sums[(f * rows + r) * lanes]; `count` is a multiple of lanes. `finish` adds each vector up.
+ */
 typedef struct dense_kernels {
     int lanes, rows; /* rows: of the tallest tile */
-    void (*products)(int64_t rows, int64_t filters, int64_t count, const float *x, int64_t x_pitch, const float *w,
-                     int64_t w_pitch, bool is_first, float *sums);
+    void (*products)(int64_t rows, int64_t filters, int64_t count, const float *x, int64_t x_pitch,
+                     const float *w, int64_t w_pitch, bool is_first, float *sums);
     void (*finish)(int64_t count, const float *sums, float *totals);
 } dense_kernels;
 
@@ -87,8 +89,8 @@ static void products_at(const dense_job *job, int64_t first_row, int64_t rows, i
     float totals[FILTERS * MOST_ROWS];
 
     for (int64_t c = 0; c < job->whole; c += job->stretch)
-        kernels->products(rows, filters, esp_tile_end(c, job->stretch, job->whole) - c, x + c, channels, w + c,
-                          channels, c == 0, sums);
+        kernels->products(rows, filters, esp_tile_end(c, job->stretch, job->whole) - c, x + c, channels,
+                          w + c, channels, c == 0, sums);
     if (job->whole < channels) {
         float x_end[MOST_ROWS * MOST_LANES], w_end[FILTERS * MOST_LANES];
         int64_t left = channels - job->whole;
@@ -124,7 +126,8 @@ static void fill(const esp_dense *dense, float *y)
 esp_status esp_dense_forward(const esp_compute *compute, const esp_engine *engine, const esp_dense *dense,
                              const float *x, const float *w, float *y)
 {
-    dense_job job = {.dense = dense, .kernels = kernels_of(engine), .x = x, .w = w, .y = y, .stretch = STRETCH};
+    dense_job job = {
+        .dense = dense, .kernels = kernels_of(engine), .x = x, .w = w, .y = y, .stretch = STRETCH};
     if (dense->rows == 0 || dense->filters == 0)
         return ESP_OK;
     if (dense->channels == 0) {
@@ -141,5 +144,6 @@ esp_status esp_dense_forward(const esp_compute *compute, const esp_engine *engin
     job.row_tasks = esp_tile_count(dense->rows, job.rows);
     int64_t macs = FILTERS * (job.rows < dense->rows ? job.rows : dense->rows) * dense->channels;
     job.filters = FILTERS * (macs >= TASK_MACS ? 1 : esp_tile_count(TASK_MACS, macs));
-    return esp_compute_run(compute, job.row_tasks * esp_tile_count(dense->filters, job.filters), dense_task, &job);
+    return esp_compute_run(compute, job.row_tasks * esp_tile_count(dense->filters, job.filters), dense_task,
+                           &job);
 }

@@ -1,11 +1,11 @@
-/* Tiles of dot products of dense.c, once per instruction set (blocked_isas.h): `rows` rows of x with `filters`
- * rows of w, one vector of running sums each. */
+/* Tiles of dot products of dense.c, once per instruction set (blocked_isas.h): `rows` rows of x with
+ * `filters` rows of w, one vector of running sums each. */
 
 #if LANES == 16
-#define V_SUM(v) _mm512_reduce_add_ps(v)
+#define V_SUM(v)  _mm512_reduce_add_ps(v)
 #define MOST_ROWS 6
 #elif LANES == 8
-#define V_SUM(v) KERNEL(sum)(v)
+#define V_SUM(v)  KERNEL(sum)(v)
 #define MOST_ROWS 3
 KERNEL_INLINE float KERNEL(sum)(__m256 v)
 {
@@ -14,15 +14,16 @@ KERNEL_INLINE float KERNEL(sum)(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 #else
-#define V_SUM(v) (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
+#define V_SUM(v)  (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
 #define MOST_ROWS 3
 #endif
 
 /* sums[f * sums_pitch + r] = or += the product over `count` channels, a multiple of LANES; the vectors of
  * running sums are kept there from one stretch of channels to the next. One or two rows go through w as fast
  * as the processor foresees it by itself; more of them it must be told what comes. */
-KERNEL_INLINE void KERNEL(tile)(int rows, int filters, int64_t count, const float *x, int64_t x_pitch, const float *w,
-                                int64_t w_pitch, bool is_first, float *sums, int64_t sums_pitch)
+KERNEL_INLINE void KERNEL(tile)(int rows, int filters, int64_t count, const float *x, int64_t x_pitch,
+                                const float *w, int64_t w_pitch, bool is_first, float *sums,
+                                int64_t sums_pitch)
 {
     VECTOR total[8][MOST_ROWS];
     UNROLL for (int f = 0; f < filters; f++) UNROLL for (int r = 0; r < rows; r++)
@@ -58,8 +59,9 @@ static void KERNEL(products)(int64_t rows, int64_t filters, int64_t count, const
         int64_t f = 0, height = rows - r < MOST_ROWS ? rows - r : MOST_ROWS;
         const float *from = x + r * x_pitch;
 #define TILE(height, width)                                                                                  \
-    KERNEL(tile)(height, width, count, from, x_pitch, w + f * w_pitch, w_pitch, is_first,                    \
-                 sums + (f * rows + r) * LANES, rows)
+    KERNEL(tile)                                                                                             \
+    (height, width, count, from, x_pitch, w + f * w_pitch, w_pitch, is_first, sums + (f * rows + r) * LANES, \
+     rows)
 #define TILES_OF(height)                                                                                     \
     for (; f + 4 <= filters; f += 4)                                                                         \
         TILE(height, 4);                                                                                     \

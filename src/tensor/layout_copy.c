@@ -17,16 +17,18 @@ static inline void transpose_quads(const float *from, int64_t from_stride, float
 {
     quad a = QUAD_FROM(from), b = QUAD_FROM(from + from_stride), c = QUAD_FROM(from + 2 * from_stride),
          d = QUAD_FROM(from + 3 * from_stride);
-    quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7),
-         cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+         ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+         cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+         cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
     QUAD_AT(to) = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
     QUAD_AT(to + to_stride) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
     QUAD_AT(to + 2 * to_stride) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
     QUAD_AT(to + 3 * to_stride) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
 }
 
-/* Sixteen channel planes are more streams than the processor foresees: for every line of pixels it is told what
- * comes AHEAD pixels later. */
+/* Sixteen channel planes are more streams than the processor foresees: for every line of pixels it is told
+ * what comes AHEAD pixels later. */
 enum { LINE = 16, AHEAD = 64 };
 
 /* One plane: lanes [0, lanes) of `count` pixels from channel planes `pitch` floats apart; the other lanes
@@ -46,8 +48,8 @@ static void to_blocked(int64_t count, int64_t lanes, const float *from, int64_t 
             to[p * ESP_BLOCK + lane] = lane < lanes ? from[lane * pitch + p] : 0.0f;
 }
 
-/* Here four planes get a whole line before the next four: planes whose size is a power of two fall on the same
- * places of the cache, and would push each other out. */
+/* Here four planes get a whole line before the next four: planes whose size is a power of two fall on the
+ * same places of the cache, and would push each other out. */
 ESP_SIMD_CLONES
 static void to_plain(int64_t count, int64_t lanes, const float *from, float *to, int64_t pitch)
 {
@@ -119,13 +121,14 @@ esp_status esp_layout_copy(const esp_compute *compute, const esp_view *from, con
                     .to_blocked = to->layout == ESP_LAYOUT_BLOCKED,
                     .image_floats = elements / batch};
     if (from->layout == to->layout) {
-        bool has_gaps = batch > 1 && (job.from_stride != job.image_floats || job.to_stride != job.image_floats);
+        bool has_gaps =
+            batch > 1 && (job.from_stride != job.image_floats || job.to_stride != job.image_floats);
         if (!has_gaps) {
             job.image_floats = elements;
             batch = 1;
         }
-        return esp_compute_run(compute, batch * esp_tile_count(job.image_floats, ESP_FLAT_TILE), same_layout_task,
-                               &job);
+        return esp_compute_run(compute, batch * esp_tile_count(job.image_floats, ESP_FLAT_TILE),
+                               same_layout_task, &job);
     }
     job.images = blocked_images_of(from);
     job.tiles = blocked_tiles_of(job.images.batch * job.images.blocks, job.images.pixels);

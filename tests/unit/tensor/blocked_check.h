@@ -33,7 +33,8 @@ static inline int64_t blocked_index(const esp_view *view, int64_t index)
 static inline float *aligned_floats(int64_t count)
 {
     void *block = NULL;
-    assert_int_equal(posix_memalign(&block, ESP_ALIGNMENT, (size_t)(count > 0 ? count : 1) * sizeof(float)), 0);
+    assert_int_equal(posix_memalign(&block, ESP_ALIGNMENT, (size_t)(count > 0 ? count : 1) * sizeof(float)),
+                     0);
     for (int64_t i = 0; i < count; i++)
         ((float *)block)[i] = NAN;
     return block;

@@ -13,14 +13,16 @@ typedef struct dense_case {
 
 static dense_case case_new(esp_rng *rng, int64_t rows, int64_t filters, int64_t channels)
 {
-    dense_case t = {.dense = {.rows = rows, .filters = filters, .channels = channels, .low = -0.5f, .high = 0.75f},
-                    .x = pair_random(rng, rows * channels, -1.0, 1.0),
-                    .w = pair_random(rng, filters * channels, -1.0, 1.0),
-                    .bias = pair_random(rng, filters, -1.0, 1.0),
-                    .y = pair_new(rows * filters)};
+    dense_case t = {
+        .dense = {.rows = rows, .filters = filters, .channels = channels, .low = -0.5f, .high = 0.75f},
+        .x = pair_random(rng, rows * channels, -1.0, 1.0),
+        .w = pair_random(rng, filters * channels, -1.0, 1.0),
+        .bias = pair_random(rng, filters, -1.0, 1.0),
+        .y = pair_new(rows * filters)};
     t.dense.bias = pick(rng, 0, 2) > 0 ? t.bias.f : NULL;
     t.dense.clips = pick(rng, 0, 1) == 1;
-    oracle_gemm(false, true, rows, filters, channels, 1.0, t.x.d, channels, t.w.d, channels, 0.0, t.y.d, filters);
+    oracle_gemm(false, true, rows, filters, channels, 1.0, t.x.d, channels, t.w.d, channels, 0.0, t.y.d,
+                filters);
     for (int64_t i = 0; i < rows * filters; i++) {
         double v = t.y.d[i] + (t.dense.bias != NULL ? t.bias.d[i % filters] : 0.0);
         t.y.d[i] = t.dense.clips ? fmin(fmax(v, -0.5), 0.75) : v;

@@ -1,5 +1,5 @@
-/* The choice of kernels: words, what they mean, and what is refused. The default is found once in a process, so
- * each look at it has a process of its own. */
+/* The choice of kernels: words, what they mean, and what is refused. The default is found once in a process,
+ * so each look at it has a process of its own. */
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,7 +51,8 @@ static void instruction_sets_are_taken_when_the_processor_has_them(void **state)
         esp_isa isa;
     } sets[] = {{"plain", ESP_ISA_PLAIN}, {"avx2", ESP_ISA_AVX2}, {"avx512", ESP_ISA_AVX512}};
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        esp_engine engine = {.isa = sets[i].isa == ESP_ISA_PLAIN ? ESP_ISA_AVX2 : ESP_ISA_PLAIN}, before = engine;
+        esp_engine engine = {.isa = sets[i].isa == ESP_ISA_PLAIN ? ESP_ISA_AVX2 : ESP_ISA_PLAIN},
+                   before = engine;
         esp_error err = {0};
         esp_status status = esp_engine_parse(sets[i].name, &engine, &err);
         assert_string_equal(esp_isa_name(sets[i].isa), sets[i].name);
@@ -72,8 +73,9 @@ static void an_unknown_word_is_named_and_changes_nothing(void **state)
     (void)state;
     const struct {
         const char *text, *word;
-    } wrong[] = {{"blocked,sse9", "'sse9'"}, {"winogra", "'winogra'"},     {"plainer", "'plainer'"}, {"no-plain", "'no-plain'"},
-                 {"no-", "'no-'"},           {"Blocked", "'Blocked'"},     {" plain", "' plain'"}};
+    } wrong[] = {{"blocked,sse9", "'sse9'"}, {"winogra", "'winogra'"}, {"plainer", "'plainer'"},
+                 {"no-plain", "'no-plain'"}, {"no-", "'no-'"},         {"Blocked", "'Blocked'"},
+                 {" plain", "' plain'"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         esp_engine engine = all_off;
         esp_error err = {0};
@@ -99,7 +101,8 @@ static esp_engine default_with(const char *kernels)
         else
             unsetenv("ESPALIER_KERNELS");
         engine = *esp_engine_default();
-        bool is_stable = esp_engine_default() == esp_engine_default() && is_same(esp_engine_default(), &engine);
+        bool is_stable =
+            esp_engine_default() == esp_engine_default() && is_same(esp_engine_default(), &engine);
         _exit(write(ends[1], &engine, sizeof engine) != sizeof engine || !is_stable);
     }
     assert_int_equal(read(ends[0], &engine, sizeof engine), sizeof engine);
