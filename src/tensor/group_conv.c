@@ -408,8 +408,8 @@ double esp_group_conv_dense_cost(const esp_engine *engine, const esp_conv_geomet
                     conv_ceil_divide(geometry->out_width, 4);
     double products = 36.0 * (double)(geometry->channels * geometry->filters);
     return (double)tiles *
-               (products * 1.15 + 180.0 * (double)geometry->channels + 140.0 * (double)geometry->filters) +
-           products * 8.0;
+               (products * 1.2 + 180.0 * (double)geometry->channels + 140.0 * (double)geometry->filters) +
+           products * 3.0;
 }
 
 double esp_group_conv_copy_cost(const esp_engine *engine, int64_t elements)

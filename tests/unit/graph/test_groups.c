@@ -217,7 +217,7 @@ static void groups_that_have_no_blocked_form_are_a_layer(void **state)
     esp_graph *graph = net_finish(&g->n);
     expect_same_results(graph);
     esp_exec *exec = executor(graph, NULL, false);
-    assert_non_null(strstr(esp_exec_node(exec, 1).method, "grouped"));
+    assert_string_not_equal(esp_exec_node(exec, 1).method, "plain"); /* grouped or dense, as is cheaper */
     assert_int_equal(esp_exec_node(exec, 3).fused_into, 1);
     esp_exec_free(exec);
     esp_graph_unref(graph);
