@@ -60,7 +60,8 @@ typedef struct esp_infer_context {
 
 /* How a node runs when it keeps images in channel blocks (ESP_LAYOUT_BLOCKED). */
 typedef struct esp_op_layouts {
-    unsigned blocked_inputs; /* bit i: input i must be blocked; the others are plain */
+    unsigned blocked_inputs; /* bit i: input i must be blocked; the others are plain. The last bit
+                                stands for all inputs from there on */
     bool blocked_output;     /* output 0 is blocked; other outputs are plain */
 } esp_op_layouts;
 

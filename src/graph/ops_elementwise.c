@@ -433,11 +433,10 @@ static esp_status spread(const esp_compute *compute, const esp_view *x, const es
 /* Images of one shape. */
 bool esp_op_sum_blocks(const esp_op_context *context, esp_op_layouts *out)
 {
-    *out = (esp_op_layouts){.blocked_output = true};
-    if (!esp_view_is_image(context->outputs[0]) || context->input_count < 2 || context->input_count > 32)
+    *out = (esp_op_layouts){.blocked_inputs = UINT32_MAX, .blocked_output = true};
+    if (!esp_view_is_image(context->outputs[0]) || context->input_count < 2)
         return false;
     for (int i = 0; i < context->input_count; i++) {
-        out->blocked_inputs |= 1u << i;
         if (!esp_shape_equal(&context->inputs[i]->shape, &context->outputs[0]->shape))
             return false;
     }

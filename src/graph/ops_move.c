@@ -72,11 +72,10 @@ bool esp_op_concat_blocks(const esp_op_context *context, esp_op_layouts *out)
 {
     concat_plan plan;
     esp_op_concat_prepare(context, &plan);
-    *out = (esp_op_layouts){.blocked_output = true};
-    if (!esp_view_is_image(context->outputs[0]) || plan.axis != 1 || context->input_count > 32)
+    *out = (esp_op_layouts){.blocked_inputs = UINT32_MAX, .blocked_output = true};
+    if (!esp_view_is_image(context->outputs[0]) || plan.axis != 1)
         return false;
     for (int i = 0; i < context->input_count; i++) {
-        out->blocked_inputs |= 1u << i;
         if (!esp_view_is_image(context->inputs[i]))
             return false;
     }

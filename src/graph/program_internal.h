@@ -87,9 +87,11 @@ static inline bool esp_compiler_is_fixed(const esp_compiler *c, int value)
     return c->is_static[value] || esp_compiler_param(c, value) != NULL;
 }
 
+/* Whether a mask of a row or a step has the bit of input `index`. The last bit stands for all inputs from
+ * there on. */
 static inline bool esp_bit(unsigned mask, int index)
 {
-    return index < 32 && (mask & 1u << index) != 0;
+    return (mask & 1u << (index < 31 ? index : 31)) != 0;
 }
 
 /* Whether a step writes this output: nobody may need the second output of a Dropout. */
