@@ -91,13 +91,13 @@ static esp_status measure_yardsticks(esp_bench *it, esp_cli *cli, esp_error *err
 
 static esp_status measure(esp_bench *it, esp_cli *cli, esp_error *err)
 {
-    esp_status status =
-        esp_measure_latency(&cli->compute, it->graph, &it->options, it->has_layers, &it->result, err);
+    esp_status status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
+    if (status == ESP_OK) {
+        status =
+            esp_measure_latency(&cli->compute, it->graph, &it->options, it->has_layers, &it->result, err);
+    }
     if (status == ESP_OK && it->has_layers) {
         status = measure_yardsticks(it, cli, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
     }
     if (status != ESP_OK) {
         return status;
@@ -166,6 +166,7 @@ esp_status esp_command_bench(esp_cli *cli, int argc, char **argv, esp_error *err
         return status;
     }
     it.options.repeats = (int)repeats;
+    it.options.spends_weights = !it.options.is_training && !it.has_layers; /* groupings are read afterwards */
     status = esp_cli_start(cli, threads, err);
     if (status == ESP_OK) {
         status = run(&it, cli, positionals.items[0], &inputs, takes_turns, err);

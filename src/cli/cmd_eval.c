@@ -31,7 +31,7 @@ esp_status esp_command_eval(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
     const char *data = NULL;
     char data_help[128];
-    esp_eval_options eval = {0};
+    esp_eval_options eval = {.spends_weights = true};
     int64_t threads = 0;
     bool is_json = false, is_done = false, uses_training = false;
     const esp_option options[] = {

@@ -14,6 +14,7 @@
 #include "prune/criteria.h"
 
 typedef struct saliency_request {
+    const esp_compute *compute;
     esp_graph *graph;
     esp_inferred *inferred;
     esp_layers layers;
@@ -109,7 +110,7 @@ static esp_status score(const saliency_request *it, int layer, double **out, esp
     if (!*out) {
         return esp_fail_memory(err, "saliency", (size_t)item->filters * sizeof **out);
     }
-    return esp_saliency(it->graph, item, it->criterion, it->seed, *out, err);
+    return esp_saliency(it->compute, it->graph, item, it->criterion, it->seed, *out, err);
 }
 
 static esp_status print_all(const saliency_request *it, esp_error *err)
@@ -166,12 +167,11 @@ static esp_status print_one(const saliency_request *it, const char *name, esp_er
 
 esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    (void)cli;
     const char *criterion = "l1";
     const char *layer = NULL;
-    int64_t seed = 0;
+    int64_t seed = 0, threads = 0;
     bool is_done = false;
-    saliency_request it = {0};
+    saliency_request it = {.compute = &cli->compute};
     esp_option_list inputs = {0};
     esp_text names = {0};
     for (int i = 0; i < esp_criterion_count(); i++) {
@@ -183,6 +183,7 @@ esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *
         {"layer", 'l', ESP_OPTION_TEXT, &layer, "NAME", "every filter of one layer", 0, 0, 0},
         {"seed", 0, ESP_OPTION_INT, &seed, "N", "for the random criterion", 0, 1e15, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
+        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
         {0},
     };
@@ -204,7 +205,10 @@ esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *
         return status;
     }
     it.seed = (uint64_t)seed;
-    status = esp_criterion_find(criterion, &it.criterion, err);
+    status = esp_cli_start(cli, threads, err);
+    if (status == ESP_OK) {
+        status = esp_criterion_find(criterion, &it.criterion, err);
+    }
     if (status == ESP_OK) {
         status = esp_onnx_load(positionals.items[0], &it.graph, err);
     }

@@ -42,8 +42,23 @@ static esp_status check_options(const esp_exec_options *options, esp_error *err)
 {
     if (options->is_training && options->params == NULL)
         return esp_fail(err, ESP_INVALID, "an executor for training needs parameters to train");
+    if (options->is_training && options->spends_weights)
+        return esp_fail(err, ESP_INVALID, "an executor for training needs the weights it was to spend");
     if (options->slots < 0)
         return esp_fail(err, ESP_INVALID, "%d thread slots", options->slots);
+    return ESP_OK;
+}
+
+/* Another executor may have spent weights of this graph. */
+static esp_status check_weights(const esp_graph *graph, esp_error *err)
+{
+    for (int v = 0; v < esp_graph_value_count(graph); v++) {
+        const esp_value *value = esp_graph_value(graph, v);
+        if (value->constant != NULL && esp_tensor_is_spent(value->constant))
+            return esp_fail(err, ESP_STATE,
+                            "'%s' exists in packed form only: an executor has spent the weights",
+                            value->name);
+    }
     return ESP_OK;
 }
 
@@ -70,6 +85,7 @@ static esp_status open_exec(esp_exec *exec, const esp_graph *graph, const esp_ex
                                           .keeps_values = options->keeps_values,
                                           .stops_at_logits = options->stops_at_logits,
                                           .freezes_norm = options->freezes_norm,
+                                          .spends_weights = options->spends_weights,
                                           .slots = options->slots == 0 ? 1 : options->slots,
                                           .wants_input_grad = exec->wants_input_grad,
                                           .rng = &exec->rng,
@@ -82,6 +98,8 @@ esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options,
 {
     *out = NULL;
     esp_status status = check_options(options, err);
+    if (status == ESP_OK)
+        status = check_weights(graph, err);
     if (status != ESP_OK)
         return status;
     esp_blas_start();

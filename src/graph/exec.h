@@ -21,6 +21,9 @@ typedef struct esp_exec_options {
     bool keeps_values;        /* every intermediate value stays readable after a run (esp_exec_value) */
     bool stops_at_logits;     /* an output made by a Softmax is replaced by the Softmax's input */
     bool freezes_norm;        /* training with batch-norm in evaluation form */
+    bool spends_weights;      /* evaluation: weights that are read in packed form only are freed as they are
+                                 packed. The graph, and whatever shares tensors with it, is good for nothing
+                                 else afterwards than this executor */
     int slots;                /* threads that will run it at most (esp_compute_slots); 0 = 1 */
     const esp_engine *engine; /* NULL: esp_engine_default(); copied */
 } esp_exec_options;

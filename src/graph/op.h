@@ -100,6 +100,8 @@ typedef struct esp_op_pack {
     int input;    /* the input it is made of; -1: of several */
     uint64_t key; /* not 0: what other steps pack from the same tensor with this key is the same */
     bool is_for_backward;
+    unsigned replaces; /* bit i: forward reads this instead of input i. The last bit stands for all inputs
+                          from there on */
 } esp_op_pack;
 
 /* Context of forward and backward for one node. Absent inputs/outputs are NULL. */

@@ -207,7 +207,8 @@ void esp_op_conv_packs(const esp_op_context *context, esp_op_pack packs[ESP_OP_P
         return;
     packs[PACK_WEIGHT] = (esp_op_pack){.bytes = esp_blocked_conv_packed_bytes(&plan->forward),
                                        .input = ESP_CONV_WEIGHT,
-                                       .key = esp_blocked_conv_pack_key(&plan->forward)};
+                                       .key = esp_blocked_conv_pack_key(&plan->forward),
+                                       .replaces = 1u << ESP_CONV_WEIGHT};
     if (esp_op_input(context, ESP_CONV_BIAS) != NULL || context->fused->line_count > 0)
         packs[PACK_FOLD] = (esp_op_pack){.bytes = fold_bytes(plan->geometry.filters), .input = -1};
     if (context->fused->in_line_count > 0)

@@ -10,7 +10,7 @@ typedef struct esp_program_request {
     const esp_graph *graph;
     const esp_inferred *inferred; /* must outlive the program */
     esp_params *params;           /* or NULL; must outlive the program */
-    bool is_training, keeps_values, stops_at_logits, freezes_norm;
+    bool is_training, keeps_values, stops_at_logits, freezes_norm, spends_weights;
     int slots;
     const bool *wants_input_grad; /* per graph input */
     esp_rng *rng;

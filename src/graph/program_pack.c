@@ -90,6 +90,76 @@ static esp_status place_pack(esp_compiler *c, esp_step *step, int index, char **
                                                     : ESP_OK;
 }
 
+/* ---- weights that are needed in packed form only ---- */
+
+/* Input `index` of a step, when the step reads something packed of it instead. */
+static bool is_replaced(const esp_step *step, int index)
+{
+    for (int i = 0; i < ESP_OP_PACKS; i++) {
+        const esp_op_pack *pack = &step->packs[i];
+        if (pack->bytes > 0 && esp_bit(pack->replaces, index) && step->pack_times[i] == ESP_PACK_ONCE)
+            return true;
+    }
+    return false;
+}
+
+/* last[v]: the last step that packs value v, when no step reads it otherwise; else -1. */
+static void find_last_packers(const esp_compiler *c, int *last)
+{
+    const esp_program *program = c->program;
+    for (int v = 0; v < c->value_count; v++)
+        last[v] = -1;
+    for (int s = 0; s < program->step_count; s++) {
+        const esp_step *step = &program->steps[s];
+        for (int i = 0; i < step->input_count; i++) {
+            if (step->inputs[i] >= 0 && step->inputs[i] < c->value_count)
+                last[step->inputs[i]] = s;
+        }
+    }
+    for (int s = 0; s < program->step_count; s++) {
+        const esp_step *step = &program->steps[s];
+        for (int i = 0; i < step->input_count; i++) {
+            int v = step->inputs[i];
+            if (v >= 0 && v < c->value_count && !is_replaced(step, i))
+                last[v] = -1;
+        }
+    }
+    for (int i = 0; i < program->output_count; i++) {
+        if (program->outputs[i] < c->value_count)
+            last[program->outputs[i]] = -1;
+    }
+}
+
+static void spend(esp_compiler *c, const int *last, int s)
+{
+    const esp_step *step = &c->program->steps[s];
+    for (int i = 0; i < step->input_count; i++) {
+        int v = step->inputs[i];
+        const esp_tensor *constant = v >= 0 && v < c->value_count && last[v] == s
+                                         ? esp_inferred_constant(c->request->inferred, v)
+                                         : NULL;
+        if (constant != NULL && esp_tensor_spend(constant))
+            c->program->values[v].data = NULL;
+    }
+}
+
+/* Layer by layer, so that never more than one layer's weights are there twice. */
+static esp_status pack_and_spend(esp_compiler *c, char *next, esp_error *err)
+{
+    esp_program *program = c->program;
+    int *last = esp_arena_alloc(c->arena, (size_t)c->value_count, sizeof *last);
+    esp_status status = last == NULL ? esp_compiler_no_memory(err) : ESP_OK;
+    if (status == ESP_OK)
+        find_last_packers(c, last);
+    for (int s = 0; status == ESP_OK && s < program->step_count; s++) {
+        for (int i = 0; status == ESP_OK && i < ESP_OP_PACKS; i++)
+            status = place_pack(c, &program->steps[s], i, &next, err);
+        if (status == ESP_OK && c->request->spends_weights)
+            spend(c, last, s);
+    }
+    return status;
+}
+
 esp_status esp_compiler_pack(esp_compiler *c, esp_error *err)
 {
     esp_program *program = c->program;
@@ -97,13 +167,7 @@ esp_status esp_compiler_pack(esp_compiler *c, esp_error *err)
     program->packed = esp_alloc(program->packed_bytes, 1);
     if (program->packed == NULL)
         return esp_fail_memory(err, "packed weights", program->packed_bytes);
-    char *next = program->packed;
-    esp_status status = ESP_OK;
-    for (int s = 0; status == ESP_OK && s < program->step_count; s++) {
-        for (int i = 0; status == ESP_OK && i < ESP_OP_PACKS; i++)
-            status = place_pack(c, &program->steps[s], i, &next, err);
-    }
-    return status;
+    return pack_and_spend(c, program->packed, err);
 }
 
 /* ---- runs ---- */

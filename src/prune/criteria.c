@@ -257,8 +257,8 @@ esp_status esp_criterion_find(const char *name, const esp_criterion **out, esp_e
     return esp_fail_unknown(err, "criterion", name, names, (size_t)esp_criterion_count());
 }
 
-esp_status esp_saliency_over(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
-                             const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err)
+esp_status esp_saliency(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
+                        const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err)
 {
     esp_weight_rows rows;
     /* Masks a model carries are zeros in its weights: nothing more to apply. */
@@ -270,12 +270,6 @@ esp_status esp_saliency_over(const esp_compute *compute, const esp_graph *graph,
     status = criterion->score(&context, scores, err);
     esp_weight_rows_free(&rows);
     return status;
-}
-
-esp_status esp_saliency(const esp_graph *graph, const esp_layer *layer, const esp_criterion *criterion,
-                        uint64_t seed, double *scores, esp_error *err)
-{
-    return esp_saliency_over(NULL, graph, layer, criterion, seed, scores, err);
 }
 
 /* ---- percentile ---- */

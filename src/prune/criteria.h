@@ -27,13 +27,9 @@ const esp_criterion *esp_criterion_at(int index);
 esp_status esp_criterion_find(const char *name, const esp_criterion **out, esp_error *err);
 
 /* Saliency of every filter of a layer by one criterion, with the masks the model carries applied.
- * scores[filters]. */
-esp_status esp_saliency(const esp_graph *graph, const esp_layer *layer, const esp_criterion *criterion,
-                        uint64_t seed, double *scores, esp_error *err);
-
-/* The same over a pool, and cancellable. */
-esp_status esp_saliency_over(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
-                             const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err);
+ * scores[filters]. `compute` may be NULL: one thread, not to be cancelled. */
+esp_status esp_saliency(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
+                        const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err);
 
 /* NumPy's linear-interpolation percentile, p in [0, 100], to the last bit; `values` is reordered in place,
  * not sorted. count >= 1. Linear time. */

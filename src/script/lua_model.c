@@ -146,7 +146,7 @@ static int model_saliency(lua_State *L)
     }
     const esp_layer *layer = &list->layers.items[index];
     double *scores = lua_newuserdatauv(L, (size_t)layer->filters * sizeof *scores, 0);
-    esp_lua_check(L, esp_saliency(graph, layer, criterion, seed, scores, &err), &err);
+    esp_lua_check(L, esp_saliency(esp_lua_compute(L), graph, layer, criterion, seed, scores, &err), &err);
     lua_createtable(L, (int)layer->filters, 0);
     for (int64_t f = 0; f < layer->filters; f++) {
         lua_pushnumber(L, scores[f]);

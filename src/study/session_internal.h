@@ -99,7 +99,8 @@ esp_status esp_session_refresh(esp_session *session, const esp_compute *compute,
 void esp_session_want_estimate(esp_session *session);
 
 /* The selected layer of the current version, looked at closely. */
-esp_status esp_session_look(esp_session *session, esp_layer_detail **out, esp_error *err);
+esp_status esp_session_look(esp_session *session, const esp_compute *compute, esp_layer_detail **out,
+                            esp_error *err);
 
 esp_desk *esp_session_desk(esp_session *session); /* of the current version; NULL when there is none */
 

@@ -222,7 +222,6 @@ esp_status esp_session_run_select(void *user, esp_job *job, const esp_compute *c
     esp_layer_detail *detail = NULL;
     esp_status status = esp_session_need_model(session, err);
 
-    (void)compute;
     if (status == ESP_OK &&
         (select->number < 0 || select->number >= session->now.box->preview->layers.count ||
          select->other_number < 0 || select->other_number >= esp_criterion_count()))
@@ -234,7 +233,7 @@ esp_status esp_session_run_select(void *user, esp_job *job, const esp_compute *c
     session->selected_criterion = select->other_number;
     if (esp_worker_waiting(session->worker, esp_session_run_select) > 0)
         return ESP_OK; /* the cursor has moved on */
-    status = esp_session_look(session, &detail, err);
+    status = esp_session_look(session, compute, &detail, err);
     if (status != ESP_OK)
         return status;
     esp_shared_unref(session->now.detail);

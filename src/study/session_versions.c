@@ -192,7 +192,8 @@ static esp_status find_coupling(esp_session *session, esp_desk *desk, esp_error 
     return status;
 }
 
-esp_status esp_session_look(esp_session *session, esp_layer_detail **out, esp_error *err)
+esp_status esp_session_look(esp_session *session, const esp_compute *compute, esp_layer_detail **out,
+                            esp_error *err)
 {
     const esp_preview *preview = session->now.box->preview;
     esp_desk *desk = esp_session_desk(session);
@@ -201,7 +202,7 @@ esp_status esp_session_look(esp_session *session, esp_layer_detail **out, esp_er
 
     *out = NULL;
     if (status == ESP_OK)
-        status = esp_layer_detail_new(preview, session->now.current, session->selected_layer,
+        status = esp_layer_detail_new(compute, preview, session->now.current, session->selected_layer,
                                       session->selected_criterion, out, err);
     if (status != ESP_OK)
         return status;
@@ -212,13 +213,13 @@ esp_status esp_session_look(esp_session *session, esp_layer_detail **out, esp_er
 }
 
 /* The layer looked at, again for the version that is current now; it may have fewer layers. */
-static void refresh_detail(esp_session *session)
+static void refresh_detail(esp_session *session, const esp_compute *compute)
 {
     esp_layer_detail *detail = NULL;
     esp_error ignored = {0};
 
     if (session->now.detail && session->selected_layer < session->now.box->preview->layers.count)
-        (void)esp_session_look(session, &detail, &ignored);
+        (void)esp_session_look(session, compute, &detail, &ignored);
     esp_shared_unref(session->now.detail);
     session->now.detail = detail;
 }
@@ -240,7 +241,7 @@ esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, i
     }
     session->now.current = version;
     show_box(session, box);
-    refresh_detail(session);
+    refresh_detail(session, compute);
     return ESP_OK;
 }
 

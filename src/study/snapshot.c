@@ -71,8 +71,8 @@ static float largest(const float *values, int64_t count)
     return most;
 }
 
-esp_status esp_layer_detail_new(const esp_preview *preview, int version, int layer_index, int criterion,
-                                esp_layer_detail **out, esp_error *err)
+esp_status esp_layer_detail_new(const esp_compute *compute, const esp_preview *preview, int version,
+                                int layer_index, int criterion, esp_layer_detail **out, esp_error *err)
 {
     const esp_layer *layer = &preview->layers.items[layer_index];
     esp_layer_detail *detail = esp_alloc_zero(1, sizeof *detail);
@@ -93,7 +93,7 @@ esp_status esp_layer_detail_new(const esp_preview *preview, int version, int lay
     if (!detail->scores || !detail->order)
         status = esp_fail_memory(err, "layer detail", (size_t)layer->filters * sizeof *detail->scores);
     if (status == ESP_OK)
-        status = esp_saliency(preview->graph, layer, esp_criterion_at(criterion), preview->plan.seed,
+        status = esp_saliency(compute, preview->graph, layer, esp_criterion_at(criterion), preview->plan.seed,
                               detail->scores, err);
     if (status == ESP_OK)
         status = esp_preview_importance(preview, layer_index, &detail->importance, err);

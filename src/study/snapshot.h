@@ -28,8 +28,8 @@ typedef struct esp_layer_detail {
 } esp_layer_detail;
 
 /* Computes scores and importance of a layer of the preview's model. */
-esp_status esp_layer_detail_new(const esp_preview *preview, int version, int layer, int criterion,
-                                esp_layer_detail **out, esp_error *err);
+esp_status esp_layer_detail_new(const esp_compute *compute, const esp_preview *preview, int version,
+                                int layer, int criterion, esp_layer_detail **out, esp_error *err);
 
 /* One measured moment of a training. */
 typedef struct esp_training_point {

@@ -154,7 +154,7 @@ static esp_tensor *header_new(esp_dtype dtype, const esp_shape *shape, int64_t e
     return tensor;
 }
 
-esp_status esp_tensor_new(esp_dtype dtype, const esp_shape *shape, esp_tensor **out, esp_error *err)
+esp_status esp_tensor_new_unset(esp_dtype dtype, const esp_shape *shape, esp_tensor **out, esp_error *err)
 {
     *out = NULL;
     char text[128];
@@ -170,7 +170,7 @@ esp_status esp_tensor_new(esp_dtype dtype, const esp_shape *shape, esp_tensor **
 
     esp_tensor *tensor = header_new(dtype, shape, elements);
     storage *store = esp_alloc_zero(1, sizeof *store);
-    void *data = esp_alloc_zero((size_t)elements, esp_dtype_size(dtype));
+    void *data = esp_alloc((size_t)elements, esp_dtype_size(dtype));
     if (tensor == NULL || store == NULL || data == NULL) {
         esp_free(data);
         esp_free(store);
@@ -184,10 +184,18 @@ esp_status esp_tensor_new(esp_dtype dtype, const esp_shape *shape, esp_tensor **
     return ESP_OK;
 }
 
+esp_status esp_tensor_new(esp_dtype dtype, const esp_shape *shape, esp_tensor **out, esp_error *err)
+{
+    esp_status status = esp_tensor_new_unset(dtype, shape, out, err);
+    if (status == ESP_OK)
+        memset((*out)->storage->bytes, 0, (size_t)(*out)->elements * esp_dtype_size(dtype));
+    return status;
+}
+
 esp_status esp_tensor_from(esp_dtype dtype, const esp_shape *shape, const void *data, esp_tensor **out,
                            esp_error *err)
 {
-    esp_status status = esp_tensor_new(dtype, shape, out, err);
+    esp_status status = esp_tensor_new_unset(dtype, shape, out, err);
     if (status != ESP_OK)
         return status;
     size_t bytes = (size_t)(*out)->elements * esp_dtype_size(dtype);
@@ -344,6 +352,21 @@ esp_status esp_tensor_derived(const esp_tensor *tensor, uint64_t key, size_t byt
     }
     *out = publish(store, item)->data;
     return ESP_OK;
+}
+
+bool esp_tensor_spend(const esp_tensor *tensor)
+{
+    storage *store = tensor->storage;
+    if (atomic_load_explicit(&store->count, memory_order_acquire) > 1)
+        return false;
+    esp_free(store->bytes);
+    store->bytes = NULL;
+    return true;
+}
+
+bool esp_tensor_is_spent(const esp_tensor *tensor)
+{
+    return tensor->storage->bytes == NULL;
 }
 
 size_t esp_tensor_derived_bytes(const esp_tensor *tensor)

@@ -92,6 +92,9 @@ typedef struct esp_tensor esp_tensor;
 /* Zero-filled. ESP_SHAPE for negative or overflowing dims. */
 esp_status esp_tensor_new(esp_dtype dtype, const esp_shape *shape, esp_tensor **out, esp_error *err);
 
+/* The same with undefined contents: for whoever writes all of them at once. */
+esp_status esp_tensor_new_unset(esp_dtype dtype, const esp_shape *shape, esp_tensor **out, esp_error *err);
+
 /* A tensor holding a copy of `data` (row-major, all elements). */
 esp_status esp_tensor_from(esp_dtype dtype, const esp_shape *shape, const void *data, esp_tensor **out,
                            esp_error *err);
@@ -122,6 +125,12 @@ esp_view esp_tensor_view(const esp_tensor *tensor);
 typedef esp_status esp_derive_fn(void *user, void *derived, esp_error *err);
 esp_status esp_tensor_derived(const esp_tensor *tensor, uint64_t key, size_t bytes, esp_derive_fn *make,
                               void *user, const void **out, esp_error *err);
+
+/* Frees the contents and keeps what was derived from them: for whoever knows that nobody will read them again
+ * (they must not: the data is NULL from here on). False, and nothing happens, when other tensors share the
+ * storage. */
+bool esp_tensor_spend(const esp_tensor *tensor);
+bool esp_tensor_is_spent(const esp_tensor *tensor);
 
 /* Bytes of all that was derived from the tensor's storage. */
 size_t esp_tensor_derived_bytes(const esp_tensor *tensor);

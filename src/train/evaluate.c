@@ -17,8 +17,8 @@ esp_status esp_evaluate(const esp_compute *compute, const esp_graph *graph, cons
         status = esp_normalization_override(&normalization, chosen.mean, chosen.std, err);
     }
     if (status == ESP_OK) {
-        status = esp_evaluator_new(graph, dataset, &normalization, NULL, chosen.batch, chosen.limit,
-                                   esp_compute_slots(compute), &evaluator, err);
+        status = esp_evaluator_new(graph, dataset, &normalization, NULL, &chosen, esp_compute_slots(compute),
+                                   &evaluator, err);
     }
     if (status == ESP_OK) {
         status = esp_evaluator_run(evaluator, compute, "evaluate", out, err);

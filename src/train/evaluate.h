@@ -11,6 +11,7 @@ typedef struct esp_eval_options {
     int64_t batch;          /* 0 = 100 (or what the model is fixed to) */
     int64_t limit;          /* first images only; 0 = all */
     const char *mean, *std; /* overrides of the normalisation, or NULL */
+    bool spends_weights; /* as esp_exec_options.spends_weights: for who needs the model no more afterwards */
 } esp_eval_options;
 
 typedef struct esp_eval_result {

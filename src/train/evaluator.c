@@ -25,6 +25,31 @@ struct esp_evaluator {
 
 /* ---- making one ---- */
 
+static int64_t first_dim(const esp_inferred *inferred, int value)
+{
+    const esp_shape *shape = esp_inferred_shape(inferred, value);
+    return shape->rank == 0 ? 1 : shape->dims[0];
+}
+
+/* Whether images come and go in batches of the size that is asked for. */
+static esp_status check_batch(const esp_graph *graph, const esp_exec_options *options, esp_error *err)
+{
+    esp_inferred *inferred = NULL;
+    esp_status status =
+        esp_infer(graph, options->batch, options->input_shapes, options->input_shape_count, &inferred, err);
+    if (status != ESP_OK) {
+        return status;
+    }
+    int64_t taken = first_dim(inferred, esp_graph_input(graph, 0));
+    int64_t given = first_dim(inferred, esp_graph_output(graph, 0));
+    esp_inferred_free(inferred);
+    if (taken != options->batch || given != options->batch) {
+        return esp_fail(err, ESP_SHAPE, "model is fixed to batches of %" PRId64 ", found a batch of %" PRId64,
+                        taken == options->batch ? given : taken, options->batch);
+    }
+    return ESP_OK;
+}
+
 esp_status esp_image_exec_new(const esp_graph *graph, const esp_dataset *dataset, esp_exec_options options,
                               esp_exec **out, esp_error *err)
 {
@@ -35,20 +60,8 @@ esp_status esp_image_exec_new(const esp_graph *graph, const esp_dataset *dataset
         options.input_shape_count = 1;
     }
     options.stops_at_logits = true;
-    esp_exec *exec = NULL;
-    esp_status status = esp_exec_new(graph, &options, &exec, err);
-    if (status != ESP_OK) {
-        return status;
-    }
-    int64_t taken = esp_exec_input(exec, 0)->shape.dims[0];
-    int64_t given = esp_exec_output(exec, 0)->shape.dims[0];
-    if (taken != options.batch || given != options.batch) {
-        esp_exec_free(exec);
-        return esp_fail(err, ESP_SHAPE, "model is fixed to batches of %" PRId64 ", found a batch of %" PRId64,
-                        taken == options.batch ? given : taken, options.batch);
-    }
-    *out = exec;
-    return ESP_OK;
+    esp_status status = check_batch(graph, &options, err);
+    return status == ESP_OK ? esp_exec_new(graph, &options, out, err) : status;
 }
 
 /* The batch size the file itself gives, or 1 when it is open. */
@@ -60,14 +73,15 @@ static int64_t fixed_batch(const esp_graph *graph)
 }
 
 static esp_status make_exec(esp_evaluator *evaluator, const esp_graph *graph, esp_params *params,
-                            int64_t batch, int slots, esp_error *err)
+                            const esp_eval_options *asked, int slots, esp_error *err)
 {
-    int64_t wanted = batch > 0 ? batch : ESP_EVALUATE_BATCH;
+    int64_t wanted = asked->batch > 0 ? asked->batch : ESP_EVALUATE_BATCH;
     wanted = wanted < evaluator->images ? wanted : evaluator->images;
-    esp_exec_options options = {.batch = wanted, .params = params, .slots = slots};
+    esp_exec_options options = {
+        .batch = wanted, .params = params, .spends_weights = asked->spends_weights, .slots = slots};
     esp_status status = esp_image_exec_new(graph, evaluator->dataset, options, &evaluator->exec, err);
     int64_t fixed = fixed_batch(graph);
-    if (status == ESP_SHAPE && batch == 0 && fixed != wanted) {
+    if (status == ESP_SHAPE && asked->batch == 0 && fixed != wanted) {
         /* Exporters write batch 1 and sometimes bake it into shapes: then image by image is what the model
          * does. */
         options.batch = fixed;
@@ -78,9 +92,10 @@ static esp_status make_exec(esp_evaluator *evaluator, const esp_graph *graph, es
 }
 
 esp_status esp_evaluator_new(const esp_graph *graph, const esp_dataset *dataset,
-                             const esp_normalization *normalization, esp_params *params, int64_t batch,
-                             int64_t limit, int slots, esp_evaluator **out, esp_error *err)
+                             const esp_normalization *normalization, esp_params *params,
+                             const esp_eval_options *options, int slots, esp_evaluator **out, esp_error *err)
 {
+    int64_t batch = options->batch, limit = options->limit;
     *out = NULL;
     if (batch < 0 || limit < 0) {
         return esp_fail(err, ESP_INVALID, "evaluation: %s %" PRId64 ", expected a number >= 0",
@@ -96,7 +111,7 @@ esp_status esp_evaluator_new(const esp_graph *graph, const esp_dataset *dataset,
     evaluator->images = limit > 0 && limit < count ? limit : count;
     evaluator->image_size =
         (int64_t)esp_dataset_channels(dataset) * esp_dataset_height(dataset) * esp_dataset_width(dataset);
-    esp_status status = make_exec(evaluator, graph, params, batch, slots, err);
+    esp_status status = make_exec(evaluator, graph, params, options, slots, err);
     if (status == ESP_OK) {
         evaluator->indices = esp_alloc((size_t)evaluator->batch, sizeof(*evaluator->indices));
         evaluator->labels = esp_alloc((size_t)evaluator->batch, sizeof(*evaluator->labels));

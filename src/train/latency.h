@@ -10,7 +10,8 @@ typedef struct esp_latency_options {
     int repeats;   /* timed runs; 0 = as many as fit in about a second, at least 10 (5 steps of training) */
     const esp_input_shape *input_shapes;
     int input_shape_count;
-    bool is_training; /* steps of training instead of forward passes: see esp_runner */
+    bool spends_weights; /* forward passes: as esp_exec_options.spends_weights */
+    bool is_training;    /* steps of training instead of forward passes: see esp_runner */
 } esp_latency_options;
 
 /* Bytes. */

@@ -113,6 +113,7 @@ static esp_status open_runner(esp_runner *runner, const esp_latency_options *opt
         .is_training = options->is_training,
         .params = runner->params,
         .stops_at_logits = options->is_training,
+        .spends_weights = options->spends_weights,
         .input_shapes = options->input_shapes,
         .input_shape_count = options->input_shape_count,
         .slots = esp_compute_slots(runner->compute),

@@ -193,9 +193,9 @@ static esp_status set_up(session *s, const esp_graph *graph, const esp_dataset *
         status = make_exec(s, s->tail, 1, &s->tail_exec, err);
     }
     if (status == ESP_OK && validation != NULL) {
-        status = esp_evaluator_new(s->graph, validation, &s->normalization, s->params, 0,
-                                   s->options->validation_limit, esp_compute_slots(s->compute), &s->evaluator,
-                                   err);
+        const esp_eval_options options = {.limit = s->options->validation_limit};
+        status = esp_evaluator_new(s->graph, validation, &s->normalization, s->params, &options,
+                                   esp_compute_slots(s->compute), &s->evaluator, err);
     }
     if (status != ESP_OK) {
         return status;

@@ -302,7 +302,7 @@ function list(options) {
                     runInference(setting, path.resolve(file), imageOf(setting, file), batch, threads));
     if (options.models.length > 0) return cases;
     for (const { model, shape, batches, landmark, shared } of landmarks.inference)
-        for (const batch of options.quick ? batches.slice(0, 1) : options.batches || batches)
+        for (const batch of options.batches || (options.quick ? batches.slice(0, 1) : batches))
             for (const threads of threadCounts)
                 add(`inference/${model}/b${batch}/t${threads}`, (setting) => runInference(setting,
                     shared ? sharedModel(setting, model) : zoo(setting, model), shape, batch, threads, landmark));

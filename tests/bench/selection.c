@@ -116,7 +116,7 @@ static double time_criterion(const subject *it, const esp_criterion *criterion)
 
     for (int l = 0; l < it->layers.count; l++) {
         esp_status status =
-            esp_saliency_over(&it->compute, it->graph, &it->layers.items[l], criterion, 1, it->scores, &err);
+            esp_saliency(&it->compute, it->graph, &it->layers.items[l], criterion, 1, it->scores, &err);
         if (status != ESP_OK && status != ESP_UNSUPPORTED)
             stop(&err);
     }

@@ -340,6 +340,80 @@ static void executors_share_packed_constants(void **state)
     assert_true(esp_memory_live() < before);
 }
 
+/* A second convolution, whose weights are an output of the network too when `is_shared`. */
+static esp_graph *spendable(fused_net *f, bool is_shared)
+{
+    int weight = net_constant(&f->n, S4(16, 16, 1, 1), NULL);
+    int y = net_add(&f->n, "Conv", IN(f->x, weight), AT(INTS("kernel_shape", 1, 1)));
+    net_output(&f->n, y);
+    if (is_shared)
+        net_output(&f->n, net_add(&f->n, "Identity", IN(weight), NULL));
+    return net_finish(&f->n);
+}
+
+static void spent_weights_are_held_once(void **state)
+{
+    (void)state;
+    enum { WEIGHTS = (16 * 16 * 9 + 16 * 16) * sizeof(float), SLACK = 1024 };
+    esp_error err = {0};
+    fused_net f = start();
+    esp_graph *graph = spendable(&f, false);
+    size_t before = esp_memory_live();
+    esp_exec *kept = exec_new(graph, (esp_exec_options){.batch = 3, .engine = &blocks});
+    size_t with_both = esp_memory_live() - before;
+    esp_exec_free(kept);
+    esp_exec *exec =
+        exec_new(graph, (esp_exec_options){.batch = 3, .engine = &blocks, .spends_weights = true});
+    assert_true(esp_memory_live() - before <= with_both - WEIGHTS + SLACK);
+    esp_exec *other = NULL;
+    assert_int_equal(esp_exec_new(graph, &(esp_exec_options){.batch = 3}, &other, &err), ESP_STATE);
+    assert_contains(err.message, "packed form only");
+    run_forward(exec);
+    esp_exec_free(exec);
+    esp_graph_unref(graph);
+}
+
+static void spending_weights_changes_no_output(void **state)
+{
+    (void)state;
+    for (int i = 0; i < block_net_count; i++) {
+        esp_graph *graph = block_nets[i](false);
+        int64_t count[2];
+        float *outputs[2];
+        for (int spends = 0; spends < 2; spends++) {
+            esp_exec *exec = exec_new(
+                graph, (esp_exec_options){.batch = 3, .engine = &blocks, .spends_weights = spends == 1});
+            esp_rng rng;
+            esp_rng_seed(&rng, 5);
+            const esp_view *x = esp_exec_input(exec, 0), *y = esp_exec_output(exec, 0);
+            fill_random(&rng, view_data(x), view_count(x), -1.0f, 1.0f);
+            run_forward(exec);
+            count[spends] = view_count(y);
+            outputs[spends] = malloc((size_t)view_count(y) * sizeof(float));
+            memcpy(outputs[spends], view_data(y), (size_t)view_count(y) * sizeof(float));
+            esp_exec_free(exec);
+        }
+        assert_int_equal(count[0], count[1]);
+        assert_memory_equal(outputs[0], outputs[1], (size_t)count[0] * sizeof(float));
+        free(outputs[0]);
+        free(outputs[1]);
+        esp_graph_unref(graph);
+    }
+}
+
+static void weights_that_others_read_are_not_spent(void **state)
+{
+    (void)state;
+    fused_net f = start();
+    esp_graph *graph = spendable(&f, true);
+    esp_exec *exec =
+        exec_new(graph, (esp_exec_options){.batch = 3, .engine = &blocks, .spends_weights = true});
+    assert_non_null(esp_exec_output(exec, 1)->data);
+    run_forward(exec);
+    esp_exec_free(exec);
+    esp_graph_unref(graph);
+}
+
 static void changed_params_are_packed_again(void **state)
 {
     (void)state;
@@ -415,6 +489,9 @@ int main(void)
         cmocka_unit_test(uneven_parts_share_one_whole),
         cmocka_unit_test(parts_in_several_wholes_are_right),
         cmocka_unit_test(executors_share_packed_constants),
+        cmocka_unit_test(spent_weights_are_held_once),
+        cmocka_unit_test(spending_weights_changes_no_output),
+        cmocka_unit_test(weights_that_others_read_are_not_spent),
         cmocka_unit_test(changed_params_are_packed_again),
         cmocka_unit_test(training_runs_touch_the_params),
     };

@@ -107,9 +107,9 @@ static void score(const net_view *view, const char *node, const char *name, uint
     esp_error err = {0};
 
     expect_ok(esp_criterion_find(name, &criterion, &err), &err);
-    expect_ok(
-        esp_saliency(view->graph, &view->layers->items[net_layer(view, node)], criterion, seed, scores, &err),
-        &err);
+    expect_ok(esp_saliency(NULL, view->graph, &view->layers->items[net_layer(view, node)], criterion, seed,
+                           scores, &err),
+              &err);
 }
 
 static void norms_agree_with_naive_sums(void **state)
@@ -179,9 +179,8 @@ static void fpgm_of_many_filters_agrees_with_naive_sums_over_any_number_of_threa
     expect_ok(esp_pool_new(3, &pool, &err), &err);
     esp_compute compute = {.pool = pool};
     expect_ok(esp_criterion_find("fpgm", &criterion, &err), &err);
-    expect_ok(esp_saliency(view.graph, &view.layers->items[0], criterion, 0, alone, &err), &err);
-    expect_ok(esp_saliency_over(&compute, view.graph, &view.layers->items[0], criterion, 0, shared, &err),
-              &err);
+    expect_ok(esp_saliency(NULL, view.graph, &view.layers->items[0], criterion, 0, alone, &err), &err);
+    expect_ok(esp_saliency(&compute, view.graph, &view.layers->items[0], criterion, 0, shared, &err), &err);
     assert_memory_equal(alone, shared, sizeof alone);
     for (int f = 0; f < FILTERS; f++) {
         double expected = 0;
@@ -221,7 +220,7 @@ static void bn_scale_says_when_there_is_no_batch_norm(void **state)
     (void)state;
 
     expect_ok(esp_criterion_find("bn-scale", &criterion, &err), &err);
-    assert_int_equal(esp_saliency(view.graph, &view.layers->items[0], criterion, 0, scores, &err),
+    assert_int_equal(esp_saliency(NULL, view.graph, &view.layers->items[0], criterion, 0, scores, &err),
                      ESP_UNSUPPORTED);
     assert_non_null(strstr(err.message, "Conv1"));
     assert_non_null(strstr(err.hint, "l1"));
