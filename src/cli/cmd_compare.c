@@ -17,6 +17,8 @@
 typedef struct side {
     const char *path;
     esp_graph *graph;
+    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
+    int shape_count;
     double file_bytes;
     esp_counts counts;
     esp_latency_result latency;
@@ -30,48 +32,51 @@ typedef struct comparison {
     char why_not[160];
 } comparison;
 
-static esp_status measure_side(esp_cli *cli, side *it, const esp_option_list *inputs,
-                               const esp_dataset *dataset, const esp_eval_options *eval, int64_t batch,
-                               esp_error *err)
+static esp_status open_side(side *it, const esp_option_list *inputs, esp_error *err)
 {
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
     esp_inferred *inferred = NULL;
     struct stat info;
     it->file_bytes = stat(it->path, &info) == 0 ? (double)info.st_size : 0;
     esp_status status = esp_onnx_load(it->path, &it->graph, err);
     if (status == ESP_OK) {
-        status = esp_cli_input_shapes(inputs, it->graph, shapes, &shape_count, err);
+        status = esp_cli_input_shapes(inputs, it->graph, it->shapes, &it->shape_count, err);
     }
     if (status == ESP_OK) {
-        status = esp_infer(it->graph, 1, shapes, shape_count, &inferred, err);
+        status = esp_infer(it->graph, 1, it->shapes, it->shape_count, &inferred, err);
     }
     if (status == ESP_OK) {
         status = esp_model_count(it->graph, inferred, &it->counts, err);
-    }
-    if (status == ESP_OK) {
-        const esp_latency_options options = {
-            .batch = batch, .input_shapes = shapes, .input_shape_count = shape_count};
-        status = esp_measure_latency(&cli->compute, it->graph, &options, false, &it->latency, err);
-    }
-    if (status == ESP_OK && dataset) {
-        status = esp_evaluate(&cli->compute, it->graph, dataset, eval, &it->eval, err);
     }
     esp_inferred_free(inferred);
     return status;
 }
 
-/* Models with other inputs are still worth comparing by size and speed. */
-static esp_status measure_difference(esp_cli *cli, comparison *it, const esp_option_list *inputs,
-                                     esp_error *err)
+/* In turns: the machine may be slower at one time than at another. */
+static esp_status measure_latencies(esp_cli *cli, comparison *it, int64_t batch, esp_error *err)
 {
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
-    esp_status status = esp_cli_input_shapes(inputs, it->sides[0].graph, shapes, &shape_count, err);
-    if (status == ESP_OK) {
-        status = esp_compare_outputs(&cli->compute, it->sides[0].graph, it->sides[1].graph, shapes,
-                                     shape_count, 1, 0, &it->largest_absolute, &it->largest_relative, err);
+    esp_latency_subject subjects[2];
+    esp_latency_result results[2];
+    for (int i = 0; i < 2; i++) {
+        side *from = &it->sides[i];
+        subjects[i] = (esp_latency_subject){.graph = from->graph,
+                                            .options = {.batch = batch,
+                                                        .input_shapes = from->shapes,
+                                                        .input_shape_count = from->shape_count}};
     }
+    esp_status status = esp_measure_latencies(&cli->compute, subjects, 2, results, err);
+    for (int i = 0; status == ESP_OK && i < 2; i++) {
+        it->sides[i].latency = results[i];
+    }
+    return status;
+}
+
+/* Models with other inputs are still worth comparing by size and speed. */
+static esp_status measure_difference(esp_cli *cli, comparison *it, esp_error *err)
+{
+    const side *a = &it->sides[0];
+    esp_status status =
+        esp_compare_outputs(&cli->compute, a->graph, it->sides[1].graph, a->shapes, a->shape_count, 1, 0,
+                            &it->largest_absolute, &it->largest_relative, err);
     it->has_difference = status == ESP_OK;
     snprintf(it->why_not, sizeof it->why_not, "%.150s", err->message);
     return status == ESP_CANCELLED ? status : ESP_OK;
@@ -190,10 +195,17 @@ esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *e
     }
     for (int i = 0; i < 2 && status == ESP_OK; i++) {
         it.sides[i].path = positionals.items[i];
-        status = measure_side(cli, &it.sides[i], &inputs, dataset, &eval, batch, err);
+        status = open_side(&it.sides[i], &inputs, err);
     }
     if (status == ESP_OK) {
-        status = measure_difference(cli, &it, &inputs, err);
+        status = measure_latencies(cli, &it, batch, err);
+    }
+    for (int i = 0; i < 2 && status == ESP_OK && dataset; i++) {
+        side *from = &it.sides[i];
+        status = esp_evaluate(&cli->compute, from->graph, dataset, &eval, &from->eval, err);
+    }
+    if (status == ESP_OK) {
+        status = measure_difference(cli, &it, err);
     }
     if (status == ESP_OK) {
         status = is_json ? print_json(&it, err) : print_people(&it, err);

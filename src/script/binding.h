@@ -97,6 +97,9 @@ esp_preview **esp_lua_new_preview(lua_State *L);
 void esp_lua_push_eval(lua_State *L, const esp_eval_result *result);
 void esp_lua_push_counts(lua_State *L, const esp_counts *counts);
 
+/* model:bench{...} (lua_bench.c). */
+int esp_lua_model_bench(lua_State *L);
+
 /* Sets field `name` of the table on the top. */
 void esp_lua_set_number(lua_State *L, const char *name, double value);
 void esp_lua_set_integer(lua_State *L, const char *name, int64_t value);

@@ -175,30 +175,6 @@ static int model_evaluate(lua_State *L)
     return 1;
 }
 
-/* model:bench{batch=, repeats=} */
-static int model_bench(lua_State *L)
-{
-    static const char *const keys[] = {"batch", "repeats", NULL};
-    const esp_graph *graph = graph_at(L, 1);
-    esp_error err = {0};
-    esp_latency_result result = {0};
-    esp_lua_check_keys(L, 2, keys);
-    const esp_latency_options options = {
-        .batch = esp_lua_field_integer(L, 2, "batch", 1),
-        .repeats = (int)esp_lua_field_integer(L, 2, "repeats", 0),
-    };
-    esp_lua_check(L, esp_measure_latency(esp_lua_compute(L), graph, &options, false, &result, &err), &err);
-    lua_createtable(L, 0, 7);
-    esp_lua_set_number(L, "median_ms", result.median_ms);
-    esp_lua_set_number(L, "min_ms", result.min_ms);
-    esp_lua_set_number(L, "p90_ms", result.p90_ms);
-    esp_lua_set_number(L, "spread", result.spread);
-    esp_lua_set_integer(L, "batch", result.batch);
-    esp_lua_set_integer(L, "threads", result.threads);
-    esp_lua_set_integer(L, "repeats", result.repeats);
-    return 1;
-}
-
 /* A plan is built through its JSON form: one parser, one set of messages. `ratio = 0.4` is short for that
  * ratio of every kind, and the version may be left out. model:preview(plan): a table, or the path of a plan
  * file. */
@@ -520,7 +496,7 @@ void esp_lua_open_model(lua_State *L)
         {"counts", model_counts},
         {"saliency", model_saliency},
         {"evaluate", model_evaluate},
-        {"bench", model_bench},
+        {"bench", esp_lua_model_bench},
         {"preview", model_preview},
         {"train", model_train},
         {"difference", model_difference},

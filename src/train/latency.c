@@ -1,6 +1,8 @@
 /* Latency: runs on one fixed random input after a warm-up. The warm-up fills caches, wakes the pool
  * and tells how many repeats fit into about a second. Medians, because a busy machine only ever makes runs
- * slower. */
+ * slower. Networks that are to be compared run in turns: what slows the machine down for a while then slows
+ * all of them down. A turn is many runs long, because the first run after another network's finds caches
+ * full of that. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -16,6 +18,7 @@
 #define LEAST_REPEATS   10
 #define LEAST_STEPS     5
 #define MOST_REPEATS    2000
+#define TURN_SECONDS    0.1
 
 /* Kinds of samples; parts of a step only when training. */
 enum { TOTAL, FORWARD, BACKWARD, UPDATE, KIND_COUNT };
@@ -25,6 +28,7 @@ typedef struct latency_run {
     esp_runner *runner;
     bool is_training;
     int repeats, node_count; /* node_count 0: nodes are not wanted */
+    int done;                /* repeats */
     double *samples;         /* [KIND_COUNT, repeats] seconds */
     double *node_s;          /* [node_count, repeats] */
 } latency_run;
@@ -60,19 +64,36 @@ static esp_status allocate_times(latency_run *run, esp_error *err)
                : esp_fail_memory(err, "latency samples", repeats * (nodes + KIND_COUNT) * sizeof(double));
 }
 
-static void report(const latency_run *run, int done, double elapsed_s)
+/* The runs of all networks that are measured in turns. */
+typedef struct latency_turns {
+    latency_run *runs;
+    int count;
+    esp_meter meter;
+    double start;
+} latency_turns;
+
+static void report(latency_turns *turns)
 {
+    int done = 0, total = 0;
+    for (int i = 0; i < turns->count; i++) {
+        done += turns->runs[i].done;
+        total += turns->runs[i].repeats;
+    }
+    if (!esp_meter_is_due(&turns->meter, done == total)) {
+        return;
+    }
+    double elapsed_s = esp_clock_s() - turns->start;
     double rate = elapsed_s > 0.0 ? done / elapsed_s : 0.0;
     esp_progress progress = {
         .stage = "bench",
         .done = done,
-        .total = run->repeats,
+        .total = total,
         .unit = "runs",
         .rate = rate,
-        .eta_s = rate > 0.0 ? (run->repeats - done) / rate : -1.0,
+        .eta_s = rate > 0.0 ? (total - done) / rate : -1.0,
         .detail = "",
     };
-    esp_compute_report(run->compute, &progress);
+    esp_compute_report(turns->runs[0].compute, &progress);
 }
 
 static void keep(latency_run *run, int repeat, const esp_run_time *time)
@@ -85,25 +106,43 @@ static void keep(latency_run *run, int repeat, const esp_run_time *time)
         run->node_s[(int64_t)node * run->repeats + repeat] = node_s[node];
 }
 
-static esp_status measure(latency_run *run, esp_error *err)
+/* Runs for about TURN_SECONDS, the first not kept; alone, all that are left. */
+static esp_status take_turn(latency_turns *turns, latency_run *run, bool is_alone, esp_error *err)
 {
-    esp_meter meter = esp_meter_make(run->compute);
-    double start = esp_clock_s();
-    for (int r = 0; r < run->repeats; r++) {
-        if (esp_compute_is_cancelled(run->compute)) {
-            return esp_fail(err, ESP_CANCELLED, "latency measurement stopped");
+    double end = esp_clock_s() + TURN_SECONDS;
+    esp_run_time time;
+    esp_status status = is_alone ? ESP_OK : esp_runner_run(run->runner, &time, err);
+    do {
+        if (status == ESP_OK && esp_compute_is_cancelled(run->compute)) {
+            status = esp_fail(err, ESP_CANCELLED, "latency measurement stopped");
         }
-        esp_run_time time;
-        esp_status status = esp_runner_run(run->runner, &time, err);
+        if (status == ESP_OK) {
+            status = esp_runner_run(run->runner, &time, err);
+        }
         if (status != ESP_OK) {
             return status;
         }
-        keep(run, r, &time);
-        if (esp_meter_is_due(&meter, r + 1 == run->repeats)) {
-            report(run, r + 1, esp_clock_s() - start);
+        keep(run, run->done++, &time);
+        report(turns);
+    } while (run->done < run->repeats && (is_alone || esp_clock_s() < end));
+    return ESP_OK;
+}
+
+static esp_status measure(latency_run *runs, int count, esp_error *err)
+{
+    latency_turns turns = {
+        .runs = runs, .count = count, .meter = esp_meter_make(runs[0].compute), .start = esp_clock_s()};
+    esp_status status = ESP_OK;
+    for (bool is_done = false; status == ESP_OK && !is_done;) {
+        is_done = true;
+        for (int i = 0; status == ESP_OK && i < count; i++) {
+            if (runs[i].done < runs[i].repeats) {
+                status = take_turn(&turns, &runs[i], count == 1, err);
+            }
+            is_done = is_done && runs[i].done == runs[i].repeats;
         }
     }
-    return ESP_OK;
+    return status;
 }
 
 static int compare_doubles(const void *a, const void *b)
@@ -162,39 +201,78 @@ static void summarize(latency_run *run, esp_latency_result *out)
     out->update_ms = 1e3 * esp_median(run->samples + (int64_t)UPDATE * repeats, repeats);
 }
 
+static esp_status open_run(latency_run *run, const esp_compute *compute, const esp_latency_subject *subject,
+                           esp_latency_result *out, esp_error *err)
+{
+    const esp_latency_options *options = &subject->options;
+    *run = (latency_run){
+        .compute = compute,
+        .is_training = options->is_training,
+        .repeats = options->repeats,
+        .node_count = subject->wants_nodes ? esp_graph_node_count(subject->graph) : 0,
+    };
+    *out = (esp_latency_result){.batch = options->batch == 0 ? 1 : options->batch,
+                                .threads = esp_compute_slots(compute)};
+    esp_status status =
+        esp_runner_new(compute, subject->graph, options, subject->wants_nodes, &run->runner, err);
+    if (status == ESP_OK) {
+        status = warm_up(run, err);
+    }
+    if (status == ESP_OK) {
+        out->memory = esp_runner_memory(run->runner);
+        status = allocate_times(run, err);
+    }
+    return status;
+}
+
+static void close_runs(latency_run *runs, int count)
+{
+    for (int i = 0; i < count; i++) {
+        esp_free(runs[i].samples);
+        esp_free(runs[i].node_s);
+        esp_runner_free(runs[i].runner);
+    }
+}
+
+esp_status esp_measure_latencies(const esp_compute *compute, const esp_latency_subject *subjects, int count,
+                                 esp_latency_result *out, esp_error *err)
+{
+    latency_run runs[ESP_LATENCY_MOST] = {0};
+    esp_latency_result results[ESP_LATENCY_MOST] = {0};
+    if (count < 1 || count > ESP_LATENCY_MOST) {
+        return esp_fail(err, ESP_INVALID, "latency of %d networks in turns, expected 1 to %d", count,
+                        ESP_LATENCY_MOST);
+    }
+    esp_status status = ESP_OK;
+    for (int i = 0; status == ESP_OK && i < count; i++) {
+        status = open_run(&runs[i], compute, &subjects[i], &results[i], err);
+    }
+    if (status == ESP_OK) {
+        status = measure(runs, count, err);
+    }
+    for (int i = 0; status == ESP_OK && i < count; i++) {
+        summarize(&runs[i], &results[i]);
+        status = subjects[i].wants_nodes ? summarize_nodes(&runs[i], &results[i], err) : ESP_OK;
+    }
+    close_runs(runs, count);
+    for (int i = 0; i < count; i++) {
+        if (status == ESP_OK) {
+            out[i] = results[i];
+        } else {
+            esp_free(results[i].node_ms);
+            esp_free(results[i].node_info);
+        }
+    }
+    return status;
+}
+
 esp_status esp_measure_latency(const esp_compute *compute, const esp_graph *graph,
                                const esp_latency_options *options, bool wants_nodes, esp_latency_result *out,
                                esp_error *err)
 {
-    const esp_latency_options chosen = options == NULL ? (esp_latency_options){0} : *options;
-    latency_run run = {
-        .compute = compute,
-        .is_training = chosen.is_training,
-        .repeats = chosen.repeats,
-        .node_count = wants_nodes ? esp_graph_node_count(graph) : 0,
-    };
-    esp_latency_result result = {.batch = chosen.batch == 0 ? 1 : chosen.batch,
-                                 .threads = esp_compute_slots(compute)};
-    esp_status status = esp_runner_new(compute, graph, &chosen, wants_nodes, &run.runner, err);
-    if (status == ESP_OK) {
-        status = warm_up(&run, err);
+    esp_latency_subject subject = {.graph = graph, .wants_nodes = wants_nodes};
+    if (options != NULL) {
+        subject.options = *options;
     }
-    if (status == ESP_OK) {
-        result.memory = esp_runner_memory(run.runner);
-        status = allocate_times(&run, err);
-    }
-    if (status == ESP_OK) {
-        status = measure(&run, err);
-    }
-    if (status == ESP_OK) {
-        summarize(&run, &result);
-        status = wants_nodes ? summarize_nodes(&run, &result, err) : ESP_OK;
-    }
-    if (status == ESP_OK) {
-        *out = result;
-    }
-    esp_free(run.samples);
-    esp_free(run.node_s);
-    esp_runner_free(run.runner);
-    return status;
+    return esp_measure_latencies(compute, &subject, 1, out, err);
 }

@@ -43,6 +43,19 @@ esp_status esp_measure_latency(const esp_compute *compute, const esp_graph *grap
                                const esp_latency_options *options, bool wants_nodes, esp_latency_result *out,
                                esp_error *err);
 
+/* One of several networks to be compared. */
+typedef struct esp_latency_subject {
+    const esp_graph *graph;
+    esp_latency_options options;
+    bool wants_nodes;
+} esp_latency_subject;
+
+/* The same for several networks, which take turns of about 0.1 s. `out[count]` is set on success only; the
+ * memory of the second and later ones includes what the ones before hold. */
+enum { ESP_LATENCY_MOST = 8 };
+esp_status esp_measure_latencies(const esp_compute *compute, const esp_latency_subject *subjects, int count,
+                                 esp_latency_result *out, esp_error *err);
+
 /* Value `q` (0 to 1) of `count` sorted numbers, linear between neighbours; count >= 1. */
 double esp_quantile(const double *sorted, int count, double q);
 

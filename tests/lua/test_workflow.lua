@@ -59,3 +59,13 @@ test.equal(loaded:evaluate { data = testing }.top1, trained:evaluate { data = te
 local timing = loaded:bench { batch = 2, repeats = 3 }
 test.equal(timing.batch, 2, "batch")
 test.is_true(timing.median_ms > 0, "time passes")
+test.is_true(timing.memory.peak >= timing.memory.weights and timing.memory.live > 0, "memory")
+test.is_true(timing.layers == nil, "layers are not measured unless they are asked for")
+
+local first, second = loaded:bench { repeats = 3, layers = true, against = trained }
+test.is_true(#first.layers > 0 and first.layers[1].ms >= 0 and #first.layers[1].kernel > 0, "layers")
+test.equal(second.repeats, 3, "the other model runs as often")
+local step = loaded:bench { batch = 4, repeats = 5, train = true }
+test.is_true(step.backward_ms > 0, "a training step has a backward pass")
+test.fails("unknown key 'againts'", loaded.bench, loaded, { againts = trained })
+test.fails("against: expected a model", loaded.bench, loaded, { against = "small.onnx" })

@@ -39,6 +39,32 @@ static void figures_are_ordered_and_count_what_was_run(void **state)
     esp_graph_unref(graph);
 }
 
+static void networks_measured_in_turns_each_get_their_repeats(void **state)
+{
+    (void)state;
+    esp_error err = {0};
+    esp_graph *small = random_linear_model(1, 4, 4, 3, 1), *large = small_conv_model(8, 3, 4, false, 1);
+    const esp_latency_subject subjects[] = {
+        {.graph = small, .options = {.repeats = 11}},
+        {.graph = large, .options = {.batch = 2, .repeats = 5}, .wants_nodes = true},
+    };
+    esp_latency_result results[2];
+    expect_ok(esp_measure_latencies(NULL, subjects, 2, results, &err), &err);
+    assert_int_equal(results[0].repeats, 11);
+    assert_int_equal(results[1].repeats, 5);
+    assert_int_equal(results[1].batch, 2);
+    for (int i = 0; i < 2; i++) {
+        assert_true(results[i].min_ms > 0.0 && results[i].min_ms <= results[i].median_ms);
+    }
+    assert_int_equal(results[0].node_count, 0);
+    assert_int_equal(results[1].node_count, esp_graph_node_count(large));
+    esp_free(results[1].node_ms);
+    esp_free(results[1].node_info);
+    assert_int_equal(esp_measure_latencies(NULL, subjects, 0, results, &err), ESP_INVALID);
+    esp_graph_unref(small);
+    esp_graph_unref(large);
+}
+
 static void defaults_are_one_image_and_at_least_ten_runs(void **state)
 {
     (void)state;
@@ -164,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(figures_are_ordered_and_count_what_was_run),
+        cmocka_unit_test(networks_measured_in_turns_each_get_their_repeats),
         cmocka_unit_test(defaults_are_one_image_and_at_least_ten_runs),
         cmocka_unit_test(cancel_and_bad_options_are_refused),
         cmocka_unit_test(memory_counts_weights_and_what_a_run_allocates),
