@@ -18,7 +18,7 @@ typedef struct esp_bench {
     esp_latency_options options;
     esp_latency_result result;
     esp_peak peak; /* this and the next: with layers only */
-    esp_groupings groupings;
+    esp_grouping_gains groupings;
     bool has_layers, is_json;
 } esp_bench;
 

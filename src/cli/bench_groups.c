@@ -5,53 +5,22 @@
 #include "cli/inputs.h"
 #include "cli/table.h"
 
-/* Slower by less than this is the clock's noise. */
-#define TOLERANCE 1.03
-
-static double theory(const esp_grouping *item)
-{
-    return item->macs > 0 ? (double)item->dense_macs / (double)item->macs : 0.0;
-}
-
-static double real(const esp_grouping *item)
-{
-    return item->ms > 0 ? item->dense_ms / item->ms : 0.0;
-}
-
-static bool loses(const esp_grouping *item)
-{
-    return item->ms > TOLERANCE * item->dense_ms;
-}
-
-/* All grouped layers as one. */
-static esp_grouping sum(const esp_groupings *list)
-{
-    esp_grouping total = {0};
-    for (int i = 0; i < list->count; i++) {
-        total.macs += list->items[i].macs;
-        total.dense_macs += list->items[i].dense_macs;
-        total.ms += list->items[i].ms;
-        total.dense_ms += list->items[i].dense_ms;
-    }
-    return total;
-}
-
-static void add_row(esp_table *table, const char *name, const char *groups, const esp_grouping *item)
+static void add_row(esp_table *table, const char *name, const char *groups, const esp_grouping_gain *item)
 {
     esp_table_cell(table, "%s", name);
     esp_table_cell(table, "%s", groups);
     esp_table_cell(table, "%.3f", item->ms);
     esp_table_cell(table, "%.3f", item->dense_ms);
-    esp_table_cell(table, "%.2fx", theory(item));
-    esp_table_cell(table, "%.2fx", real(item));
-    esp_table_cell(table, "%s", loses(item) ? "slower than dense" : "");
+    esp_table_cell(table, "%.2fx", esp_grouping_theory(item));
+    esp_table_cell(table, "%.2fx", esp_grouping_real(item));
+    esp_table_cell(table, "%s", esp_grouping_loses(item) ? "slower than dense" : "");
 }
 
-static void print_verdict(const esp_groupings *list)
+static void print_verdict(const esp_grouping_gains *list)
 {
     int losers = 0;
     for (int i = 0; i < list->count; i++) {
-        losers += loses(&list->items[i]);
+        losers += esp_grouping_loses(&list->items[i]);
     }
     if (losers == 0) {
         printf("\nNo grouped layer is slower than its dense form on this machine.\n");
@@ -60,7 +29,7 @@ static void print_verdict(const esp_groupings *list)
     printf("\nOn this machine grouping makes %d of %d layers slower than their dense form:", losers,
            list->count);
     for (int i = 0, told = 0; i < list->count; i++) {
-        if (loses(&list->items[i])) {
+        if (esp_grouping_loses(&list->items[i])) {
             printf("%s %s", told++ > 0 ? "," : "", list->items[i].name);
         }
     }
@@ -70,7 +39,7 @@ static void print_verdict(const esp_groupings *list)
 esp_status esp_bench_print_groupings(const esp_bench *bench, esp_error *err)
 {
     static const char *const headings[] = {"grouped layer", "groups", "ms", "dense ms", "theory", "real", ""};
-    const esp_groupings *list = &bench->groupings;
+    const esp_grouping_gains *list = &bench->groupings;
     if (list->count == 0) {
         return ESP_OK;
     }
@@ -83,7 +52,7 @@ esp_status esp_bench_print_groupings(const esp_bench *bench, esp_error *err)
         snprintf(groups, sizeof groups, "%lld", (long long)list->items[i].groups);
         add_row(table, list->items[i].name, groups, &list->items[i]);
     }
-    const esp_grouping total = sum(list);
+    const esp_grouping_gain total = esp_grouping_total(list);
     add_row(table, "all", "", &total);
     putchar('\n');
     esp_status status = esp_table_print(table, err);
@@ -92,20 +61,21 @@ esp_status esp_bench_print_groupings(const esp_bench *bench, esp_error *err)
     return status;
 }
 
-static json_t *item_json(const esp_grouping *item)
+static json_t *item_json(const esp_grouping_gain *item)
 {
     return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:b}", "macs", (json_int_t)item->macs, "dense_macs",
                      (json_int_t)item->dense_macs, "ms", item->ms, "dense_ms", item->dense_ms, "theory",
-                     theory(item), "real", real(item), "loses", loses(item));
+                     esp_grouping_theory(item), "real", esp_grouping_real(item), "loses",
+                     esp_grouping_loses(item));
 }
 
 json_t *esp_bench_groupings_json(const esp_bench *bench)
 {
-    const esp_groupings *list = &bench->groupings;
+    const esp_grouping_gains *list = &bench->groupings;
     if (list->count == 0) {
         return json_null();
     }
-    const esp_grouping total = sum(list);
+    const esp_grouping_gain total = esp_grouping_total(list);
     json_t *object = item_json(&total), *layers = json_array();
     for (int i = 0; i < list->count; i++) {
         json_t *layer = item_json(&list->items[i]);

@@ -82,8 +82,8 @@ static esp_status measure_yardsticks(esp_bench *it, esp_cli *cli, esp_error *err
                            &inferred, err);
     }
     if (status == ESP_OK) {
-        status = esp_groupings_measure(&cli->compute, it->graph, inferred, it->result.node_ms, &it->groupings,
-                                       err);
+        status = esp_grouping_gains_measure(&cli->compute, it->graph, inferred, it->result.node_ms,
+                                            &it->groupings, err);
     }
     esp_inferred_free(inferred);
     return status;
@@ -173,7 +173,7 @@ esp_status esp_command_bench(esp_cli *cli, int argc, char **argv, esp_error *err
     }
     esp_free(it.result.node_ms);
     esp_free(it.result.node_info);
-    esp_groupings_free(&it.groupings);
+    esp_grouping_gains_free(&it.groupings);
     esp_layers_free(&it.layers);
     esp_inferred_free(it.inferred);
     esp_graph_unref(it.graph);

@@ -2,11 +2,14 @@
 #include "base/memory.h"
 #include "graph/op.h"
 #include "script/binding.h"
+#include "train/grouping.h"
 #include "train/latency.h"
 
 /* What must be freed whatever Lua raises: a userdata with a finalizer. */
 typedef struct bench {
     esp_latency_result results[2];
+    esp_inferred *inferred;
+    esp_grouping_gains groupings;
 } bench;
 
 static int release_bench(lua_State *L)
@@ -16,6 +19,8 @@ static int release_bench(lua_State *L)
         esp_free(it->results[i].node_ms);
         esp_free(it->results[i].node_info);
     }
+    esp_grouping_gains_free(&it->groupings);
+    esp_inferred_free(it->inferred);
     *it = (bench){0};
     return 0;
 }
@@ -89,6 +94,33 @@ static void push_layers(lua_State *L, const esp_graph *graph, const esp_latency_
     }
 }
 
+/* One entry per self-grouped layer: what the arithmetic promises beside what the clock says. */
+static void push_groupings(lua_State *L, const esp_grouping_gains *list)
+{
+    lua_createtable(L, list->count, 0);
+    for (int i = 0; i < list->count; i++) {
+        const esp_grouping_gain *item = &list->items[i];
+        lua_createtable(L, 0, 6);
+        esp_lua_set_string(L, "name", item->name);
+        esp_lua_set_integer(L, "groups", item->groups);
+        esp_lua_set_number(L, "theory", esp_grouping_theory(item));
+        esp_lua_set_number(L, "real", esp_grouping_real(item));
+        esp_lua_set_number(L, "ms", item->ms);
+        esp_lua_set_number(L, "dense_ms", item->dense_ms);
+        lua_rawseti(L, -2, i + 1);
+    }
+}
+
+static void measure_groupings(lua_State *L, bench *it, const esp_graph *graph)
+{
+    esp_error err = {0};
+    esp_lua_check(L, esp_infer(graph, it->results[0].batch, NULL, 0, &it->inferred, &err), &err);
+    esp_lua_check(L,
+                  esp_grouping_gains_measure(esp_lua_compute(L), graph, it->inferred, it->results[0].node_ms,
+                                             &it->groupings, &err),
+                  &err);
+}
+
 /* The network named by `against`, or NULL. */
 static const esp_graph *other_graph(lua_State *L)
 {
@@ -96,6 +128,9 @@ static const esp_graph *other_graph(lua_State *L)
         return NULL;
     }
     esp_lua_raw_field(L, 2, "against"); /* stays in the table, which stays in its place */
+    if (luaL_testudata(L, -1, ESP_LUA_MODEL) == NULL) {
+        esp_lua_fail(L, "against: expected a model, found %s", luaL_typename(L, -1));
+    }
     if (luaL_testudata(L, -1, ESP_LUA_MODEL) == NULL) {
         esp_lua_fail(L, "against: expected a model, found %s", luaL_typename(L, -1));
     }
@@ -125,10 +160,15 @@ int esp_lua_model_bench(lua_State *L)
     esp_lua_check(
         L, esp_measure_latencies(esp_lua_compute(L), subjects, other == NULL ? 1 : 2, it->results, &err),
         &err);
+    if (has_layers && !options.is_training) {
+        measure_groupings(L, it, graph);
+    }
     push_times(L, &it->results[0], options.is_training);
     if (has_layers) {
         push_layers(L, graph, &it->results[0]);
         lua_setfield(L, -2, "layers");
+        push_groupings(L, &it->groupings);
+        lua_setfield(L, -2, "groupings");
     }
     if (other == NULL) {
         return 1;

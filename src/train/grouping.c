@@ -130,13 +130,13 @@ static double tail_ms(const finder *it, int join)
 }
 
 /* Fills `out` (but for dense_ms) and the geometry when `join` puts groups together. */
-static bool read_grouping(const finder *it, int join, esp_grouping *out, esp_conv_geometry *geometry)
+static bool read_grouping(const finder *it, int join, esp_grouping_gain *out, esp_conv_geometry *geometry)
 {
     const esp_node *node = esp_graph_node(it->graph, join);
     group first, one;
     int64_t filters = 0, kernel_macs = 0;
     int last_gather = -1;
-    *out = (esp_grouping){.join = join, .groups = node->input_count};
+    *out = (esp_grouping_gain){.join = join, .groups = node->input_count};
     if (strcmp(node->op->name, "Concat") != 0 || esp_node_int(node, "axis", 0) != 1 ||
         node->input_count < 1 || !read_group(it, node->inputs[0], &first))
         return false;
@@ -158,18 +158,18 @@ static bool read_grouping(const finder *it, int join, esp_grouping *out, esp_con
     return out->macs < out->dense_macs;
 }
 
-void esp_groupings_free(esp_groupings *groupings)
+void esp_grouping_gains_free(esp_grouping_gains *groupings)
 {
     for (int i = 0; i < groupings->count; i++)
         esp_free(groupings->items[i].name);
     esp_free(groupings->items);
-    *groupings = (esp_groupings){0};
+    *groupings = (esp_grouping_gains){0};
 }
 
-static esp_status add_grouping(const esp_compute *compute, const finder *it, int join, esp_groupings *list,
-                               esp_error *err)
+static esp_status add_grouping(const esp_compute *compute, const finder *it, int join,
+                               esp_grouping_gains *list, esp_error *err)
 {
-    esp_grouping *item = &list->items[list->count];
+    esp_grouping_gain *item = &list->items[list->count];
     esp_conv_geometry geometry;
     double seconds = 0.0;
     if (!read_grouping(it, join, item, &geometry))
@@ -185,19 +185,51 @@ static esp_status add_grouping(const esp_compute *compute, const finder *it, int
     return ESP_OK;
 }
 
-esp_status esp_groupings_measure(const esp_compute *compute, const esp_graph *graph,
-                                 const esp_inferred *inferred, const double *node_ms, esp_groupings *out,
-                                 esp_error *err)
+esp_status esp_grouping_gains_measure(const esp_compute *compute, const esp_graph *graph,
+                                      const esp_inferred *inferred, const double *node_ms,
+                                      esp_grouping_gains *out, esp_error *err)
 {
     const finder it = {.graph = graph, .inferred = inferred, .node_ms = node_ms};
     size_t nodes = (size_t)esp_graph_node_count(graph);
-    esp_groupings list = {.items = esp_alloc_zero(nodes, sizeof(esp_grouping))};
+    esp_grouping_gains list = {.items = esp_alloc_zero(nodes, sizeof(esp_grouping_gain))};
     esp_status status = list.items != NULL ? ESP_OK : esp_fail_memory(err, "grouped layers", nodes);
     for (int n = 0; status == ESP_OK && n < (int)nodes; n++)
         status = add_grouping(compute, &it, n, &list, err);
     if (status == ESP_OK)
         *out = list;
     else
-        esp_groupings_free(&list);
+        esp_grouping_gains_free(&list);
     return status;
+}
+
+/* ---- reading ---- */
+
+/* Slower by less than this is the clock's noise. */
+#define LEAST_LOSS 1.03
+
+double esp_grouping_theory(const esp_grouping_gain *gain)
+{
+    return gain->macs > 0 ? (double)gain->dense_macs / (double)gain->macs : 0.0;
+}
+
+double esp_grouping_real(const esp_grouping_gain *gain)
+{
+    return gain->ms > 0 ? gain->dense_ms / gain->ms : 0.0;
+}
+
+bool esp_grouping_loses(const esp_grouping_gain *gain)
+{
+    return gain->ms > LEAST_LOSS * gain->dense_ms;
+}
+
+esp_grouping_gain esp_grouping_total(const esp_grouping_gains *gains)
+{
+    esp_grouping_gain total = {0};
+    for (int i = 0; i < gains->count; i++) {
+        total.macs += gains->items[i].macs;
+        total.dense_macs += gains->items[i].dense_macs;
+        total.ms += gains->items[i].ms;
+        total.dense_ms += gains->items[i].dense_ms;
+    }
+    return total;
 }

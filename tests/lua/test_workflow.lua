@@ -64,6 +64,7 @@ test.is_true(timing.layers == nil, "layers are not measured unless they are aske
 
 local first, second = loaded:bench { repeats = 3, layers = true, against = trained }
 test.is_true(#first.layers > 0 and first.layers[1].ms >= 0 and #first.layers[1].kernel > 0, "layers")
+test.equal(#first.groupings, 0, "no layer is grouped")
 test.equal(second.repeats, 3, "the other model runs as often")
 local step = loaded:bench { batch = 4, repeats = 5, train = true }
 test.is_true(step.backward_ms > 0, "a training step has a backward pass")

@@ -32,16 +32,16 @@ static esp_graph *grouped_conv(void)
 }
 
 /* Node i took 2^i ms, so that a sum tells its parts. */
-static esp_groupings measure(const esp_graph *graph, int64_t batch)
+static esp_grouping_gains measure(const esp_graph *graph, int64_t batch)
 {
     esp_error err = {0};
     esp_inferred *inferred = NULL;
-    esp_groupings found = {0};
+    esp_grouping_gains found = {0};
     double node_ms[16];
     for (int i = 0; i < 16; i++)
         node_ms[i] = (double)(1 << i);
     must(esp_infer(graph, batch, NULL, 0, &inferred, &err), &err);
-    must(esp_groupings_measure(NULL, graph, inferred, node_ms, &found, &err), &err);
+    must(esp_grouping_gains_measure(NULL, graph, inferred, node_ms, &found, &err), &err);
     esp_inferred_free(inferred);
     return found;
 }
@@ -51,7 +51,7 @@ static void groups_of_one_layer_are_found_and_counted(void **state)
     (void)state;
     esp_graph *graph = grouped_conv();
     size_t before = esp_memory_live();
-    esp_groupings found = measure(graph, 3);
+    esp_grouping_gains found = measure(graph, 3);
     assert_int_equal(found.count, 1);
     assert_int_equal(found.items[0].groups, 2);
     assert_int_equal(found.items[0].macs, 3 * 8 * 2 * 9 * 16);
@@ -59,7 +59,7 @@ static void groups_of_one_layer_are_found_and_counted(void **state)
     /* six nodes: two Gathers, two convolutions, the Concat, the Gather behind it */
     assert_true(found.items[0].ms == 63.0);
     assert_true(found.items[0].dense_ms > 0.0);
-    esp_groupings_free(&found);
+    esp_grouping_gains_free(&found);
     assert_int_equal(esp_memory_live(), before);
     esp_graph_unref(graph);
 }
@@ -75,11 +75,11 @@ static void fully_connected_layers_count_too(void **state)
     int second = net_add(&n, "Gemm", IN(x, net_constant(&n, S2(2, 6), NULL)), AT(transposed));
     net_output(&n, net_add(&n, "Concat", IN(first, second), AT(esp_attr_int("axis", 1))));
     esp_graph *graph = net_finish(&n);
-    esp_groupings found = measure(graph, 1);
+    esp_grouping_gains found = measure(graph, 1);
     assert_int_equal(found.count, 1);
     assert_int_equal(found.items[0].macs, 3 * 2 + 2 * 6);
     assert_int_equal(found.items[0].dense_macs, 5 * 6);
-    esp_groupings_free(&found);
+    esp_grouping_gains_free(&found);
     esp_graph_unref(graph);
 }
 
@@ -93,9 +93,9 @@ static void branches_of_an_ordinary_network_are_no_groups(void **state)
         net_add(&n, "Concat", IN(both, net_add(&n, "Relu", IN(both), NULL)), AT(esp_attr_int("axis", 1)));
     net_output(&n, pooled);
     esp_graph *graph = net_finish(&n);
-    esp_groupings found = measure(graph, 1);
+    esp_grouping_gains found = measure(graph, 1);
     assert_int_equal(found.count, 0);
-    esp_groupings_free(&found);
+    esp_grouping_gains_free(&found);
     esp_graph_unref(graph);
 }
 
@@ -172,13 +172,13 @@ static void running_out_of_memory_leaves_nothing_behind(void **state)
     size_t before = esp_memory_live();
     esp_status status = ESP_NO_MEMORY;
     for (int k = 1; status == ESP_NO_MEMORY; k++) {
-        esp_groupings found = {.count = -1};
+        esp_grouping_gains found = {.count = -1};
         esp_memory_fuse(k);
-        status = esp_groupings_measure(NULL, graph, inferred, node_ms, &found, &err);
+        status = esp_grouping_gains_measure(NULL, graph, inferred, node_ms, &found, &err);
         esp_memory_fuse(0);
         assert_true(status == ESP_OK || found.count == -1);
         if (status == ESP_OK)
-            esp_groupings_free(&found);
+            esp_grouping_gains_free(&found);
         assert_int_equal(esp_memory_live(), before);
     }
     assert_int_equal(status, ESP_OK);
