@@ -150,6 +150,33 @@ esp_status esp_session_run_evaluate(void *user, esp_job *job, const esp_compute 
 
 /* ---- latency ---- */
 
+/* Times of nodes for what grouping gains; the medians of a few runs will do. */
+enum { GROUPING_REPEATS = 7 };
+
+static esp_status measure_grouping(const esp_compute *compute, const esp_graph *graph,
+                                   const esp_latency_options *latency, esp_metrics *metrics, esp_error *err)
+{
+    esp_latency_options options = *latency;
+    esp_latency_result result = {0};
+    esp_inferred *inferred = NULL;
+    esp_grouping_gains gains = {0};
+
+    options.repeats = GROUPING_REPEATS;
+    esp_status status = esp_measure_latency(compute, graph, &options, true, &result, err);
+    if (status == ESP_OK)
+        status =
+            esp_infer(graph, options.batch, options.input_shapes, options.input_shape_count, &inferred, err);
+    if (status == ESP_OK)
+        status = esp_grouping_gains_measure(compute, graph, inferred, result.node_ms, &gains, err);
+    if (status == ESP_OK)
+        esp_metrics_set_grouping(metrics, &gains);
+    esp_grouping_gains_free(&gains);
+    esp_inferred_free(inferred);
+    esp_free(result.node_ms);
+    esp_free(result.node_info);
+    return status;
+}
+
 static esp_status measure_version(esp_session *session, const esp_compute *compute, int id, esp_error *err)
 {
     esp_input_shape shapes[ESP_INPUT_SHAPES_MAX];
@@ -165,12 +192,29 @@ static esp_status measure_version(esp_session *session, const esp_compute *compu
     status = esp_session_input_shapes(session, id, graph, shapes, &options.input_shape_count, err);
     if (status == ESP_OK)
         status = esp_measure_latency(compute, graph, &options, false, &result, err);
+    changed = *esp_versions_find(session->now.versions, id);
+    if (status == ESP_OK)
+        status = measure_grouping(compute, graph, &options, &changed.metrics, err);
     esp_graph_unref(graph);
     if (status != ESP_OK)
         return status;
-    changed = *esp_versions_find(session->now.versions, id);
     esp_metrics_set_latency(&changed.metrics, &result);
     return esp_session_put_version(session, &changed, false, err);
+}
+
+/* "grouped 1.90x of 2.50x, 2 of 5 layers slower than dense", or what the figure is. */
+static void describe_latency(const esp_session *session, const esp_metrics *metrics, char *text, size_t size)
+{
+    int used;
+
+    snprintf(text, size, "median of single images");
+    if (metrics->grouped_layers == 0 || session->now.hides_timings)
+        return;
+    used = snprintf(text, size, "grouping gains %.2fx of %.2fx", metrics->grouping_real,
+                    metrics->grouping_theory);
+    if (metrics->grouped_slower > 0)
+        snprintf(text + used, size - (size_t)used, ", %d of %d layers slower than dense",
+                 metrics->grouped_slower, metrics->grouped_layers);
 }
 
 esp_status esp_session_run_measure(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
@@ -178,6 +222,7 @@ esp_status esp_session_run_measure(void *user, esp_job *job, const esp_compute *
     esp_session *session = user;
     int current = session->now.current;
     int root = root_id(session);
+    char text[120];
     esp_status status = esp_session_need_model(session, err);
 
     (void)job;
@@ -188,8 +233,9 @@ esp_status esp_session_run_measure(void *user, esp_job *job, const esp_compute *
         status = measure_version(session, compute, current, err);
     if (status != ESP_OK)
         return status;
-    esp_session_say(session, "measured version %d: median of single images on %d thread%s", current,
-                    session->now.thread_count, session->now.thread_count == 1 ? "" : "s");
+    describe_latency(session, &esp_versions_find(session->now.versions, current)->metrics, text, sizeof text);
+    esp_session_say(session, "version %d on %d thread%s: %s", current, session->now.thread_count,
+                    session->now.thread_count == 1 ? "" : "s", text);
     esp_session_journal(session, "bench", "{}");
     return esp_session_post(session, err);
 }

@@ -26,6 +26,18 @@ void esp_metrics_set_latency(esp_metrics *metrics, const esp_latency_result *res
     metrics->latency_threads = result->threads;
 }
 
+void esp_metrics_set_grouping(esp_metrics *metrics, const esp_grouping_gains *gains)
+{
+    const esp_grouping_gain total = esp_grouping_total(gains);
+
+    metrics->grouped_layers = gains->count;
+    metrics->grouped_slower = 0;
+    for (int i = 0; i < gains->count; i++)
+        metrics->grouped_slower += esp_grouping_loses(&gains->items[i]) ? 1 : 0;
+    metrics->grouping_theory = esp_grouping_theory(&total);
+    metrics->grouping_real = esp_grouping_real(&total);
+}
+
 /* ---- JSON ---- */
 
 esp_status esp_metrics_to_json(const esp_metrics *metrics, json_t **out, esp_error *err)
@@ -48,6 +60,12 @@ esp_status esp_metrics_to_json(const esp_metrics *metrics, json_t **out, esp_err
             json_object_set_new(json, "latency",
                                 json_pack("{s:f, s:f, s:i}", "median_ms", metrics->latency_ms, "spread",
                                           metrics->latency_spread, "threads", metrics->latency_threads)) == 0;
+    if (is_whole && metrics->grouped_layers > 0)
+        is_whole =
+            json_object_set_new(json, "grouping",
+                                json_pack("{s:i, s:i, s:f, s:f}", "layers", metrics->grouped_layers, "slower",
+                                          metrics->grouped_slower, "theory", metrics->grouping_theory, "real",
+                                          metrics->grouping_real)) == 0;
     if (!is_whole) {
         json_decref(json);
         return esp_fail_memory(err, "metrics", sizeof *metrics);
@@ -64,12 +82,15 @@ esp_status esp_metrics_from_json(const json_t *json, esp_metrics *out, esp_error
     int is_full = 0;
 
     if (json_unpack_ex((json_t *)json, &problem, 0,
-                       "{s:I, s:I, s:F, s:F, s?{s:I, s:b, s:F, s:F, s:F, s:F}, s?{s:F, s:F, s:i}}", "params",
-                       &params, "macs", &macs, "paper_params", &metrics.counts.paper_params, "paper_macs",
-                       &metrics.counts.paper_macs, "eval", "images", &images, "full", &is_full, "top1",
-                       &metrics.top1, "top1_error", &metrics.top1_error, "top5", &metrics.top5, "loss",
-                       &metrics.loss, "latency", "median_ms", &metrics.latency_ms, "spread",
-                       &metrics.latency_spread, "threads", &metrics.latency_threads) != 0)
+                       "{s:I, s:I, s:F, s:F, s?{s:I, s:b, s:F, s:F, s:F, s:F}, s?{s:F, s:F, s:i}, "
+                       "s?{s:i, s:i, s:F, s:F}}",
+                       "params", &params, "macs", &macs, "paper_params", &metrics.counts.paper_params,
+                       "paper_macs", &metrics.counts.paper_macs, "eval", "images", &images, "full", &is_full,
+                       "top1", &metrics.top1, "top1_error", &metrics.top1_error, "top5", &metrics.top5,
+                       "loss", &metrics.loss, "latency", "median_ms", &metrics.latency_ms, "spread",
+                       &metrics.latency_spread, "threads", &metrics.latency_threads, "grouping", "layers",
+                       &metrics.grouped_layers, "slower", &metrics.grouped_slower, "theory",
+                       &metrics.grouping_theory, "real", &metrics.grouping_real) != 0)
         return esp_fail(err, ESP_FORMAT, "metrics: %s", problem.text);
     metrics.counts.params = params;
     metrics.counts.macs = macs;

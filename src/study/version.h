@@ -10,6 +10,7 @@
 #include "graph/layers.h"
 #include "study/shared.h"
 #include "train/evaluate.h"
+#include "train/grouping.h"
 
 /* What is known about a model. Counts are always known. */
 typedef struct esp_metrics {
@@ -20,13 +21,16 @@ typedef struct esp_metrics {
     double latency_ms; /* median; negative: not measured */
     double latency_spread;
     int latency_threads;
+    int grouped_layers, grouped_slower; /* self-grouped ones, and those of them that would be faster dense */
+    double grouping_theory, grouping_real; /* speed-up over dense that was promised, and that was measured */
 } esp_metrics;
 
 void esp_metrics_set_eval(esp_metrics *metrics, const esp_eval_result *result, bool is_full);
 void esp_metrics_set_latency(esp_metrics *metrics, const esp_latency_result *result);
+void esp_metrics_set_grouping(esp_metrics *metrics, const esp_grouping_gains *gains);
 
-/* {"params", "macs", "paper_params", "paper_macs", "eval": {...}, "latency": {...}}; unknown parts are left
- * out. */
+/* {"params", "macs", "paper_params", "paper_macs", "eval": {...}, "latency": {...}, "grouping": {...}};
+ * unknown parts are left out. */
 esp_status esp_metrics_to_json(const esp_metrics *metrics, json_t **out, esp_error *err);
 esp_status esp_metrics_from_json(const json_t *json, esp_metrics *out, esp_error *err);
 

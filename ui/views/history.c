@@ -160,6 +160,18 @@ static void made_at(const ui_state *state, const esp_study_version *version, cha
         snprintf(text, size, "%.10s %.5s", version->created, version->created + 11);
 }
 
+/* What grouping layers brought, once it was measured. */
+static void draw_grouping(ui_canvas *canvas, ui_rect *rect, const ui_state *state, const esp_metrics *metrics)
+{
+    if (metrics->grouped_layers == 0 || state->snapshot->hides_timings)
+        return;
+    ui_fact(canvas, rect, "grouping", UI_TEXT, "%.2fx of %.2fx", metrics->grouping_real,
+            metrics->grouping_theory);
+    if (metrics->grouped_slower > 0)
+        ui_fact(canvas, rect, "slower", UI_WARN, "%d of %d layers", metrics->grouped_slower,
+                metrics->grouped_layers);
+}
+
 /* How the selected version came to be. */
 static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
@@ -187,6 +199,7 @@ static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
     if (version->metrics.eval_images)
         ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld", version->metrics.top1,
                 (long long)version->metrics.eval_images);
+    draw_grouping(canvas, &inside, state, &version->metrics);
     inside = ui_rect_shrink(inside, 0, 1, 0, 0);
     draw_how(canvas, &inside, version->how);
 }

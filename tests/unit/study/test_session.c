@@ -294,6 +294,34 @@ static void a_cancelled_training_ends_as_cancelled_and_leaves_the_session_usable
     end(&b);
 }
 
+/* Theory and real of grouped layers come with the latency. */
+static void measuring_a_grouped_model_says_what_grouping_brings(void **state)
+{
+    bench b = start();
+    esp_error err = {0};
+    (void)state;
+
+    expect_ok(esp_session_measure(b.session, &err), &err);
+    tiny_study_settle(b.session, false, NULL);
+    const esp_snapshot *snapshot = esp_session_snapshot(b.session);
+    assert_true(esp_snapshot_current(snapshot)->metrics.latency_ms > 0);
+    assert_int_equal(esp_snapshot_current(snapshot)->metrics.grouped_layers, 0);
+    assert_null(strstr(snapshot->message, "grouping"));
+    esp_shared_unref(snapshot);
+
+    edit(b.session, ESP_EDIT_METHOD_NEXT, 0, 1);
+    cut_at(b.session, 0.5);
+    expect_ok(esp_session_measure(b.session, &err), &err);
+    tiny_study_settle(b.session, false, NULL);
+    snapshot = esp_session_snapshot(b.session);
+    const esp_metrics *metrics = &esp_snapshot_current(snapshot)->metrics;
+    assert_true(metrics->grouped_layers > 0);
+    assert_true(metrics->grouping_theory > 1.0 && metrics->grouping_real > 0.0);
+    assert_non_null(strstr(snapshot->message, "grouping gains"));
+    esp_shared_unref(snapshot);
+    end(&b);
+}
+
 static void what_is_saved_is_the_current_version(void **state)
 {
     bench b = start();
@@ -358,6 +386,7 @@ int main(void)
         cmocka_unit_test(data_gives_estimates_without_being_asked_and_evaluate_the_whole_set),
         cmocka_unit_test(fine_tuning_makes_a_better_version_and_a_curve),
         cmocka_unit_test(a_cancelled_training_ends_as_cancelled_and_leaves_the_session_usable),
+        cmocka_unit_test(measuring_a_grouped_model_says_what_grouping_brings),
         cmocka_unit_test(what_is_saved_is_the_current_version),
         cmocka_unit_test(a_study_is_taken_up_where_it_was_left),
     };

@@ -41,6 +41,10 @@ static void a_study_comes_back_as_it_was_left(void **state)
     child.metrics.eval_images = 10;
     child.metrics.top1 = 62.5;
     child.metrics.latency_ms = 1.25;
+    child.metrics.grouped_layers = 5;
+    child.metrics.grouped_slower = 2;
+    child.metrics.grouping_theory = 2.5;
+    child.metrics.grouping_real = 1.75;
     expect_ok(esp_store_set_metrics(store, 2, &child.metrics, &err), &err);
     expect_ok(esp_store_set_current(store, 2, &err), &err);
     expect_ok(esp_store_journal(store, "cut", "{}", &err), &err);
@@ -57,6 +61,11 @@ static void a_study_comes_back_as_it_was_left(void **state)
     assert_int_equal(versions->items[1].metrics.counts.params, 1002);
     assert_float_equal(versions->items[1].metrics.top1, 62.5, 0);
     assert_float_equal(versions->items[1].metrics.latency_ms, 1.25, 0);
+    assert_int_equal(versions->items[0].metrics.grouped_layers, 0);
+    assert_int_equal(versions->items[1].metrics.grouped_layers, 5);
+    assert_int_equal(versions->items[1].metrics.grouped_slower, 2);
+    assert_float_equal(versions->items[1].metrics.grouping_theory, 2.5, 0);
+    assert_float_equal(versions->items[1].metrics.grouping_real, 1.75, 0);
     assert_int_equal(esp_store_current(store), 2);
     assert_int_equal(esp_store_journal_count(store), 1);
     expect_ok(esp_store_graph(store, 2, &loaded, &err), &err);
