@@ -21,6 +21,7 @@ run   dataset-fashion-mnist
 run   gnuplot-nox           gnuplot
 test  libcmocka-dev
 test  libvterm-dev
+test  libonnx-testdata
 test  python3-onnx
 test  clang                 clang
 test  libclang-rt-14-dev

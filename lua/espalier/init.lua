@@ -4,13 +4,13 @@
 --   esp.data(spec, "train"|"test")  a dataset: "fashion-mnist", "idx:DIR", "cifar10:DIR"
 --   esp.plot(figure, path)          a figure by gnuplot: .png, .svg or .pdf
 --   esp.table(rows)                 rows of cells as aligned text
---   esp.zoo                         networks with random weights
+--   esp.zoo                         known networks, with random weights or those of a safetensors file (espalier.zoo)
 --   esp.network(name, options)      a network built layer by layer (espalier.network)
 --   esp.count(n), esp.version
 --
--- A model has: layers, counts, saliency, evaluate, bench, preview, train, save, difference, metadata, with_metadata,
--- normalize. A preview has: table, before, after, mask, masked, cut, save_plan. Functions take keywords as one table;
--- an unknown key is an error that names the nearest. Errors are tables {code, message, hint}.
+-- A model has: layers, counts, saliency, evaluate, bench, preview, train, save, load_weights, save_weights, difference,
+-- metadata, with_metadata, normalize. A preview has: table, before, after, mask, masked, cut, save_plan. Functions take
+-- keywords as one table; an unknown key is an error that names the nearest. Errors are tables {code, message, hint}.
 local core = require "espalier.core"
 local network = require "espalier.network"
 

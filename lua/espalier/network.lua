@@ -5,8 +5,14 @@
 --   net:output(net:dense(net:flatten(x), { units = 10, name = "fc" }))
 --   local model = net:finish()
 --
--- Weights are drawn as He et al. 2015 (normal, variance 2 / fan) with the seed given; `seed = false` leaves them zero, which
+-- Weights are drawn: of convolutions as He et al. 2015 (normal, variance 2 / fan), of dense layers normal with variance
+-- 1 / inputs; biases are 0, scales of batch-norms 1. `seed` decides the numbers; `seed = false` leaves weights zero, which
 -- is quick and enough for shapes and counts.
+--
+-- `weights = "file.safetensors"` takes all parameters from the file instead, by name (NAME.weight, NAME.bias,
+-- NAME.running_mean, NAME.running_var of the layer NAME): finish() then also returns what model:load_weights reports.
+-- `strict = false` draws what the file does not have, or has in another shape; `prefix` stands in front of all names in the
+-- file ("module."); where all share one it is found without.
 local core = require "espalier.core"
 local check = require "espalier.keys".check
 
@@ -16,9 +22,11 @@ Network.__index = Network
 local network = {}
 
 function network.new(name, options)
-    options = check(options, { "input", "seed", "opset" }, { "input" })
-    local builder = core.builder(name, { seed = options.seed or 0, opset = options.opset or 13 })
-    local self = setmetatable({ builder = builder, counters = {}, is_random = options.seed ~= false }, Network)
+    options = check(options, { "input", "seed", "opset", "weights", "strict", "prefix" }, { "input" })
+    local weights = options.weights and core.weights(options.weights, { strict = options.strict, prefix = options.prefix })
+    local builder = core.builder(name, { seed = options.seed or 0, opset = options.opset or 13, weights = weights })
+    local is_drawn = options.seed ~= false and (weights == nil or options.strict == false)
+    local self = setmetatable({ builder = builder, counters = {}, is_drawn = is_drawn }, Network)
     local id = builder:input("input", options.input)
     self.input = { id = id, shape = options.input }
     return self
@@ -35,15 +43,20 @@ end
 
 -- A layer's weight: normal numbers of this variance.
 function Network:weight(name, shape, variance)
-    return self.builder:constant(name .. ".weight", shape, self.is_random and { std = math.sqrt(variance) } or nil)
+    return self.builder:parameter(name .. ".weight", shape, self.is_drawn and { std = math.sqrt(variance) } or nil)
 end
 
 local function value(id, ...)
     return { id = id, shape = { ... } }
 end
 
-local function output_size(size, kernel, stride, pad)
-    return (size + 2 * pad - kernel) // stride + 1
+-- `is_ceil`: a window may hang over the end, as long as it begins inside.
+local function output_size(size, kernel, stride, pad, is_ceil)
+    local room = size + 2 * pad - kernel
+    if is_ceil and room % stride ~= 0 and (room // stride + 1) * stride < size + pad then
+        return room // stride + 2
+    end
+    return room // stride + 1
 end
 
 -- { filters, kernel = 3, stride = 1, pad = 0, group = 1, bias = true, fan = "out", name }: `fan` is what keeps its variance,
@@ -57,7 +70,7 @@ function Network:conv(x, options)
     local fan = (options.fan == "in" and channels or filters) // group * kernel * kernel
     local inputs = { x.id, self:weight(name, { filters, channels // group, kernel, kernel }, 2 / fan) }
     if options.bias ~= false then
-        inputs[3] = self.builder:constant(name .. ".bias", { filters })
+        inputs[3] = self.builder:parameter(name .. ".bias", { filters })
     end
     local id = self.builder:node("Conv", inputs, { kernel_shape = { kernel, kernel }, strides = { stride, stride },
         pads = { pad, pad, pad, pad }, group = group }, name)
@@ -69,10 +82,10 @@ function Network:batch_norm(x, options)
     local name = self:name("bn", options.name)
     local channels = x.shape[1]
     local id = self.builder:node("BatchNormalization", { x.id,
-        self.builder:constant(name .. ".weight", { channels }, { fill = 1 }),
-        self.builder:constant(name .. ".bias", { channels }),
-        self.builder:constant(name .. ".running_mean", { channels }),
-        self.builder:constant(name .. ".running_var", { channels }, { fill = 1 }) },
+        self.builder:parameter(name .. ".weight", { channels }, { fill = 1 }),
+        self.builder:parameter(name .. ".bias", { channels }),
+        self.builder:parameter(name .. ".running_mean", { channels }),
+        self.builder:parameter(name .. ".running_var", { channels }, { fill = 1 }) },
         { epsilon = 1e-5, momentum = 0.9 }, name)
     return { id = id, shape = x.shape }
 end
@@ -82,14 +95,24 @@ function Network:relu(x, options)
     return { id = self.builder:node("Relu", { x.id }, nil, self:name("relu", options.name)), shape = x.shape }
 end
 
+-- Values between two bounds: ReLU6 is { min = 0, max = 6 }.
+function Network:clip(x, options)
+    options = check(options, { "min", "max", "name" }, { "min", "max" })
+    local name = self:name("clip", options.name)
+    local id = self.builder:node("Clip", { x.id, self.builder:constant(name .. ".min", {}, { fill = options.min }),
+        self.builder:constant(name .. ".max", {}, { fill = options.max }) }, nil, name)
+    return { id = id, shape = x.shape }
+end
+
+-- { kernel = 2, stride = kernel, pad = 0, ceil = false, name }: with `ceil` the last window may hang over the end.
 local function pool(self, operator, kind, x, options)
-    options = check(options, { "kernel", "stride", "pad", "name" })
+    options = check(options, { "kernel", "stride", "pad", "ceil", "name" })
     local kernel = options.kernel or 2
-    local stride, pad = options.stride or kernel, options.pad or 0
+    local stride, pad, is_ceil = options.stride or kernel, options.pad or 0, options.ceil or false
     local id = self.builder:node(operator, { x.id }, { kernel_shape = { kernel, kernel }, strides = { stride, stride },
-        pads = { pad, pad, pad, pad } }, self:name(kind, options.name))
-    return value(id, x.shape[1], output_size(x.shape[2], kernel, stride, pad),
-        output_size(x.shape[3], kernel, stride, pad))
+        pads = { pad, pad, pad, pad }, ceil_mode = is_ceil and 1 or nil }, self:name(kind, options.name))
+    return value(id, x.shape[1], output_size(x.shape[2], kernel, stride, pad, is_ceil),
+        output_size(x.shape[3], kernel, stride, pad, is_ceil))
 end
 
 function Network:max_pool(x, options)
@@ -105,13 +128,15 @@ function Network:global_average_pool(x, options)
     return value(self.builder:node("GlobalAveragePool", { x.id }, nil, self:name("gap", options.name)), x.shape[1], 1, 1)
 end
 
+-- { name, output }: `output` names the value it makes
 function Network:flatten(x, options)
-    options = check(options, { "name" })
+    options = check(options, { "name", "output" })
     local features = 1
     for _, dim in ipairs(x.shape) do
         features = features * dim
     end
-    return value(self.builder:node("Flatten", { x.id }, { axis = 1 }, self:name("flatten", options.name)), features)
+    local name = self:name("flatten", options.name)
+    return value(self.builder:node("Flatten", { x.id }, { axis = 1 }, name, options.output), features)
 end
 
 -- { units, name, output }: `output` names the value it makes
@@ -121,7 +146,7 @@ function Network:dense(x, options)
     local features = x.shape[1]
     local id = self.builder:node("Gemm", { x.id,
         self:weight(name, { options.units, features }, 1 / features),
-        self.builder:constant(name .. ".bias", { options.units }) }, { transB = 1 }, name, options.output)
+        self.builder:parameter(name .. ".bias", { options.units }) }, { transB = 1 }, name, options.output)
     return value(id, options.units)
 end
 
@@ -143,6 +168,26 @@ function Network:concat(values, options)
         first[3])
 end
 
+-- Every `stride`-th row and column.
+function Network:subsample(x, options)
+    options = check(options, { "stride", "name" }, { "stride" })
+    local name, stride = self:name("subsample", options.name), options.stride
+    local id = self.builder:node("Slice", { x.id, self.builder:integers(name .. ".starts", { 0, 0 }),
+        self.builder:integers(name .. ".ends", { math.maxinteger, math.maxinteger }),
+        self.builder:integers(name .. ".axes", { 2, 3 }), self.builder:integers(name .. ".steps", { stride, stride }) },
+        nil, name)
+    return value(id, x.shape[1], (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)
+end
+
+-- Channels of zeros in front and behind.
+function Network:pad_channels(x, options)
+    options = check(options, { "before", "after", "name" }, { "before", "after" })
+    local name = self:name("pad", options.name)
+    local pads = self.builder:integers(name .. ".pads", { 0, options.before, 0, 0, 0, options.after, 0, 0 })
+    return value(self.builder:node("Pad", { x.id, pads }, { mode = "constant" }, name),
+        x.shape[1] + options.before + options.after, x.shape[2], x.shape[3])
+end
+
 function Network:dropout(x, options)
     options = check(options, { "ratio", "name" })
     local name = self:name("dropout", options.name)
@@ -151,9 +196,10 @@ function Network:dropout(x, options)
 end
 
 function Network:output(x)
-    self.builder:output(x.id)
+    self.builder:output(x.id, x.shape)
 end
 
+-- The model; with `weights` also { loaded =, missing =, unexpected =, mismatched = }.
 function Network:finish()
     return self.builder:finish()
 end

@@ -1,238 +1,254 @@
-/* espalier inspect: what a model is. */
+/* espalier inspect: what a model is. Everything is found out first, as far as it can be; then one of the
+ * forms is printed. A model that cannot run is still looked at: what follows from a node nobody can look
+ * into is unknown, the rest is not. */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/inputs.h"
-#include "cli/table.h"
-#include "graph/exec.h"
-#include "graph/layers.h"
+#include "cli/inspect.h"
 #include "graph/op.h"
+#include "graph/opaque.h"
 #include "io/onnx.h"
 #include "prune/counts.h"
-#include "prune/coupling.h"
+#include "train/live_memory.h"
 
-/* Everything the three forms of output (table, JSON, coupling) read. */
-typedef struct inspection {
-    const char *path;
-    esp_graph *graph;
-    esp_inferred *one,
-        *two; /* at batch 1 and 2: dims that follow the batch print its name; two may be NULL */
-    esp_layers layers;
-    esp_counts counts;
-} inspection;
-
-static void release(inspection *it)
+static void release(esp_inspection *it)
 {
+    esp_coupling_free(it->coupling);
+    esp_free(it->fields);
     esp_layers_free(&it->layers);
     esp_inferred_free(it->two);
     esp_inferred_free(it->one);
     esp_graph_unref(it->graph);
 }
 
-static esp_status load(inspection *it, const esp_option_list *input_items, esp_error *err)
+/* ---- what the forms ask for ---- */
+
+char *esp_inspect_shape(const esp_inspection *it, int value, char *buffer, size_t size)
+{
+    if (value >= 0 && esp_inspect_has_shape(it, value)) {
+        return esp_shape_format_batch(it->one, it->two, value, buffer, size);
+    }
+    snprintf(buffer, size, "%s", value < 0 ? "" : "unknown");
+    return buffer;
+}
+
+bool esp_inspect_has_shape(const esp_inspection *it, int value)
+{
+    const esp_shape *shape = esp_inferred_shape(it->one, value);
+    return shape->rank >= 0 && esp_shape_elements(shape) >= 0;
+}
+
+double esp_inspect_bytes(const esp_inspection *it, int value)
+{
+    return (double)esp_shape_elements(esp_inferred_shape(it->one, value)) *
+           (double)esp_dtype_size(esp_inferred_dtype(it->one, value));
+}
+
+const char *esp_inspect_operator(const esp_node *node)
+{
+    static const char own[] = ESP_OPAQUE_ONNX "::";
+    const char *name = node->op->name;
+    return strncmp(name, own, sizeof own - 1) == 0 ? name + sizeof own - 1 : name;
+}
+
+int esp_inspect_sets(const esp_inspection *it, const int32_t *slots, int64_t count, int *sets, int max)
+{
+    int found = 0;
+    for (int64_t c = 0; it->coupling && slots && c < count && found < max; c++) {
+        int set = slots[c] == ESP_SLOT_ZERO ? -1 : esp_coupling_slot_set(it->coupling, slots[c]);
+        bool is_new = set >= 0;
+        for (int i = 0; i < found; i++) {
+            is_new = is_new && sets[i] != set;
+        }
+        if (is_new) {
+            sets[found++] = set;
+        }
+    }
+    return found;
+}
+
+int esp_inspect_layer_sets(const esp_inspection *it, int layer, int *sets, int max)
+{
+    const int32_t *slots = it->coupling ? esp_coupling_writes(it->coupling, layer) : NULL;
+    return esp_inspect_sets(it, slots, it->layers.items[layer].filters, sets, max);
+}
+
+/* ---- finding out ---- */
+
+/* Values that hold memory while the model runs. */
+static bool is_computed(const esp_inspection *it, int value)
+{
+    const esp_value *facts = esp_graph_value(it->graph, value);
+    return !facts->constant && !esp_inferred_constant(it->one, value);
+}
+
+static esp_status measure_memory(esp_inspection *it, esp_error *err)
+{
+    size_t live;
+    it->has_memory = true;
+    for (int v = 0; v < esp_graph_value_count(it->graph); v++) {
+        if (!is_computed(it, v)) {
+            continue;
+        }
+        it->has_memory = it->has_memory && esp_inspect_has_shape(it, v);
+        it->value_bytes += it->has_memory ? esp_inspect_bytes(it, v) : 0.0;
+    }
+    esp_status status = it->has_memory ? esp_live_bytes(it->graph, it->one, &live, err) : ESP_OK;
+    it->live_bytes = status == ESP_OK && it->has_memory ? (double)live : 0.0;
+    return status;
+}
+
+static esp_status find_fields(esp_inspection *it, esp_error *err)
+{
+    size_t values = (size_t)esp_graph_value_count(it->graph);
+    it->fields = esp_alloc_zero(values, sizeof *it->fields);
+    if (!it->fields) {
+        return esp_fail_memory(err, "receptive fields", values * sizeof *it->fields);
+    }
+    esp_receptive_fields(it->graph, it->one, it->fields);
+    return ESP_OK;
+}
+
+static esp_status infer_twice(esp_inspection *it, const esp_option_list *items, esp_error *err)
 {
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
+    esp_error ignored = {0};
+    int count = 0;
+    esp_status status = esp_cli_input_shapes(items, it->graph, shapes, &count, err);
+    if (status == ESP_OK) {
+        status = esp_infer(it->graph, 1, shapes, count, &it->one, err);
+    }
+    if (status == ESP_OK) {
+        esp_infer(it->graph, 2, shapes, count, &it->two, &ignored); /* a fixed batch has no second size */
+    }
+    return status;
+}
+
+static esp_status load(esp_inspection *it, const esp_option_list *input_items, esp_error *err)
+{
     esp_status status = esp_onnx_load(it->path, &it->graph, err);
     if (status == ESP_OK) {
-        status = esp_cli_input_shapes(input_items, it->graph, shapes, &shape_count, err);
+        status = infer_twice(it, input_items, err);
     }
     if (status == ESP_OK) {
-        status = esp_infer(it->graph, 1, shapes, shape_count, &it->one, err);
-    }
-    if (status == ESP_OK) {
-        esp_error ignored = {0};
-        esp_infer(it->graph, 2, shapes, shape_count, &it->two,
-                  &ignored); /* a fixed batch has no second size */
         status = esp_layers_list(it->graph, it->one, &it->layers, err);
     }
     if (status == ESP_OK) {
         status = esp_model_count(it->graph, it->one, &it->counts, err);
     }
-    return status;
+    if (status == ESP_OK) {
+        status = find_fields(it, err);
+    }
+    if (status == ESP_OK) {
+        status = measure_memory(it, err);
+    }
+    if (status != ESP_OK) {
+        return status;
+    }
+    int opaque = esp_graph_find_opaque(it->graph);
+    if (opaque >= 0) {
+        esp_opaque_fail(esp_graph_node(it->graph, opaque), &it->run_error);
+    }
+    status = esp_coupling_new(it->graph, it->one, &it->layers, &it->coupling, &it->coupling_error);
+    return status == ESP_NO_MEMORY ? esp_fail(err, status, "%s", it->coupling_error.message) : ESP_OK;
 }
 
-static const char *value_shape(const inspection *it, int value, char *buffer, size_t size)
+/* ---- the command ---- */
+
+/* Columns of the terminal, or what COLUMNS says; 0 when the output goes elsewhere. */
+static size_t output_width(void)
 {
-    return value < 0 ? "" : esp_shape_format_batch(it->one, it->two, value, buffer, size);
+    struct winsize size;
+    int64_t columns;
+    const char *given = getenv("COLUMNS");
+    if (given && esp_parse_i64(given, &columns) && columns > 0) {
+        return (size_t)columns;
+    }
+    return isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
-static const char *kind_of(const esp_layer *layer, char *buffer, size_t size)
+typedef struct inspect_flags {
+    bool is_json, is_dot, wants_coupling, wants_operators;
+} inspect_flags;
+
+static esp_status print(const esp_inspection *it, const inspect_flags *flags, esp_error *err)
 {
-    if (!layer->is_conv) {
-        return "fc";
+    if (flags->is_dot) {
+        return esp_inspect_print_dot(it, err);
     }
-    snprintf(buffer, size, "conv %lldx%lld%s", (long long)layer->kernel_h, (long long)layer->kernel_w,
-             layer->group > 1 ? " grouped" : "");
-    return buffer;
+    if (flags->wants_coupling) {
+        return esp_inspect_print_coupling(it, flags->is_json, err);
+    }
+    return flags->is_json ? esp_inspect_print_json(it, err)
+                          : esp_inspect_print_table(it, output_width(), err);
 }
 
-static void print_interface(const inspection *it, bool is_output)
+static esp_status check(const inspect_flags *flags, int models, esp_error *err)
 {
-    int count = is_output ? esp_graph_output_count(it->graph) : esp_graph_input_count(it->graph);
-    for (int i = 0; i < count; i++) {
-        int value = is_output ? esp_graph_output(it->graph, i) : esp_graph_input(it->graph, i);
-        char shape[96];
-        printf("%-10s %s  %s  %s\n", is_output ? "output" : "input", esp_graph_value(it->graph, value)->name,
-               value_shape(it, value, shape, sizeof shape),
-               esp_dtype_name(esp_inferred_dtype(it->one, value)));
+    if (flags->is_dot && (flags->is_json || flags->wants_coupling)) {
+        return esp_fail(err, ESP_INVALID, "--dot goes with neither --json nor --coupling");
     }
-}
-
-static esp_status print_people(const inspection *it, esp_error *err)
-{
-    char params[16], macs[16], paper_params[16], paper_macs[16];
-    esp_table *table = esp_table_new("llllrrrr");
-    printf("%s  opset %lld, %d nodes\n", it->path, (long long)esp_graph_opset(it->graph),
-           esp_graph_node_count(it->graph));
-    print_interface(it, false);
-    print_interface(it, true);
-    printf("%-10s %s params, %s MACs per image (true)   %s params, %s MACs (paper)\n\n", "size",
-           esp_format_count(params, sizeof params, (double)it->counts.params),
-           esp_format_count(macs, sizeof macs, (double)it->counts.macs),
-           esp_format_count(paper_params, sizeof paper_params, it->counts.paper_params),
-           esp_format_count(paper_macs, sizeof paper_macs, it->counts.paper_macs));
-    static const char *const headings[] = {"layer",   "kind",     "role",   "output",
-                                           "filters", "channels", "params", "MACs"};
-    for (size_t i = 0; i < 8; i++) {
-        esp_table_cell(table, "%s", headings[i]);
+    if (flags->wants_operators && (models > 0 || flags->is_dot || flags->wants_coupling)) {
+        return esp_fail(err, ESP_INVALID,
+                        "--operators is about the program: it takes no model, and only --json");
     }
-    for (int i = 0; i < it->layers.count; i++) {
-        const esp_layer *layer = &it->layers.items[i];
-        char kind[48], shape[96];
-        const esp_node *node = esp_graph_node(it->graph, layer->node);
-        esp_table_cell(table, "%s", layer->name);
-        esp_table_cell(table, "%s", kind_of(layer, kind, sizeof kind));
-        esp_table_cell(table, "%s", esp_role_word(layer->role));
-        esp_table_cell(table, "%s", value_shape(it, node->outputs[0], shape, sizeof shape));
-        esp_table_cell(table, "%lld", (long long)layer->filters);
-        esp_table_cell(table, "%lld", (long long)layer->channels);
-        esp_table_cell(table, "%s", esp_format_count(params, sizeof params, (double)layer->params));
-        esp_table_cell(table, "%s", esp_format_count(macs, sizeof macs, (double)layer->macs));
+    if (!flags->wants_operators && models == 0) {
+        return esp_fail(err, ESP_INVALID,
+                        "0 arguments given, expected: espalier inspect MODEL.onnx [options]");
     }
-    esp_status status = esp_table_print(table, err);
-    esp_table_free(table);
-    return status;
-}
-
-static json_t *interface_json(const inspection *it, bool is_output)
-{
-    json_t *list = json_array();
-    int count = is_output ? esp_graph_output_count(it->graph) : esp_graph_input_count(it->graph);
-    for (int i = 0; i < count; i++) {
-        int value = is_output ? esp_graph_output(it->graph, i) : esp_graph_input(it->graph, i);
-        char shape[96];
-        json_array_append_new(list, json_pack("{s:o, s:s, s:s}", "name",
-                                              esp_cli_json_text(esp_graph_value(it->graph, value)->name),
-                                              "shape", value_shape(it, value, shape, sizeof shape), "type",
-                                              esp_dtype_name(esp_inferred_dtype(it->one, value))));
-    }
-    return list;
-}
-
-static esp_status print_json(const inspection *it, esp_error *err)
-{
-    json_t *layers = json_array();
-    for (int i = 0; i < it->layers.count; i++) {
-        const esp_layer *layer = &it->layers.items[i];
-        const esp_node *node = esp_graph_node(it->graph, layer->node);
-        char shape[96];
-        json_array_append_new(
-            layers, json_pack("{s:o, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:[I,I], s:I, s:I}", "name",
-                              esp_cli_json_text(layer->name), "weight", esp_cli_json_text(layer->weight_name),
-                              "kind", layer->is_conv ? "conv" : "fc", "role", esp_role_word(layer->role),
-                              "output", value_shape(it, node->outputs[0], shape, sizeof shape), "filters",
-                              (json_int_t)layer->filters, "channels", (json_int_t)layer->channels, "group",
-                              (json_int_t)layer->group, "kernel", (json_int_t)layer->kernel_h,
-                              (json_int_t)layer->kernel_w, "params", (json_int_t)layer->params, "macs",
-                              (json_int_t)layer->macs));
-    }
-    return esp_cli_print_json(
-        json_pack("{s:o, s:I, s:i, s:o, s:o, s:I, s:I, s:{s:f, s:f}, s:o}", "model",
-                  esp_cli_json_text(it->path), "opset", (json_int_t)esp_graph_opset(it->graph), "nodes",
-                  esp_graph_node_count(it->graph), "inputs", interface_json(it, false), "outputs",
-                  interface_json(it, true), "params", (json_int_t)it->counts.params, "macs",
-                  (json_int_t)it->counts.macs, "paper", "params", it->counts.paper_params, "macs",
-                  it->counts.paper_macs, "layers", layers),
-        err);
-}
-
-static json_t *layer_names(const inspection *it, const int *layers, int count)
-{
-    json_t *list = json_array();
-    for (int i = 0; i < count; i++) {
-        json_array_append_new(list, esp_cli_json_text(it->layers.items[layers[i]].name));
-    }
-    return list;
-}
-
-static json_t *coupling_json(const inspection *it, const esp_coupling *coupling)
-{
-    json_t *list = json_array();
-    for (int i = 0; i < esp_coupling_set_count(coupling); i++) {
-        const esp_coupled_set *set = esp_coupling_set(coupling, i);
-        json_array_append_new(
-            list, json_pack("{s:I, s:o, s:o, s:o}", "channels", (json_int_t)set->slot_count, "written_by",
-                            layer_names(it, set->writers, set->writer_count), "read_by",
-                            layer_names(it, set->readers, set->reader_count), "pinned_by",
-                            set->pinned_by ? esp_cli_json_text(set->pinned_by) : json_null()));
-    }
-    return json_pack("{s:o, s:o}", "model", esp_cli_json_text(it->path), "sets", list);
-}
-
-static esp_status print_coupling(const inspection *it, bool is_json, esp_error *err)
-{
-    esp_coupling *coupling = NULL;
-    esp_text text = {0};
-    esp_status status = esp_coupling_new(it->graph, it->one, &it->layers, &coupling, err);
-    if (status == ESP_OK && is_json) {
-        status = esp_cli_print_json(coupling_json(it, coupling), err);
-    } else if (status == ESP_OK) {
-        status = esp_coupling_print(coupling, &text, err);
-    }
-    if (status == ESP_OK && text.data) {
-        fputs(text.data, stdout);
-    }
-    esp_text_free(&text);
-    esp_coupling_free(coupling);
-    return status;
+    return ESP_OK;
 }
 
 esp_status esp_command_inspect(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
     (void)cli;
-    bool is_json = false, wants_coupling = false, is_done = false;
+    inspect_flags flags = {0};
+    bool is_done = false;
     esp_option_list inputs = {0};
     const esp_option options[] = {
-        {"json", 0, ESP_OPTION_FLAG, &is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
-        {"coupling", 0, ESP_OPTION_FLAG, &wants_coupling, NULL, "which channels must go together, and why", 0,
-         0, 0},
+        {"json", 0, ESP_OPTION_FLAG, &flags.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
+        {"dot", 0, ESP_OPTION_FLAG, &flags.is_dot, NULL,
+         "a Graphviz graph, coloured by coupled sets: ... --dot | dot -Tsvg", 0, 0, 0},
+        {"coupling", 0, ESP_OPTION_FLAG, &flags.wants_coupling, NULL,
+         "which channels must go together, and why", 0, 0, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE",
          "fix sizes the file leaves open, e.g. x:1x3x48x192", 0, 0, 0},
+        {"operators", 0, ESP_OPTION_FLAG, &flags.wants_operators, NULL,
+         "the ONNX operators this program knows, without a model", 0, 0, 0},
         {0},
     };
-    const esp_command_syntax syntax = {"inspect",
-                                       "Layers, shapes, parameters and multiply-accumulates of a model.",
-                                       "MODEL.onnx [options]",
-                                       "  espalier inspect model.onnx --coupling",
-                                       1,
-                                       1,
-                                       options,
-                                       false};
+    const esp_command_syntax syntax = {
+        "inspect",
+        "Layers, shapes, parameters, multiply-accumulates, receptive fields and memory of a model.",
+        "MODEL.onnx [options]",
+        "  espalier inspect model.onnx --coupling",
+        0,
+        1,
+        options,
+        false};
     char *items[argc + 1];
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
+    if (status == ESP_OK && !is_done) {
+        status = check(&flags, positionals.count, err);
+    }
     if (status != ESP_OK || is_done) {
         return status;
     }
-    inspection it = {.path = positionals.items[0]};
+    if (flags.wants_operators) {
+        return esp_inspect_print_operators(flags.is_json, err);
+    }
+    esp_inspection it = {.path = positionals.items[0]};
     status = load(&it, &inputs, err);
     if (status == ESP_OK) {
-        status = wants_coupling ? print_coupling(&it, is_json, err)
-                 : is_json      ? print_json(&it, err)
-                                : print_people(&it, err);
+        status = print(&it, &flags, err);
     }
     release(&it);
     return status;

@@ -93,17 +93,37 @@ static void print_row(const esp_table *table, size_t row, const size_t *widths)
     }
 }
 
-esp_status esp_table_print(const esp_table *table, esp_error *err)
+enum { COLUMNS_MAX = 32 };
+
+static void measure(const esp_table *table, size_t *widths)
 {
-    size_t widths[32] = {0};
-    if (!table || table->is_broken || table->columns > 32) {
-        return esp_fail_memory(err, "a table", 0);
-    }
     for (size_t i = 0; i < table->count; i++) {
         size_t width = display_width(table->cells[i]);
         size_t *widest = &widths[i % table->columns];
         *widest = width > *widest ? width : *widest;
     }
+}
+
+size_t esp_table_width(const esp_table *table)
+{
+    size_t widths[COLUMNS_MAX] = {0}, total = 0;
+    if (!table || table->columns > COLUMNS_MAX) {
+        return 0;
+    }
+    measure(table, widths);
+    for (size_t column = 0; column < table->columns; column++) {
+        total += widths[column] + (column > 0 ? 2 : 0);
+    }
+    return total;
+}
+
+esp_status esp_table_print(const esp_table *table, esp_error *err)
+{
+    size_t widths[COLUMNS_MAX] = {0};
+    if (!table || table->is_broken || table->columns > COLUMNS_MAX) {
+        return esp_fail_memory(err, "a table", 0);
+    }
+    measure(table, widths);
     size_t rows = (table->count + table->columns - 1) / table->columns;
     for (size_t row = 0; row < rows; row++) {
         print_row(table, row, widths);

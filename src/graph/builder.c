@@ -6,9 +6,11 @@
 #include "base/text.h"
 #include "graph/builder_internal.h"
 #include "graph/op.h"
+#include "graph/opaque.h"
 
-#define OPSET_FIRST 7
-#define OPSET_LAST  21
+/* After so many tries a made-up name gets a number nobody has had: many nodes of one name cost no search
+ * each. */
+#define SUFFIX_TRIES 16
 
 /* Makes room for one more element in a growing array. */
 static bool reserve(void **items, int count, int *capacity, size_t size)
@@ -38,9 +40,10 @@ esp_status esp_builder_new(const char *graph_name, int64_t opset, int64_t ir_ver
                            esp_error *err)
 {
     *out = NULL;
-    if (opset < OPSET_FIRST || opset > OPSET_LAST)
+    if (opset < ESP_OPSET_FIRST || opset > ESP_OPSET_LAST)
         return esp_fail(err, ESP_UNSUPPORTED, "graph '%s': opset %lld, expected %d to %d",
-                        graph_name == NULL ? "" : graph_name, (long long)opset, OPSET_FIRST, OPSET_LAST);
+                        graph_name == NULL ? "" : graph_name, (long long)opset, ESP_OPSET_FIRST,
+                        ESP_OPSET_LAST);
     esp_builder *builder = esp_alloc_zero(1, sizeof *builder);
     if (builder == NULL)
         return esp_builder_no_memory(err);
@@ -168,7 +171,10 @@ static const char *unique_name(esp_builder *builder, const char *wanted)
 {
     esp_text text = {0};
     const char *result = NULL;
-    for (int suffix = 1; result == NULL; suffix++) {
+    for (int attempt = 1; result == NULL; attempt++) {
+        int suffix = attempt;
+        if (attempt > SUFFIX_TRIES)
+            suffix = builder->suffix = (builder->suffix > SUFFIX_TRIES ? builder->suffix : SUFFIX_TRIES) + 1;
         text.length = 0;
         esp_text_append(&text, wanted);
         if (suffix > 1)
@@ -196,7 +202,7 @@ const char *esp_builder_unique_name(esp_builder *builder, const char *wanted)
 static const char *attr_type_name(esp_attr_type type)
 {
     static const char *const names[] = {"an int", "a float", "a string", "a tensor",
-                                        "ints",   "floats",  "strings"};
+                                        "ints",   "floats",  "strings",  "bytes"};
     return names[type];
 }
 
@@ -242,6 +248,9 @@ static bool copy_attr(esp_builder *builder, const esp_attr *from, esp_attr *to)
         return to->floats != NULL;
     case ESP_ATTR_STRINGS:
         return copy_attr_strings(builder, to);
+    case ESP_ATTR_BYTES:
+        to->s = esp_arena_copy(builder->arena, from->s, count);
+        return to->s != NULL;
     }
     return false;
 }
@@ -314,10 +323,11 @@ static esp_status copy_attrs(esp_builder *builder, esp_node *node, const esp_att
     if (copies == NULL)
         return esp_builder_no_memory(err);
     for (int i = 0; i < count; i++) {
-        esp_status status = check_attr(node->op, node->name, &attrs[i], err);
+        bool is_free = esp_op_is_opaque(node->op); /* to carry what nobody understands */
+        esp_status status = is_free ? ESP_OK : check_attr(node->op, node->name, &attrs[i], err);
         if (status != ESP_OK)
             return status;
-        if (attr_is_given(attrs, i, attrs[i].name))
+        if (!is_free && attr_is_given(attrs, i, attrs[i].name))
             return esp_fail(err, ESP_FORMAT, "node '%s' (%s): attribute '%s' is given twice", node->name,
                             node->op->name, attrs[i].name);
         if (!copy_attr(builder, &attrs[i], &copies[i]))
@@ -346,7 +356,33 @@ static esp_status check_arity(const esp_node *node, esp_error *err)
     return ESP_OK;
 }
 
-static esp_status check_values(const esp_builder *builder, const esp_node *node, esp_error *err)
+/* Marks the value as made by the node that is about to be added. */
+static esp_status claim_output(esp_builder *builder, const esp_node *node, int value, esp_error *err)
+{
+    esp_value_draft *draft = &builder->values[value];
+    if (draft->value.producer == builder->node_count)
+        return esp_fail(err, ESP_FORMAT, "node '%s' makes value '%s' twice", node->name, draft->value.name);
+    if (draft->value.producer >= 0)
+        return esp_fail(err, ESP_FORMAT, "value '%s' is made twice: by node '%s' and by node '%s'",
+                        draft->value.name, builder->nodes[draft->value.producer].name, node->name);
+    if (draft->is_input || draft->value.constant != NULL)
+        return esp_fail(err, ESP_FORMAT, "node '%s' makes value '%s', which is %s", node->name,
+                        draft->value.name, draft->is_input ? "a graph input" : "a constant");
+    draft->value.producer = builder->node_count;
+    return ESP_OK;
+}
+
+/* Undoes claim_output for a node that is not added after all. */
+static void release_outputs(esp_builder *builder, const int *outputs, int count)
+{
+    for (int i = 0; i < count; i++) {
+        bool is_known = outputs[i] >= 0 && outputs[i] < builder->value_count;
+        if (is_known && builder->values[outputs[i]].value.producer == builder->node_count)
+            builder->values[outputs[i]].value.producer = -1;
+    }
+}
+
+static esp_status claim_values(esp_builder *builder, const esp_node *node, esp_error *err)
 {
     for (int i = 0; i < node->input_count; i++) {
         if (node->inputs[i] >= builder->value_count)
@@ -358,20 +394,9 @@ static esp_status check_values(const esp_builder *builder, const esp_node *node,
         if (value >= builder->value_count)
             return esp_fail(err, ESP_INVALID, "node '%s': output %d is value %d of %d", node->name, i, value,
                             builder->value_count);
-        for (int j = 0; value >= 0 && j < i; j++) {
-            if (node->outputs[j] == value)
-                return esp_fail(err, ESP_FORMAT, "node '%s' makes value '%s' twice", node->name,
-                                builder->values[value].value.name);
-        }
-        const esp_value_draft *draft = value < 0 ? NULL : &builder->values[value];
-        if (draft == NULL)
-            continue;
-        if (draft->value.producer >= 0)
-            return esp_fail(err, ESP_FORMAT, "value '%s' is made twice: by node '%s' and by node '%s'",
-                            draft->value.name, builder->nodes[draft->value.producer].name, node->name);
-        if (draft->is_input || draft->value.constant != NULL)
-            return esp_fail(err, ESP_FORMAT, "node '%s' makes value '%s', which is %s", node->name,
-                            draft->value.name, draft->is_input ? "a graph input" : "a constant");
+        esp_status status = value < 0 ? ESP_OK : claim_output(builder, node, value, err);
+        if (status != ESP_OK)
+            return status;
     }
     return ESP_OK;
 }
@@ -380,6 +405,11 @@ static esp_status find_op(const esp_builder *builder, const char *op_type, const
                           const esp_op **out, esp_error *err)
 {
     const esp_op *nearest = NULL;
+    if (strstr(op_type, "::") != NULL) {
+        const char *copy = esp_arena_strdup(builder->arena, op_type);
+        *out = copy == NULL ? NULL : esp_opaque_row_new(builder->arena, copy);
+        return *out == NULL ? esp_builder_no_memory(err) : ESP_OK;
+    }
     *out = esp_op_find(op_type, builder->opset, &nearest);
     if (*out != NULL)
         return ESP_OK;
@@ -403,7 +433,8 @@ static const char *name_node(esp_builder *builder, const char *op_type, const ch
         return unique_name(builder, name);
     }
     esp_text text = {0};
-    esp_text_append(&text, op_type);
+    const char *separator = strstr(op_type, "::");
+    esp_text_append(&text, separator == NULL ? op_type : separator + 2);
     if (output_count > 0 && outputs[0] >= 0 && outputs[0] < builder->value_count)
         esp_text_printf(&text, "_%s", builder->values[outputs[0]].value.name);
     const char *made = text.is_broken ? NULL : unique_name(builder, text.data);
@@ -431,16 +462,14 @@ esp_status esp_builder_node(esp_builder *builder, const char *op_type, const cha
     builder->nodes = block;
     status = check_arity(&node, err);
     if (status == ESP_OK)
-        status = check_values(builder, &node, err);
+        status = claim_values(builder, &node, err);
     if (status == ESP_OK)
         status = copy_attrs(builder, &node, attrs, attr_count, err);
-    if (status != ESP_OK)
+    if (status == ESP_OK && !esp_name_table_add(&builder->node_names, node.name, builder->node_count))
+        status = esp_builder_no_memory(err);
+    if (status != ESP_OK) {
+        release_outputs(builder, outputs, output_count);
         return status;
-    if (!esp_name_table_add(&builder->node_names, node.name, builder->node_count))
-        return esp_builder_no_memory(err);
-    for (int i = 0; i < output_count; i++) {
-        if (outputs[i] >= 0)
-            builder->values[outputs[i]].value.producer = builder->node_count;
     }
     builder->nodes[builder->node_count++] = node;
     return ESP_OK;
@@ -493,6 +522,20 @@ esp_status esp_builder_output(esp_builder *builder, int value, esp_dtype dtype, 
             draft->value.shape = *shape;
     }
     return ESP_OK;
+}
+
+int esp_builder_find(const esp_builder *builder, const char *name)
+{
+    return esp_name_table_find(&builder->value_names, name);
+}
+
+void esp_builder_declare(esp_builder *builder, int value, esp_dtype dtype, const esp_shape *shape)
+{
+    esp_value_draft *draft = &builder->values[value];
+    if (draft->is_input || draft->is_output || draft->value.constant != NULL)
+        return;
+    draft->value.dtype = dtype;
+    draft->value.shape = *shape;
 }
 
 esp_status esp_builder_metadata(esp_builder *builder, const char *key, const char *value, esp_error *err)

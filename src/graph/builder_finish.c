@@ -87,25 +87,19 @@ static esp_status sort_nodes(const esp_builder *builder, int *order, esp_error *
     return status;
 }
 
-static bool node_reads_before(const esp_node *node, int position)
-{
-    for (int i = 0; i < position; i++) {
-        if (node->inputs[i] == node->inputs[position])
-            return true;
-    }
-    return false;
-}
-
 /* Compressed lists of the nodes that read each value, each node once. */
 static bool list_consumers(esp_arena *arena, esp_graph_body *body)
 {
     int *starts = esp_arena_alloc(arena, (size_t)body->value_count + 2, sizeof *starts);
+    int *last_reader = esp_alloc_zero((size_t)body->value_count, sizeof *last_reader); /* node + 1 */
     size_t read_count = 0;
     for (int n = 0; n < body->node_count; n++)
         read_count += (size_t)body->nodes[n].input_count;
     int *consumers = esp_arena_alloc(arena, read_count + 1, sizeof *consumers);
-    if (starts == NULL || consumers == NULL)
+    if (starts == NULL || consumers == NULL || last_reader == NULL) {
+        esp_free(last_reader);
         return false;
+    }
     /* First pass: counts, two places to the right. Second pass: starts[v + 1] moves from start to end of v.
      */
     for (int pass = 0; pass < 2; pass++) {
@@ -113,17 +107,21 @@ static bool list_consumers(esp_arena *arena, esp_graph_body *body)
             const esp_node *node = &body->nodes[n];
             for (int i = 0; i < node->input_count; i++) {
                 int value = node->inputs[i];
-                if (value < 0 || node_reads_before(node, i))
+                if (value < 0 || last_reader[value] == n + 1)
                     continue;
+                last_reader[value] = n + 1;
                 if (pass == 0)
                     starts[value + 2]++;
                 else
                     consumers[starts[value + 1]++] = n;
             }
         }
-        for (int v = 0; pass == 0 && v < body->value_count; v++)
+        for (int v = 0; pass == 0 && v < body->value_count; v++) {
             starts[v + 2] += starts[v + 1];
+            last_reader[v] = 0;
+        }
     }
+    esp_free(last_reader);
     body->consumer_starts = starts;
     body->consumers = consumers;
     return true;

@@ -23,6 +23,7 @@ struct esp_builder {
     int tensor_count, tensor_capacity;
     esp_name_table value_names, node_names;
     esp_metadata_list metadata;
+    int suffix; /* of the last made-up name that needed many tries */
 };
 
 static inline esp_status esp_builder_no_memory(esp_error *err)

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "graph/op.h"
+#include "graph/opaque.h"
 #include "graph/program.h"
 #include "tensor/arrange.h"
 #include "tensor/blas.h"
@@ -98,6 +99,8 @@ esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options,
 {
     *out = NULL;
     esp_status status = check_options(options, err);
+    if (status == ESP_OK)
+        status = esp_opaque_check(graph, err);
     if (status == ESP_OK)
         status = check_weights(graph, err);
     if (status != ESP_OK)

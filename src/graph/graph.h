@@ -24,6 +24,7 @@ typedef enum esp_attr_type {
     ESP_ATTR_INTS,
     ESP_ATTR_FLOATS,
     ESP_ATTR_STRINGS,
+    ESP_ATTR_BYTES, /* opaque nodes only (opaque.h): as its file has it, not understood */
 } esp_attr_type;
 
 typedef struct esp_attr {
@@ -31,9 +32,9 @@ typedef struct esp_attr {
     esp_attr_type type;
     int64_t i;
     float f;
-    const char *s; /* may hold any bytes but zero */
+    const char *s; /* may hold any bytes but zero; of ESP_ATTR_BYTES any, `count` of them */
     const esp_tensor *tensor;
-    int count; /* of ints, floats or strings */
+    int count; /* of ints, floats, strings or bytes */
     const int64_t *ints;
     const float *floats;
     const char *const *strings;
@@ -42,7 +43,8 @@ typedef struct esp_attr {
 typedef struct esp_value {
     const char *name; /* unique in the graph, never empty */
     esp_dtype dtype;
-    esp_shape shape;            /* declared (inputs, outputs, constants); rank -1 when nothing was declared */
+    esp_shape shape;            /* declared (inputs, outputs, constants, what the builder was told); rank -1
+                                   when nothing was declared */
     const char *batch_name;     /* inputs: name of the batch dimension, "N" when the file gave none */
     int producer;               /* node index, or -1 for inputs and constants */
     const esp_tensor *constant; /* initializer, or NULL */
@@ -111,6 +113,9 @@ int esp_node_ints(const esp_node *node, const char *name, int64_t *out, int max)
 /* ---- building ---- */
 typedef struct esp_builder esp_builder;
 
+/* Opsets of ONNX whose operators are known. */
+enum { ESP_OPSET_FIRST = 7, ESP_OPSET_LAST = 21 };
+
 /* Opset 7 to 21. */
 esp_status esp_builder_new(const char *graph_name, int64_t opset, int64_t ir_version, esp_builder **out,
                            esp_error *err);
@@ -126,9 +131,17 @@ esp_status esp_builder_constant(esp_builder *builder, const char *name, const es
  * index. */
 esp_status esp_builder_value(esp_builder *builder, const char *name, int *out, esp_error *err);
 
+/* The index of a value that has been named before, or -1. */
+int esp_builder_find(const esp_builder *builder, const char *name);
+
+/* What a file declares about a value that a node makes: a hint for nodes nobody can infer (opaque.h). Open
+ * dims as in inputs. */
+void esp_builder_declare(esp_builder *builder, int value, esp_dtype dtype, const esp_shape *shape);
+
 /* A node. Its operator must be in the op table for this opset. Attributes are copied. `name` may be NULL or
  * empty. `outputs` are value indices from esp_builder_value. Unknown operators: ESP_UNSUPPORTED naming node
- * and operator. */
+ * and operator; but "domain::Operator" makes an opaque node of any operator (opaque.h). After ESP_UNSUPPORTED
+ * the builder is as it was before. */
 esp_status esp_builder_node(esp_builder *builder, const char *op_type, const char *name, const int *inputs,
                             int input_count, const int *outputs, int output_count, const esp_attr *attrs,
                             int attr_count, esp_error *err);

@@ -12,18 +12,30 @@
 #include "base/text.h"
 #include "graph/infer_internal.h"
 #include "graph/op.h"
+#include "graph/opaque.h"
+
+/* What folding may add to memory: the results of all nodes of one inference together take at most this many
+ * bytes, and FOLD_FACTOR times those of the constants in the graph. A node beyond that, or with more work
+ * than FOLD_WORK, stays a node. Test models are about that give their weights as ConstantOfShape: those of
+ * VGG19 take 548 MiB, and must become weights; a file of a few bytes that asks for gigabytes gets none. */
+#define FOLD_BYTES  ((size_t)704 << 20)
+#define FOLD_FACTOR 4
+#define FOLD_WORK   ((double)(1u << 28))
 
 typedef struct value_facts {
     esp_shape shape; /* rank -1: unknown */
     esp_dtype dtype;
     bool is_pure;         /* known from constants alone */
+    bool is_tainted;      /* follows from what a file declares about a node nobody can infer */
     esp_tensor *constant; /* a reference, or NULL */
 } value_facts;
 
 struct esp_inferred {
-    int value_count;
+    int value_count, node_count;
     value_facts *values;
     char *batch_name;
+    char **refusals;    /* per node: why it cannot be inferred in this form, or NULL */
+    size_t fold_budget; /* bytes that folding may still take */
 };
 
 void esp_inferred_free(esp_inferred *inferred)
@@ -32,6 +44,9 @@ void esp_inferred_free(esp_inferred *inferred)
         return;
     for (int v = 0; inferred->values != NULL && v < inferred->value_count; v++)
         esp_tensor_unref(inferred->values[v].constant);
+    for (int n = 0; inferred->refusals != NULL && n < inferred->node_count; n++)
+        esp_free(inferred->refusals[n]);
+    esp_free(inferred->refusals);
     esp_free(inferred->values);
     esp_free(inferred->batch_name);
     esp_free(inferred);
@@ -55,6 +70,16 @@ const esp_tensor *esp_inferred_constant(const esp_inferred *inferred, int value)
 bool esp_inferred_is_pure(const esp_inferred *inferred, int value)
 {
     return inferred->values[value].is_pure;
+}
+
+bool esp_inferred_is_tainted(const esp_inferred *inferred, int value)
+{
+    return inferred->values[value].is_tainted;
+}
+
+const char *esp_inferred_refusal(const esp_inferred *inferred, int node)
+{
+    return inferred->refusals[node];
 }
 
 static esp_view view_of(const esp_inferred *inferred, int value)
@@ -124,7 +149,10 @@ static esp_status resolve_input(const esp_infer_request *request, const esp_valu
         if (shape.dims[i] == ESP_DIM_BATCH)
             shape.dims[i] = request->batch;
     }
-    if (shape.rank > 0 && shape.rank == first_rank && shape.dims[0] == 1 && request->batch > 1) {
+    /* At the batch the file itself fixes nothing needs to grow. */
+    bool is_own_batch = first_rank > 0 && first_given == NULL && first->shape.dims[0] == request->batch;
+    if (shape.rank > 0 && shape.rank == first_rank && shape.dims[0] == 1 && request->batch > 1 &&
+        !is_own_batch) {
         shape.dims[0] = request->batch;
         *is_stretched = *is_stretched || value->shape.rank < 1 || value->shape.dims[0] == 1;
     } else if (shape.rank > 0 && value == first && given == NULL && shape.dims[0] > 0 &&
@@ -159,6 +187,8 @@ static esp_status set_inputs(const esp_infer_request *request, esp_inferred *inf
             continue;
         facts->constant = esp_tensor_ref(value->constant);
         facts->shape = *esp_tensor_shape(value->constant);
+        inferred->fold_budget +=
+            FOLD_FACTOR * (size_t)esp_tensor_elements(value->constant) * esp_dtype_size(value->dtype);
         facts->is_pure = true;
     }
     for (int i = 0; i < esp_graph_input_count(graph); i++) {
@@ -224,13 +254,49 @@ static void name_node(const esp_infer_context *context, esp_error *err)
     esp_error_prefix(err, "node '%s' (%s)%s", context->node->name, context->node->op->name, text);
 }
 
+/* Multiply-accumulates, or elements that are read: counted generously, for FOLD_WORK. */
+static double fold_work(const esp_infer_context *context, double elements)
+{
+    const esp_node *node = context->node;
+    const esp_attr *window = esp_node_attr(node, "kernel_shape");
+    double work = elements;
+    for (int i = 0; window != NULL && window->type == ESP_ATTR_INTS && i < window->count; i++)
+        work *= (double)window->ints[i];
+    work *= (double)esp_node_int(node, "size", 1);
+    double macs = node->op->macs == NULL ? 0 : (double)node->op->macs(context);
+    return macs > work ? macs : work;
+}
+
+/* Whether the results fit what folding may still take; then they are charged for. */
+static bool can_fold(const esp_infer_context *context, esp_inferred *inferred)
+{
+    double bytes = 0, elements = 0;
+    for (int i = 0; i < context->output_count; i++) {
+        if (context->node->outputs[i] < 0)
+            continue;
+        double count = (double)esp_shape_elements(&context->outputs[i].shape);
+        elements += count;
+        bytes += count * (double)esp_dtype_size(context->outputs[i].dtype);
+    }
+    for (int i = 0; i < context->input_count; i++) {
+        if (context->inputs[i] != NULL)
+            elements += (double)esp_shape_elements(&context->inputs[i]->shape);
+    }
+    if (bytes > (double)inferred->fold_budget || fold_work(context, elements) > FOLD_WORK)
+        return false;
+    inferred->fold_budget -= (size_t)bytes;
+    return true;
+}
+
 /* Runs a node whose result is known now. */
 static esp_status fold_node(const esp_infer_context *context, view_room *room, bool is_pure,
                             esp_inferred *inferred, esp_error *err)
 {
     const esp_node *node = context->node;
-    esp_tensor *tensors[8] = {NULL};
-    esp_status status = ESP_OK;
+    esp_tensor **tensors = esp_alloc_zero((size_t)node->output_count, sizeof *tensors);
+    esp_status status = tensors == NULL
+                            ? esp_fail_memory(err, "folding", (size_t)node->output_count * sizeof *tensors)
+                            : ESP_OK;
     for (int i = 0; status == ESP_OK && i < node->output_count; i++) {
         room->output_pointers[i] = NULL;
         if (node->outputs[i] < 0)
@@ -249,7 +315,7 @@ static esp_status fold_node(const esp_infer_context *context, view_room *room, b
                           .outputs = room->output_pointers};
     if (status == ESP_OK)
         status = esp_op_run_once(&run, err);
-    for (int i = 0; i < node->output_count; i++) {
+    for (int i = 0; tensors != NULL && i < node->output_count; i++) {
         if (status == ESP_OK && tensors[i] != NULL) {
             inferred->values[node->outputs[i]].constant = tensors[i];
             inferred->values[node->outputs[i]].is_pure = is_pure;
@@ -257,6 +323,7 @@ static esp_status fold_node(const esp_infer_context *context, view_room *room, b
             esp_tensor_unref(tensors[i]);
         }
     }
+    esp_free(tensors);
     return status;
 }
 
@@ -278,19 +345,97 @@ static bool reuse_folded(const esp_inferred *folded, const esp_node *node, esp_i
     return true;
 }
 
+/* The shape in numbers, or unknown as a whole. */
+static esp_shape resolve_declared(const esp_infer_request *request, esp_shape shape)
+{
+    for (int i = 0; i < shape.rank; i++) {
+        if (shape.dims[i] == ESP_DIM_BATCH)
+            shape.dims[i] = request->batch;
+        if (shape.dims[i] < 0)
+            return (esp_shape){.rank = -1};
+    }
+    return esp_shape_elements(&shape) < 0 ? (esp_shape){.rank = -1} : shape;
+}
+
+/* A node that cannot be inferred: its outputs are what the file declares, if anything. */
+static void trust_declared(const esp_infer_request *request, const esp_node *node, bool has_declared,
+                           esp_inferred *inferred)
+{
+    for (int i = 0; i < node->output_count; i++) {
+        esp_shape shape = {.rank = -1};
+        esp_dtype dtype = ESP_F32;
+        if (node->outputs[i] < 0)
+            continue;
+        if (has_declared)
+            esp_opaque_declared(request->graph, node, i, &dtype, &shape);
+        value_facts *facts = &inferred->values[node->outputs[i]];
+        facts->is_tainted = true;
+        facts->shape = resolve_declared(request, shape);
+        facts->dtype = dtype;
+    }
+}
+
+/* An operator in a form that is not supported, in a model that is being read: noted, for simplify.c to make
+ * the node opaque. */
+static esp_status note_refusal(const esp_infer_request *request, int n, const esp_error *why,
+                               esp_inferred *inferred, esp_error *err)
+{
+    inferred->refusals[n] = esp_strdup(why->message);
+    if (inferred->refusals[n] == NULL)
+        return esp_fail_memory(err, "a message", strlen(why->message));
+    trust_declared(request, esp_graph_node(request->graph, n), true, inferred);
+    return ESP_OK;
+}
+
+static esp_status check_sizes(const esp_infer_context *context, esp_error *err)
+{
+    for (int i = 0; i < context->output_count; i++) {
+        if (context->node->outputs[i] >= 0 && esp_shape_elements(&context->outputs[i].shape) < 0)
+            return esp_fail(err, ESP_SHAPE, "output %d would be too large", i);
+    }
+    return ESP_OK;
+}
+
+/* What follows from a node that failed: an error, or nothing known where something before is not known. */
+static esp_status handle_failure(const esp_infer_request *request, int n, const esp_infer_context *context,
+                                 bool is_partial, bool is_tainted, const esp_error *why,
+                                 esp_inferred *inferred, esp_error *err)
+{
+    if (is_tainted && why->code != ESP_NO_MEMORY) {
+        trust_declared(request, context->node, false, inferred);
+        return ESP_OK;
+    }
+    if (is_partial && why->code != ESP_NO_MEMORY)
+        return ESP_OK;
+    if (request->allows_unknown && why->code == ESP_UNSUPPORTED)
+        return note_refusal(request, n, why, inferred, err);
+    esp_status status = why->code;
+    if (err != NULL)
+        *err = *why;
+    name_node(context, err);
+    return status;
+}
+
 static esp_status infer_node(const esp_infer_request *request, int n, view_room *room, bool is_partial,
                              esp_inferred *inferred, esp_error *err)
 {
     const esp_node *node = esp_graph_node(request->graph, n);
-    bool is_known = true, is_pure = true, is_missing = false;
+    bool is_known = true, is_pure = true, is_missing = false, is_tainted = false;
+    if (esp_op_is_opaque(node->op)) {
+        trust_declared(request, node, true, inferred);
+        return ESP_OK;
+    }
     esp_inferred_views(inferred, request->graph, n, room->inputs, room->input_pointers, room->outputs);
     for (int i = 0; i < node->input_count; i++) {
         const value_facts *facts = node->inputs[i] < 0 ? NULL : &inferred->values[node->inputs[i]];
         is_known = is_known && (facts == NULL || facts->constant != NULL);
         is_pure = is_pure && (facts == NULL || facts->is_pure);
         is_missing = is_missing || (facts != NULL && facts->shape.rank < 0);
+        is_tainted = is_tainted || (facts != NULL && facts->is_tainted);
     }
-    if (is_missing && is_partial)
+    if (is_missing && is_tainted)
+        trust_declared(request, node, false, inferred);
+    if (is_missing && (is_partial || is_tainted))
         return ESP_OK;
     esp_infer_context context = {.node = node,
                                  .opset = esp_graph_opset(request->graph),
@@ -298,26 +443,31 @@ static esp_status infer_node(const esp_infer_request *request, int n, view_room 
                                  .inputs = room->input_pointers,
                                  .output_count = node->output_count,
                                  .outputs = room->outputs};
-    esp_status status = node->op->infer(&context, err);
-    if (status == ESP_OK && esp_shape_elements(&room->outputs[0].shape) < 0)
-        status = esp_fail(err, ESP_SHAPE, "its output would be too large");
-    if (status != ESP_OK && is_partial && status != ESP_NO_MEMORY)
-        return ESP_OK;
-    if (status != ESP_OK) {
-        name_node(&context, err);
-        return status;
-    }
+    esp_error why = {0};
+    esp_status status = node->op->infer(&context, &why);
+    if (status == ESP_OK)
+        status = check_sizes(&context, &why);
+    why.code = status;
+    if (status != ESP_OK)
+        return handle_failure(request, n, &context, is_partial, is_tainted, &why, inferred, err);
     for (int i = 0; i < node->output_count; i++) {
         if (node->outputs[i] < 0)
             continue;
         inferred->values[node->outputs[i]].shape = room->outputs[i].shape;
         inferred->values[node->outputs[i]].dtype = room->outputs[i].dtype;
+        inferred->values[node->outputs[i]].is_tainted = is_tainted;
     }
     if (!is_known && (node->op->flags & ESP_OP_SHAPE_ONLY) == 0)
         return ESP_OK;
     if (is_pure && reuse_folded(request->folded, node, inferred))
         return ESP_OK;
-    return fold_node(&context, room, is_pure, inferred, err);
+    if (!can_fold(&context, inferred))
+        return ESP_OK;
+    status = fold_node(&context, room, is_pure, inferred, &why);
+    why.code = status;
+    return status == ESP_OK
+               ? ESP_OK
+               : handle_failure(request, n, &context, is_partial, is_tainted, &why, inferred, err);
 }
 
 /* A model whose file fixes the batch to 1 may still run at others; it does when its outputs grow along. */
@@ -328,7 +478,7 @@ static esp_status check_stretched(const esp_infer_request *request, const esp_in
         int v = esp_graph_output(request->graph, i);
         const esp_shape *shape = &inferred->values[v].shape;
         char text[96];
-        if (shape->rank > 0 && shape->dims[0] != request->batch)
+        if (shape->rank > 0 && shape->dims[0] != request->batch && !inferred->values[v].is_tainted)
             return esp_fail(err, ESP_SHAPE, "output '%s' would be %s at a batch of %" PRId64,
                             esp_graph_value(request->graph, v)->name,
                             esp_shape_format(shape, text, sizeof text), request->batch);
@@ -350,9 +500,13 @@ esp_status esp_infer_run(const esp_infer_request *request, esp_inferred **out, e
     esp_inferred *inferred = esp_alloc_zero(1, sizeof *inferred);
     if (inferred != NULL) {
         inferred->value_count = esp_graph_value_count(graph);
+        inferred->node_count = esp_graph_node_count(graph);
+        inferred->fold_budget = FOLD_BYTES;
         inferred->values = esp_alloc_zero((size_t)inferred->value_count, sizeof *inferred->values);
+        inferred->refusals = esp_alloc_zero((size_t)inferred->node_count, sizeof *inferred->refusals);
     }
-    if (inferred == NULL || inferred->values == NULL || !make_room(graph, &room))
+    if (inferred == NULL || inferred->values == NULL || inferred->refusals == NULL ||
+        !make_room(graph, &room))
         status = esp_fail_memory(err, "shape inference", 0);
     if (status == ESP_OK)
         status = set_inputs(request, inferred, &is_stretched, err);

@@ -26,8 +26,8 @@ typedef struct esp_inferred esp_inferred;
 /* `batch` >= 1 replaces every ESP_DIM_BATCH dim (and a leading 1 fixed by the exporter when `batch` > 1 and
  * inference succeeds with it; else ESP_SHAPE says that the model is fixed to its batch). `input_shapes` wins
  * over the file. Of several inputs the first tells the batch; others with a fixed leading dim keep it unless
- * it is 1 and they have as many dims as the first. Errors name the node, its inputs' shapes and what does not
- * fit. */
+ * it is 1 and they have as many dims as the first, which the file does not fix to this batch. Errors name the
+ * node, its inputs' shapes and what does not fit. */
 esp_status esp_infer(const esp_graph *graph, int64_t batch, const esp_input_shape *input_shapes,
                      int input_shape_count, esp_inferred **out, esp_error *err);
 void esp_inferred_free(esp_inferred *inferred);

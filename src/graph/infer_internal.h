@@ -16,6 +16,14 @@ typedef struct esp_infer_request {
 
 esp_status esp_infer_run(const esp_infer_request *request, esp_inferred **out, esp_error *err);
 
+/* True when the value's shape or contents follow from what the file declares about an opaque node: good for
+ * showing and counting, not for folding into the network. */
+bool esp_inferred_is_tainted(const esp_inferred *inferred, int value);
+
+/* Why the node's operator is not supported in its form, or NULL. Only where `allows_unknown` was asked for; else
+ * such a node is an error. */
+const char *esp_inferred_refusal(const esp_inferred *inferred, int node);
+
 /* True when the value is known and the same whatever the inputs' shapes are. */
 bool esp_inferred_is_pure(const esp_inferred *inferred, int value);
 

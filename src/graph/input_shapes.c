@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "graph/infer.h"
 
-#define NAMES_MAX 32
+#define NAMES_MAX 32 /* that are looked through for a similar one */
 
 static bool parse_shape(const char *text, esp_shape *out)
 {
@@ -32,13 +32,14 @@ static esp_status find_input(const esp_graph *graph, const char *item, size_t le
     size_t count = 0;
     char word[96];
 
-    for (int i = 0; i < esp_graph_input_count(graph) && count < NAMES_MAX; i++) {
-        names[count] = esp_graph_value(graph, esp_graph_input(graph, i))->name;
-        if (strlen(names[count]) == length && memcmp(names[count], item, length) == 0) {
-            *out = names[count];
+    for (int i = 0; i < esp_graph_input_count(graph); i++) {
+        const char *name = esp_graph_value(graph, esp_graph_input(graph, i))->name;
+        if (strlen(name) == length && memcmp(name, item, length) == 0) {
+            *out = name;
             return ESP_OK;
         }
-        count++;
+        if (count < NAMES_MAX)
+            names[count++] = name;
     }
     snprintf(word, sizeof word, "%.*s", (int)length, item);
     esp_status status = esp_fail(err, ESP_INVALID, "--input: the model has no input '%s'", word);

@@ -45,7 +45,8 @@ static bool describe_layer(const esp_graph *graph, const esp_inferred *inferred,
                        .filter_axis = form.filter_axis,
                        .channel_axis = form.channel_axis};
     layer.bias = bias_value(graph, node, &form, layer.filters);
-    int64_t outputs = esp_shape_elements(esp_inferred_shape(inferred, node->outputs[0]));
+    const esp_shape *output_shape = esp_inferred_shape(inferred, node->outputs[0]);
+    int64_t outputs = output_shape->rank < 0 ? -1 : esp_shape_elements(output_shape);
     int64_t elements = esp_tensor_elements(weight->constant);
     layer.positions = layer.filters == 0 || outputs < 0 ? 0 : outputs / layer.filters;
     layer.params = elements + (layer.bias >= 0 ? layer.filters : 0);
@@ -142,14 +143,25 @@ static esp_status count_trainable(const esp_graph *graph, int64_t *out, esp_erro
     return ESP_OK;
 }
 
-/* MACs of all nodes at the inferred batch. */
+/* Behind an opaque node a shape may be unknown. */
+static bool are_shapes_known(const esp_inferred *inferred, const esp_node *node)
+{
+    for (int i = 0; i < node->input_count + node->output_count; i++) {
+        int v = i < node->input_count ? node->inputs[i] : node->outputs[i - node->input_count];
+        if (v >= 0 && esp_inferred_shape(inferred, v)->rank < 0)
+            return false;
+    }
+    return true;
+}
+
+/* MACs of all nodes at the inferred batch, as far as shapes are known. */
 static esp_status count_macs(const esp_graph *graph, const esp_inferred *inferred, int64_t *out,
                              esp_error *err)
 {
     int64_t total = 0;
     for (int n = 0; n < esp_graph_node_count(graph); n++) {
         const esp_node *node = esp_graph_node(graph, n);
-        if (node->op->macs == NULL)
+        if (node->op->macs == NULL || !are_shapes_known(inferred, node))
             continue;
         size_t inputs = (size_t)node->input_count, outputs = (size_t)node->output_count;
         esp_view *views = esp_alloc(inputs + outputs, sizeof *views);

@@ -27,12 +27,93 @@ ESP_OP_DECLARE(pool)
 ESP_OP_DECLARE(max_pool)
 ESP_OP_DECLARE(average_pool)
 ESP_OP_DECLARE(global_pool)
+ESP_OP_DECLARE(lp_pool)
+ESP_OP_DECLARE(conv_transpose)
+ESP_OP_DECLARE(resize)
+ESP_OP_DECLARE(split)
+ESP_OP_DECLARE(tile)
+ESP_OP_DECLARE(depth_to_space)
+ESP_OP_DECLARE(space_to_depth)
+ESP_OP_DECLARE(gather_elements)
+ESP_OP_DECLARE(gather_nd)
+ESP_OP_DECLARE(scatter_elements)
+ESP_OP_DECLARE(scatter_nd)
+ESP_OP_DECLARE(arg)
+ESP_OP_DECLARE(arg_max)
+ESP_OP_DECLARE(arg_min)
+ESP_OP_DECLARE(top_k)
+ESP_OP_DECLARE(one_hot)
+ESP_OP_DECLARE(cum_sum)
+ESP_OP_DECLARE(size)
+ESP_OP_DECLARE(range)
 ESP_OP_DECLARE(global_average_pool)
 ESP_OP_DECLARE(global_max_pool)
 ESP_OP_DECLARE(reduce_mean)
 ESP_OP_DECLARE(batch_norm)
 ESP_OP_DECLARE(dropout)
 ESP_OP_DECLARE(unary)
+ESP_OP_DECLARE(instance_norm)
+ESP_OP_DECLARE(layer_norm)
+ESP_OP_DECLARE(group_norm)
+ESP_OP_DECLARE(row_norm)
+ESP_OP_DECLARE(mean_variance)
+ESP_OP_DECLARE(lp_norm)
+ESP_OP_DECLARE(axes_norm)
+ESP_OP_DECLARE(lrn)
+ESP_OP_DECLARE(numeric)
+ESP_OP_DECLARE(hard_swish)
+ESP_OP_DECLARE(leaky_relu)
+ESP_OP_DECLARE(elu)
+ESP_OP_DECLARE(selu)
+ESP_OP_DECLARE(celu)
+ESP_OP_DECLARE(thresholded_relu)
+ESP_OP_DECLARE(softplus)
+ESP_OP_DECLARE(softsign)
+ESP_OP_DECLARE(mish)
+ESP_OP_DECLARE(gelu)
+ESP_OP_DECLARE(erf)
+ESP_OP_DECLARE(shrink)
+ESP_OP_DECLARE(log)
+ESP_OP_DECLARE(abs)
+ESP_OP_DECLARE(reciprocal)
+ESP_OP_DECLARE(floor)
+ESP_OP_DECLARE(ceil)
+ESP_OP_DECLARE(round)
+ESP_OP_DECLARE(sign)
+ESP_OP_DECLARE(sin)
+ESP_OP_DECLARE(cos)
+ESP_OP_DECLARE(pow)
+ESP_OP_DECLARE(p_relu)
+ESP_OP_DECLARE(mod)
+ESP_OP_DECLARE(variadic)
+ESP_OP_DECLARE(mean)
+ESP_OP_DECLARE(min)
+ESP_OP_DECLARE(max)
+ESP_OP_DECLARE(extreme)
+ESP_OP_DECLARE(compare)
+ESP_OP_DECLARE(less)
+ESP_OP_DECLARE(less_or_equal)
+ESP_OP_DECLARE(greater)
+ESP_OP_DECLARE(greater_or_equal)
+ESP_OP_DECLARE(logic)
+ESP_OP_DECLARE(and)
+ESP_OP_DECLARE(or)
+ESP_OP_DECLARE(xor)
+ESP_OP_DECLARE(not)
+ESP_OP_DECLARE(is_nan)
+ESP_OP_DECLARE(cast_like)
+ESP_OP_DECLARE(reduce)
+ESP_OP_DECLARE(reduce_numbers)
+ESP_OP_DECLARE(reduce_extreme)
+ESP_OP_DECLARE(reduce_sum)
+ESP_OP_DECLARE(reduce_max)
+ESP_OP_DECLARE(reduce_min)
+ESP_OP_DECLARE(reduce_prod)
+ESP_OP_DECLARE(reduce_l1)
+ESP_OP_DECLARE(reduce_l2)
+ESP_OP_DECLARE(reduce_sum_square)
+ESP_OP_DECLARE(reduce_log_sum)
+ESP_OP_DECLARE(reduce_log_sum_exp)
 ESP_OP_DECLARE(relu)
 ESP_OP_DECLARE(clip)
 ESP_OP_DECLARE(sigmoid)
@@ -125,6 +206,18 @@ static inline int64_t esp_block_channels(int64_t channels)
 /* A Conv's geometry, of views with shapes. */
 void esp_op_conv_geometry(const esp_op_context *context, esp_conv_geometry *geometry);
 
+/* The gradient of a bias per channel: output 0's [N,F,...] summed over all but F. */
+esp_status esp_op_bias_gradient(const esp_op_context *context, const esp_view *bias_grad);
+
+/* Dims as kernels that know no blocks see them: blocked images are [N, blocks, H, W, 16]. */
+esp_shape esp_view_kernel_shape(const esp_view *view);
+
+/* Runs `run` from one view to another: over all images at once, or image by image where blocked ones lie with
+ * gaps between them. Shapes are esp_view_kernel_shape's. */
+typedef esp_status esp_images_fn(void *user, const esp_shape *from, const esp_shape *to, const void *source,
+                                 void *target);
+esp_status esp_op_each_image(const esp_view *from, const esp_view *to, esp_images_fn *run, void *user);
+
 /* Whether a unary operator is a clip (Relu, Clip), and its range. Inputs' data must be known. */
 bool esp_op_clip_range(const esp_op_context *context, float *low, float *high);
 
@@ -184,18 +277,45 @@ size_t esp_view_bytes(const esp_view *view);
 esp_status esp_op_replace_ints(const esp_view *old, const int64_t *values, int count, esp_tensor **out,
                                esp_error *err);
 
+/* Puts changed ints where a node has them: in the constant input `input` or, where it has none, in an
+ * attribute. */
+esp_status esp_narrow_ints(esp_narrow_context *context, const char *attr, int input, const int64_t *values,
+                           int count, esp_error *err);
+
+/* A narrow context seen as an inference context. */
+esp_infer_context esp_narrow_as_infer(const esp_narrow_context *context);
+
+/* ESP_UNSUPPORTED unless the kept output channels are the kept input channels in order, over and over: what a
+ * node that repeats channels makes of them without being told. */
+esp_status esp_narrow_repeats(const esp_narrow_context *context, esp_error *err);
+
 /* The place of each of output_kept's sources among the kept inputs, -1 for padding: how a channel list looks
  * through a data movement after narrowing. `positions` has room for output_kept_count. */
 esp_status esp_narrow_positions(const esp_narrow_context *context, int64_t *positions, esp_error *err);
 
-/* A sliding window over the last two dims of NxCxHxW (Conv, pools): resolves strides, dilations, pads and
- * auto_pad of the node's attributes. */
+/* ---- sliding windows (ops_window.c) ---- */
+
+enum { ESP_WINDOW_AXES = 3 };
+
+/* A sliding window over the dims behind NxC (Conv, pools): strides, dilations, pads and auto_pad of the node's
+ * attributes, resolved. Images have two axes, volumes three; a signal NxCxL is an image of height 1. */
 typedef struct esp_window {
-    int64_t kernel[2], stride[2], dilation[2], pad_begin[2], pad_end[2], out[2];
+    int axes;
+    int64_t size[ESP_WINDOW_AXES];
+    int64_t kernel[ESP_WINDOW_AXES], stride[ESP_WINDOW_AXES], dilation[ESP_WINDOW_AXES];
+    int64_t pad_begin[ESP_WINDOW_AXES], pad_end[ESP_WINDOW_AXES], out[ESP_WINDOW_AXES];
 } esp_window;
 
 /* `kernel` NULL: from the attribute kernel_shape. ESP_SHAPE when the window does not fit. */
 esp_status esp_op_window(const esp_node *node, const esp_shape *input, const int64_t *kernel, bool ceil_mode,
                          esp_window *out, esp_error *err);
+
+/* The parts of it that need no output size: everything but `out`, and `pads` only when auto_pad asks for none
+ * (`*is_same`: it asks for as many outputs as the strides say; `*is_lower`: the odd pixel goes in front). */
+esp_status esp_op_window_attrs(const esp_node *node, const esp_shape *input, const int64_t *kernel,
+                               esp_window *out, bool *is_same, bool *is_lower, esp_error *err);
+
+/* `input` with other channels and other sizes of the window's axes. */
+esp_shape esp_window_shape(const esp_shape *input, int64_t channels, const int64_t *sizes);
 
 #endif

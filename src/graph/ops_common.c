@@ -3,11 +3,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/memory.h"
 #include "graph/ops.h"
-#include "tensor/conv.h"
 #include "tensor/elementwise.h"
-#include "tensor/pool2d.h"
 
 const void *esp_op_plan(const esp_op_context *context, void *local)
 {
@@ -196,7 +195,66 @@ size_t esp_view_bytes(const esp_view *view)
     return (size_t)esp_shape_elements(&view->shape) * esp_dtype_size(view->dtype);
 }
 
+esp_shape esp_view_kernel_shape(const esp_view *view)
+{
+    esp_shape shape = view->shape;
+    if (view->layout == ESP_LAYOUT_BLOCKED) {
+        shape.dims[1] = esp_block_channels(shape.dims[1]) / ESP_BLOCK;
+        shape.dims[shape.rank++] = ESP_BLOCK;
+    }
+    return shape;
+}
+
+esp_status esp_op_each_image(const esp_view *from, const esp_view *to, esp_images_fn *run, void *user)
+{
+    esp_shape from_shape = esp_view_kernel_shape(from), to_shape = esp_view_kernel_shape(to);
+    if (from->image_stride == 0 && to->image_stride == 0)
+        return run(user, &from_shape, &to_shape, from->data, to->data);
+    int64_t images = from_shape.dims[0];
+    esp_status status = ESP_OK;
+    from_shape.dims[0] = to_shape.dims[0] = 1;
+    for (int64_t n = 0; status == ESP_OK && n < images; n++)
+        status = run(user, &from_shape, &to_shape, esp_view_f32(from) + n * esp_view_image_stride(from),
+                     esp_view_f32(to) + n * esp_view_image_stride(to));
+    return status;
+}
+
 /* ---- narrowing ---- */
+
+esp_infer_context esp_narrow_as_infer(const esp_narrow_context *context)
+{
+    return (esp_infer_context){.node = context->node,
+                               .opset = context->opset,
+                               .input_count = context->node->input_count,
+                               .inputs = context->inputs};
+}
+
+esp_status esp_narrow_ints(esp_narrow_context *context, const char *attr, int input, const int64_t *values,
+                           int count, esp_error *err)
+{
+    if (input >= 0 && input < context->node->input_count && context->inputs[input] != NULL)
+        return esp_op_replace_ints(context->inputs[input], values, count, &context->new_inputs[input], err);
+    int64_t *copy = esp_arena_copy(context->arena, values, (size_t)count * sizeof *values);
+    if (copy == NULL)
+        return esp_fail_memory(err, "attribute values", (size_t)count * sizeof *values);
+    context->new_attrs[context->new_attr_count++] = esp_attr_ints(attr, copy, count);
+    return ESP_OK;
+}
+
+esp_status esp_narrow_repeats(const esp_narrow_context *context, esp_error *err)
+{
+    int64_t count = context->output_kept_count, inputs = context->input_kept_count;
+    int64_t *positions = esp_arena_alloc(context->arena, (size_t)count + 1, sizeof *positions);
+    if (positions == NULL)
+        return esp_fail_memory(err, "channel positions", (size_t)count * sizeof *positions);
+    esp_status status = esp_narrow_positions(context, positions, err);
+    bool is_whole = inputs > 0 && count % inputs == 0;
+    for (int64_t i = 0; status == ESP_OK && i < count; i++)
+        is_whole = is_whole && positions[i] == i % inputs;
+    if (status == ESP_OK && !is_whole)
+        status = esp_fail(err, ESP_UNSUPPORTED, "the kept channels are not its input's channels repeated");
+    return status;
+}
 
 esp_status esp_op_replace_ints(const esp_view *old, const int64_t *values, int count, esp_tensor **out,
                                esp_error *err)
@@ -238,101 +296,4 @@ esp_status esp_narrow_positions(const esp_narrow_context *context, int64_t *posi
     }
     esp_free(place);
     return status;
-}
-
-/* ---- sliding windows ---- */
-
-static esp_status read_pair(const esp_node *node, const char *name, int64_t least, int64_t pair[2],
-                            esp_error *err)
-{
-    int64_t values[2] = {1, 1};
-    int count = esp_node_ints(node, name, values, 2);
-    if (count != 0 && count != 2)
-        return esp_fail(err, ESP_UNSUPPORTED, "attribute '%s' has %d entries, expected 2", name, count);
-    for (int i = 0; i < 2; i++) {
-        if (values[i] < least || values[i] > INT32_MAX)
-            return esp_fail(err, ESP_SHAPE, "attribute '%s' holds %" PRId64 ", expected at least %" PRId64,
-                            name, values[i], least);
-        pair[i] = values[i];
-    }
-    return ESP_OK;
-}
-
-static esp_status read_pads(const esp_node *node, esp_window *window, esp_error *err)
-{
-    int64_t pads[4] = {0};
-    int count = esp_node_ints(node, "pads", pads, 4);
-    if (count != 0 && count != 4)
-        return esp_fail(err, ESP_UNSUPPORTED, "attribute 'pads' has %d entries, expected 4", count);
-    for (int i = 0; i < 2; i++) {
-        if (pads[i] < 0 || pads[i + 2] < 0 || pads[i] > INT32_MAX || pads[i + 2] > INT32_MAX)
-            return esp_fail(err, ESP_UNSUPPORTED, "attribute 'pads' is negative or huge");
-        window->pad_begin[i] = pads[i];
-        window->pad_end[i] = pads[i + 2];
-    }
-    return ESP_OK;
-}
-
-/* SAME_*: as many outputs as ceil(size / stride), the odd pixel at the end (UPPER) or at the beginning
- * (LOWER). */
-static void pad_same(esp_window *window, const int64_t size[2], bool is_lower)
-{
-    for (int i = 0; i < 2; i++) {
-        int64_t out = (size[i] + window->stride[i] - 1) / window->stride[i];
-        int64_t reach = window->dilation[i] * (window->kernel[i] - 1) + 1;
-        int64_t total = (out - 1) * window->stride[i] + reach - size[i];
-        if (total < 0)
-            total = 0;
-        window->pad_begin[i] = is_lower ? total - total / 2 : total / 2;
-        window->pad_end[i] = total - window->pad_begin[i];
-    }
-}
-
-static esp_status resolve_padding(const esp_node *node, const int64_t size[2], esp_window *window,
-                                  esp_error *err)
-{
-    const char *mode = esp_node_string(node, "auto_pad", "NOTSET");
-    if (mode[0] == '\0' || strcmp(mode, "NOTSET") == 0)
-        return read_pads(node, window, err);
-    bool is_lower = strcmp(mode, "SAME_LOWER") == 0;
-    if (is_lower || strcmp(mode, "SAME_UPPER") == 0) {
-        pad_same(window, size, is_lower);
-        return ESP_OK;
-    }
-    if (strcmp(mode, "VALID") != 0)
-        return esp_fail(err, ESP_UNSUPPORTED, "attribute 'auto_pad' is '%s'", mode);
-    return ESP_OK;
-}
-
-esp_status esp_op_window(const esp_node *node, const esp_shape *input, const int64_t *kernel, bool ceil_mode,
-                         esp_window *out, esp_error *err)
-{
-    esp_window window = {0};
-    const int64_t size[2] = {input->dims[2], input->dims[3]};
-    esp_status status = read_pair(node, "strides", 1, window.stride, err);
-    if (status == ESP_OK)
-        status = read_pair(node, "dilations", 1, window.dilation, err);
-    if (status == ESP_OK && kernel == NULL)
-        status = read_pair(node, "kernel_shape", 1, window.kernel, err);
-    if (kernel != NULL)
-        memcpy(window.kernel, kernel, sizeof window.kernel);
-    if (status == ESP_OK)
-        status = resolve_padding(node, size, &window, err);
-    if (status != ESP_OK)
-        return status;
-    for (int i = 0; i < 2; i++) {
-        window.out[i] =
-            ceil_mode
-                ? esp_pool2d_output_size(size[i], window.kernel[i], window.stride[i], window.pad_begin[i],
-                                         window.pad_end[i], window.dilation[i], true)
-                : esp_conv_output_size(size[i], window.kernel[i], window.stride[i], window.pad_begin[i],
-                                       window.pad_end[i], window.dilation[i]);
-    }
-    if (window.out[0] <= 0 || window.out[1] <= 0) {
-        char text[96];
-        return esp_fail(err, ESP_SHAPE, "a %" PRId64 "x%" PRId64 " window does not fit into input %s",
-                        window.kernel[0], window.kernel[1], esp_shape_format(input, text, sizeof text));
-    }
-    *out = window;
-    return ESP_OK;
 }

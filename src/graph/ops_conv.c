@@ -1,16 +1,20 @@
-/* Conv (ONNX Conv-1, -11): x [N,C,H,W], w [F,C/group,kh,kw], bias [F] or none, y [N,F,H',W'].
+/* Conv (ONNX Conv-1, -11): x [N,C,H,W], w [F,C/group,kh,kw], bias [F] or none, y [N,F,H',W']. Signals NxCxL
+ * run as images of height 1, volumes NxCxDxHxW by plain loops (conv3d.h).
  *
  * In channel blocks a convolution also does what stands around it at evaluation (ops.h names the inputs):
  * y = clip(lines(conv(clip(in_lines(x)), w) + bias) + residual). */
 #include <inttypes.h>
+#include <string.h>
 
 #include "graph/ops.h"
 #include "tensor/blocked_conv.h"
 #include "tensor/conv.h"
+#include "tensor/conv3d.h"
 
 typedef struct conv_plan {
     esp_conv_geometry geometry;
-    bool is_blocked;
+    esp_conv3d_geometry volume;
+    bool is_blocked, is_volume;
     esp_blocked_conv forward, input_grad, weight_grad; /* where blocked; gradients where wanted */
 } conv_plan;
 
@@ -35,9 +39,10 @@ static esp_status check_weight(const esp_infer_context *context, esp_error *err)
         return esp_fail(err, ESP_SHAPE,
                         "input %s has %" PRId64 " channels, weight %s in %" PRId64 " groups expects %" PRId64,
                         x_text, x->dims[1], w_text, group, w->dims[1] * group);
-    int64_t kernel[2];
-    int count = esp_node_ints(context->node, "kernel_shape", kernel, 2);
-    if (count != 0 && (count != 2 || kernel[0] != w->dims[2] || kernel[1] != w->dims[3]))
+    int64_t kernel[ESP_WINDOW_AXES] = {0};
+    int count = esp_node_ints(context->node, "kernel_shape", kernel, ESP_WINDOW_AXES);
+    if (count != 0 &&
+        (count != w->rank - 2 || memcmp(kernel, &w->dims[2], (size_t)count * sizeof *kernel) != 0))
         return esp_fail(err, ESP_SHAPE, "attribute 'kernel_shape' does not agree with weight %s", w_text);
     const esp_view *bias = esp_infer_input(context, 2);
     if (bias != NULL && (bias->shape.rank != 1 || bias->shape.dims[0] != w->dims[0])) {
@@ -50,36 +55,43 @@ static esp_status check_weight(const esp_infer_context *context, esp_error *err)
 
 esp_status esp_op_conv_infer(esp_infer_context *context, esp_error *err)
 {
-    esp_status status = esp_op_expect_f32(context, err);
-    if (status == ESP_OK)
-        status = esp_op_expect_rank(context, 0, 4, "NxCxHxW", err);
-    if (status == ESP_OK)
-        status = esp_op_expect_rank(context, 1, 4, "FxCxHxW", err);
-    if (status == ESP_OK)
-        status = check_weight(context, err);
     esp_window window;
     const esp_shape *x = &context->inputs[0]->shape, *w = &context->inputs[1]->shape;
+    char text[96];
+    esp_status status = esp_op_expect_f32(context, err);
+    if (status == ESP_OK && (x->rank < 3 || x->rank > 2 + ESP_WINDOW_AXES))
+        return esp_fail(err, ESP_SHAPE, "input is %s, expected NxCxL, NxCxHxW or NxCxDxHxW",
+                        esp_shape_format(x, text, sizeof text));
+    if (status == ESP_OK)
+        status = esp_op_expect_rank(context, 1, x->rank, "FxCx(kernel)", err);
+    if (status == ESP_OK)
+        status = check_weight(context, err);
     if (status == ESP_OK)
         status = esp_op_window(context->node, x, &w->dims[2], false, &window, err);
     if (status != ESP_OK)
         return status;
     context->outputs[0].dtype = ESP_F32;
-    context->outputs[0].shape =
-        (esp_shape){.rank = 4, .dims = {x->dims[0], w->dims[0], window.out[0], window.out[1]}};
+    context->outputs[0].shape = esp_window_shape(x, w->dims[0], window.out);
     return ESP_OK;
+}
+
+static esp_window window_of(const esp_op_context *context)
+{
+    esp_window window = {0};
+    esp_op_window(context->node, &context->inputs[0]->shape, &context->inputs[1]->shape.dims[2], false,
+                  &window, NULL); /* infer has accepted it */
+    return window;
 }
 
 void esp_op_conv_geometry(const esp_op_context *context, esp_conv_geometry *geometry)
 {
-    const esp_shape *x = &context->inputs[0]->shape, *w = &context->inputs[1]->shape;
-    esp_window window = {0};
-    esp_op_window(context->node, x, &w->dims[2], false, &window, NULL); /* infer has accepted it */
+    esp_window window = window_of(context);
     *geometry = (esp_conv_geometry){
-        .batch = x->dims[0],
-        .channels = x->dims[1],
-        .height = x->dims[2],
-        .width = x->dims[3],
-        .filters = w->dims[0],
+        .batch = context->inputs[0]->shape.dims[0],
+        .channels = context->inputs[0]->shape.dims[1],
+        .height = window.size[0],
+        .width = window.size[1],
+        .filters = context->inputs[1]->shape.dims[0],
         .group = esp_node_int(context->node, "group", 1),
         .kernel_h = window.kernel[0],
         .kernel_w = window.kernel[1],
@@ -94,6 +106,21 @@ void esp_op_conv_geometry(const esp_op_context *context, esp_conv_geometry *geom
         .out_height = window.out[0],
         .out_width = window.out[1],
     };
+}
+
+static void volume_geometry(const esp_op_context *context, esp_conv3d_geometry *volume)
+{
+    esp_window window = window_of(context);
+    *volume = (esp_conv3d_geometry){.batch = context->inputs[0]->shape.dims[0],
+                                    .channels = context->inputs[0]->shape.dims[1],
+                                    .filters = context->inputs[1]->shape.dims[0],
+                                    .group = esp_node_int(context->node, "group", 1)};
+    memcpy(volume->size, window.size, sizeof volume->size);
+    memcpy(volume->kernel, window.kernel, sizeof volume->kernel);
+    memcpy(volume->stride, window.stride, sizeof volume->stride);
+    memcpy(volume->dilation, window.dilation, sizeof volume->dilation);
+    memcpy(volume->pad_begin, window.pad_begin, sizeof volume->pad_begin);
+    memcpy(volume->out, window.out, sizeof volume->out);
 }
 
 static bool wants_grad(const esp_op_context *context, int input)
@@ -150,7 +177,11 @@ bool esp_op_conv_blocks(const esp_op_context *context, esp_op_layouts *out)
 void esp_op_conv_prepare(const esp_op_context *context, void *memory)
 {
     conv_plan *plan = memory;
-    esp_op_conv_geometry(context, &plan->geometry);
+    plan->is_volume = context->inputs[0]->shape.rank == 5;
+    if (plan->is_volume)
+        volume_geometry(context, &plan->volume);
+    else
+        esp_op_conv_geometry(context, &plan->geometry);
     plan->is_blocked = esp_op_is_blocked(context);
     if (plan->is_blocked) /* esp_op_conv_blocks has found that there is one */
         plan_blocked(context, context->inputs[0]->layout == ESP_LAYOUT_PLAIN, plan);
@@ -183,6 +214,8 @@ size_t esp_op_conv_scratch(const esp_op_context *context, int slots)
     const conv_plan *plan = esp_op_plan(context, &local);
     if (plan->is_blocked)
         return blocked_scratch(context, plan, slots);
+    if (plan->is_volume)
+        return 0;
     size_t bytes = esp_conv_scratch(&plan->geometry, ESP_CONV_FORWARD, slots);
     if (context->input_grads == NULL)
         return bytes;
@@ -283,6 +316,10 @@ esp_status esp_op_conv_forward(const esp_op_context *context, esp_error *err)
     if (plan->is_blocked)
         return blocked_forward(context, plan);
     const esp_view *bias = esp_op_input(context, ESP_CONV_BIAS);
+    if (plan->is_volume)
+        return esp_conv3d_forward(context->compute, &plan->volume, esp_view_f32(context->inputs[0]),
+                                  esp_view_f32(context->inputs[1]), bias == NULL ? NULL : esp_view_f32(bias),
+                                  esp_view_f32(context->outputs[0]));
     return esp_conv_forward(context->compute, &plan->geometry, esp_view_f32(context->inputs[0]),
                             esp_view_f32(context->inputs[1]), bias == NULL ? NULL : esp_view_f32(bias),
                             esp_view_f32(context->outputs[0]), context->scratch);
@@ -306,12 +343,30 @@ static esp_status blocked_backward(const esp_op_context *context, const conv_pla
                                 context->packed[PACK_WEIGHT_BACKWARD], &extras, dx, context->scratch);
 }
 
-/* db alone: dy [N,F,H',W'] summed over all but f. */
-static esp_status bias_gradient(const esp_op_context *context, const esp_view *bias_grad)
+esp_status esp_op_bias_gradient(const esp_op_context *context, const esp_view *bias_grad)
 {
+    const esp_view *dy = context->output_grads[0];
     esp_view target = *bias_grad;
-    target.shape = (esp_shape){.rank = 4, .dims = {1, bias_grad->shape.dims[0], 1, 1}};
-    return esp_op_reduce_to(context->compute, context->output_grads[0], &target);
+    target.shape = (esp_shape){.rank = dy->shape.rank, .dims = {1, bias_grad->shape.dims[0]}};
+    for (int i = 2; i < dy->shape.rank; i++)
+        target.shape.dims[i] = 1;
+    return esp_op_reduce_to(context->compute, dy, &target);
+}
+
+static esp_status volume_backward(const esp_op_context *context, const esp_conv3d_geometry *volume)
+{
+    const float *x = esp_view_f32(context->inputs[0]), *w = esp_view_f32(context->inputs[1]);
+    const float *dy = esp_view_f32(context->output_grads[0]);
+    const esp_view *dx = esp_op_input_grad(context, 0), *dw = esp_op_input_grad(context, 1);
+    const esp_view *db = esp_op_input_grad(context, 2);
+    esp_status status = ESP_OK;
+    if (dw != NULL)
+        status = esp_conv3d_grad_weight(context->compute, volume, x, dy, esp_view_f32(dw));
+    if (status == ESP_OK && db != NULL)
+        status = esp_op_bias_gradient(context, db);
+    if (status == ESP_OK && dx != NULL)
+        status = esp_conv3d_grad_input(context->compute, volume, dy, w, esp_view_f32(dx));
+    return status;
 }
 
 esp_status esp_op_conv_backward(const esp_op_context *context, esp_error *err)
@@ -322,6 +377,8 @@ esp_status esp_op_conv_backward(const esp_op_context *context, esp_error *err)
     const esp_conv_geometry *geometry = &plan->geometry;
     if (plan->is_blocked)
         return blocked_backward(context, plan);
+    if (plan->is_volume)
+        return volume_backward(context, &plan->volume);
     const float *x = esp_view_f32(context->inputs[0]), *w = esp_view_f32(context->inputs[1]);
     const float *dy = esp_view_f32(context->output_grads[0]);
     const esp_view *dx = esp_op_input_grad(context, 0), *dw = esp_op_input_grad(context, 1);
@@ -331,7 +388,7 @@ esp_status esp_op_conv_backward(const esp_op_context *context, esp_error *err)
         status = esp_conv_grad_weight(context->compute, geometry, x, dy, esp_view_f32(dw),
                                       db == NULL ? NULL : esp_view_f32(db), context->scratch);
     else if (db != NULL)
-        status = bias_gradient(context, db);
+        status = esp_op_bias_gradient(context, db);
     if (status == ESP_OK && dx != NULL)
         status = esp_conv_grad_input(context->compute, geometry, dy, w, esp_view_f32(dx), context->scratch);
     return status;
@@ -341,7 +398,7 @@ esp_status esp_op_conv_backward(const esp_op_context *context, esp_error *err)
 int64_t esp_op_conv_macs(const esp_infer_context *context)
 {
     const esp_shape *w = &context->inputs[1]->shape, *y = &context->outputs[0].shape;
-    return y->dims[0] * y->dims[2] * y->dims[3] * esp_shape_elements(w);
+    return y->dims[0] * esp_shape_product(y, 2, y->rank) * esp_shape_elements(w);
 }
 
 bool esp_op_conv_layer(const esp_node *node, esp_layer_form *form)

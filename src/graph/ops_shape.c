@@ -1,6 +1,7 @@
 /* Operators that give the same elements another shape (Identity, Flatten, Reshape, Squeeze, Unsqueeze), or
- * make values from shapes and attributes (Shape, Constant, ConstantOfShape), and Cast. */
+ * make values from shapes and attributes (Shape, Size, Range, Constant, ConstantOfShape). */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "graph/ops.h"
@@ -220,6 +221,85 @@ esp_status esp_op_shape_forward(const esp_op_context *context, esp_error *err)
     return ESP_OK;
 }
 
+/* ---- Size (-1, -13, -19, -21): the number of elements ---- */
+
+esp_status esp_op_size_infer(esp_infer_context *context, esp_error *err)
+{
+    (void)err;
+    context->outputs[0].dtype = ESP_I64;
+    context->outputs[0].shape = (esp_shape){0};
+    return ESP_OK;
+}
+
+esp_status esp_op_size_forward(const esp_op_context *context, esp_error *err)
+{
+    (void)err;
+    *(int64_t *)context->outputs[0]->data = esp_shape_elements(&context->inputs[0]->shape);
+    return ESP_OK;
+}
+
+/* ---- Range (-11): start, start + delta, ... before limit ---- */
+
+/* Elements of a range of whole numbers; what does not fit an int64 cannot be a dim. */
+static int64_t whole_range(int64_t start, int64_t limit, int64_t delta)
+{
+    uint64_t reach = delta > 0 ? (uint64_t)limit - (uint64_t)start : (uint64_t)start - (uint64_t)limit;
+    uint64_t step = delta > 0 ? (uint64_t)delta : 0u - (uint64_t)delta;
+    if (delta > 0 ? start >= limit : start <= limit)
+        return 0;
+    uint64_t count = reach / step + (reach % step != 0);
+    return count > INT64_MAX ? -1 : (int64_t)count;
+}
+
+esp_status esp_op_range_infer(esp_infer_context *context, esp_error *err)
+{
+    double bounds[3];
+    int64_t whole[3];
+    esp_dtype dtype = context->inputs[0]->dtype;
+    for (int i = 0; i < 3; i++) {
+        const esp_view *input = context->inputs[i];
+        if (input->data == NULL)
+            return esp_fail(err, ESP_UNSUPPORTED,
+                            "input %d is computed from the network's data, expected a constant or a shape",
+                            i);
+        if (input->dtype != dtype || esp_shape_elements(&input->shape) != 1)
+            return esp_fail(err, ESP_SHAPE, "input %d is no single %s", i, esp_dtype_name(dtype));
+        bounds[i] = esp_view_get_f64(input, 0);
+        if (esp_view_ints(input, &whole[i], 1) < 0)
+            whole[i] = 0;
+    }
+    bool is_whole = dtype == ESP_I64 || dtype == ESP_I32;
+    if (!is_whole && dtype != ESP_F32)
+        return esp_fail(err, ESP_UNSUPPORTED, "a range of %s", esp_dtype_name(dtype));
+    double count = is_whole ? 0 : ceil((bounds[1] - bounds[0]) / bounds[2]);
+    if ((is_whole && whole[2] == 0) || !(count < (double)INT32_MAX))
+        return esp_fail(err, ESP_SHAPE, "a range from %g to %g in steps of %g", bounds[0], bounds[1],
+                        bounds[2]);
+    int64_t dim = is_whole ? whole_range(whole[0], whole[1], whole[2]) : count > 0 ? (int64_t)count : 0;
+    context->outputs[0].dtype = dtype;
+    context->outputs[0].shape = (esp_shape){.rank = 1, .dims = {dim}};
+    return dim < 0 ? esp_fail(err, ESP_SHAPE, "the range is too long") : ESP_OK;
+}
+
+esp_status esp_op_range_forward(const esp_op_context *context, esp_error *err)
+{
+    (void)err;
+    const esp_view *y = context->outputs[0];
+    int64_t start = 0, delta = 0;
+    double first = esp_view_get_f64(context->inputs[0], 0), step = esp_view_get_f64(context->inputs[2], 0);
+    esp_view_ints(context->inputs[0], &start, 1);
+    esp_view_ints(context->inputs[2], &delta, 1);
+    for (int64_t i = 0; i < y->shape.dims[0]; i++) {
+        if (y->dtype == ESP_I64)
+            ((int64_t *)y->data)[i] = start + i * delta;
+        else if (y->dtype == ESP_I32)
+            ((int32_t *)y->data)[i] = (int32_t)(start + i * delta);
+        else
+            ((float *)y->data)[i] = (float)(first + (double)i * step);
+    }
+    return ESP_OK;
+}
+
 /* ---- Constant (-1, -11, -12, -13): one of several attributes holds the value ---- */
 
 esp_status esp_op_constant_infer(esp_infer_context *context, esp_error *err)
@@ -245,6 +325,7 @@ esp_status esp_op_constant_infer(esp_infer_context *context, esp_error *err)
         break;
     case ESP_ATTR_STRING:
     case ESP_ATTR_STRINGS:
+    case ESP_ATTR_BYTES:
         return esp_fail(err, ESP_UNSUPPORTED, "attribute '%s': a value of text", attr->name);
     }
     if (attr->type == ESP_ATTR_INTS || attr->type == ESP_ATTR_FLOATS)
@@ -305,101 +386,5 @@ esp_status esp_op_constant_of_shape_forward(const esp_op_context *context, esp_e
         memcpy(target + done, target, piece);
         done += piece;
     }
-    return ESP_OK;
-}
-
-/* ---- Cast (-6, -9, -13, -19). A gradient passes only from float32 to float32, where it is a copy. ---- */
-
-/* TensorProto.DataType of each element type, in the order of esp_dtype. */
-static const int64_t onnx_types[] = {
-    [ESP_F32] = 1, [ESP_F64] = 11, [ESP_I32] = 6, [ESP_I64] = 7, [ESP_U8] = 2, [ESP_BOOL] = 9};
-
-esp_status esp_op_cast_infer(esp_infer_context *context, esp_error *err)
-{
-    int64_t to = esp_node_int(context->node, "to", 0);
-    context->outputs[0].shape = context->inputs[0]->shape;
-    for (size_t i = 0; i < sizeof onnx_types / sizeof *onnx_types; i++) {
-        if (onnx_types[i] == to) {
-            context->outputs[0].dtype = (esp_dtype)i;
-            return ESP_OK;
-        }
-    }
-    return esp_fail(err, ESP_UNSUPPORTED, "attribute 'to': element type %" PRId64, to);
-}
-
-#define READ_CASE(name, type, text)                                                                          \
-    case ESP_##name:                                                                                         \
-        return (double)((const type *)data)[at];
-
-static double read_double(esp_dtype dtype, const void *data, int64_t at)
-{
-    switch (dtype) {
-        ESP_DTYPE_LIST(READ_CASE)
-    }
-    return 0;
-}
-
-/* Integers go through int64 so that large ones stay exact; only floats pass through double. */
-static int64_t read_i64(esp_dtype dtype, const void *data, int64_t at)
-{
-    switch (dtype) {
-    case ESP_I64:
-        return ((const int64_t *)data)[at];
-    case ESP_I32:
-        return ((const int32_t *)data)[at];
-    case ESP_F32:
-    case ESP_F64:
-        break;
-    case ESP_U8:
-    case ESP_BOOL:
-        return ((const uint8_t *)data)[at];
-    }
-    double number = read_double(dtype, data, at);
-    if (number != number)
-        return 0;
-    if (number >= 9223372036854775807.0)
-        return INT64_MAX;
-    return number <= -9223372036854775808.0 ? INT64_MIN : (int64_t)number;
-}
-
-static bool is_float(esp_dtype dtype)
-{
-    return dtype == ESP_F32 || dtype == ESP_F64;
-}
-
-static void cast_element(const esp_view *x, const esp_view *y, int64_t at)
-{
-    double number = is_float(y->dtype) || is_float(x->dtype) ? read_double(x->dtype, x->data, at) : 0;
-    switch (y->dtype) {
-    case ESP_F32:
-        ((float *)y->data)[at] = (float)number;
-        break;
-    case ESP_F64:
-        ((double *)y->data)[at] = number;
-        break;
-    case ESP_I32:
-        ((int32_t *)y->data)[at] = (int32_t)read_i64(x->dtype, x->data, at);
-        break;
-    case ESP_I64:
-        ((int64_t *)y->data)[at] = read_i64(x->dtype, x->data, at);
-        break;
-    case ESP_U8:
-        ((uint8_t *)y->data)[at] = (uint8_t)read_i64(x->dtype, x->data, at);
-        break;
-    case ESP_BOOL:
-        ((uint8_t *)y->data)[at] = is_float(x->dtype) ? number < 0 || number > 0 || number != number
-                                                      : read_i64(x->dtype, x->data, at) != 0;
-        break;
-    }
-}
-
-esp_status esp_op_cast_forward(const esp_op_context *context, esp_error *err)
-{
-    const esp_view *x = context->inputs[0], *y = context->outputs[0];
-    if (x->dtype == y->dtype)
-        return esp_op_view_forward(context, err);
-    int64_t count = esp_shape_elements(&x->shape);
-    for (int64_t i = 0; i < count; i++)
-        cast_element(x, y, i);
     return ESP_OK;
 }

@@ -1,13 +1,16 @@
 /* Simplification: shapes are inferred at a batch of 1 and of 2. What comes from constants alone, and what is
  * known and equal at both, becomes a constant; then everything no output needs is left out and the rest is
  * built anew. A model that cannot run at a batch of 2 is fixed to its batch, and all that is known at 1 is
- * constant. */
+ * constant. A node whose operator is not supported in its form becomes an opaque one. */
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "graph/infer.h"
 #include "graph/infer_internal.h"
 #include "graph/op.h"
+#include "graph/opaque.h"
 
 typedef struct simplify_state {
     const esp_graph *graph;
@@ -16,12 +19,15 @@ typedef struct simplify_state {
     bool *node_is_kept;
     int *new_values; /* builder index per value, -1 before */
     esp_builder *builder;
+    esp_arena *arena; /* of opaque nodes' attributes until the builder has copied them */
 } simplify_state;
 
 /* The value's contents when they are the same at any batch, else NULL. */
 static const esp_tensor *settled(const simplify_state *state, int value)
 {
     const esp_tensor *one = esp_inferred_constant(state->one, value);
+    if (esp_inferred_is_tainted(state->one, value))
+        return NULL;
     if (one == NULL || esp_inferred_is_pure(state->one, value) || state->two == NULL)
         return one;
     const esp_tensor *two = esp_inferred_constant(state->two, value);
@@ -92,8 +98,55 @@ static int most_values(const esp_graph *graph)
     return most;
 }
 
-static esp_status add_node(simplify_state *state, const esp_node *node, int *values, esp_error *err)
+/* The note that keeps what the file declares about an opaque node's outputs; false when memory is out. */
+static bool note_outputs(simplify_state *state, const esp_node *node, esp_attr *out)
 {
+    int64_t *ints =
+        esp_arena_alloc(state->arena, (size_t)node->output_count * (2 + ESP_MAX_RANK) + 1, sizeof *ints);
+    int count = 0;
+    for (int i = 0; ints != NULL && i < node->output_count; i++) {
+        esp_dtype dtype;
+        esp_shape shape;
+        esp_opaque_declared(state->graph, node, i, &dtype, &shape);
+        ints[count++] = dtype;
+        ints[count++] = shape.rank;
+        for (int d = 0; d < shape.rank; d++)
+            ints[count++] = shape.dims[d];
+    }
+    *out = esp_attr_ints(ESP_OPAQUE_OUTPUTS, ints, count);
+    return ints != NULL;
+}
+
+/* A node that stays opaque or, for the reason given, becomes so. */
+static esp_status add_opaque(simplify_state *state, const esp_node *node, const char *reason,
+                             const int *inputs, const int *outputs, esp_error *err)
+{
+    bool is_new = !esp_op_is_opaque(node->op);
+    esp_attr *attrs = esp_arena_alloc(state->arena, (size_t)node->attr_count + 2, sizeof *attrs);
+    int count = 0;
+    bool has_note = false;
+    esp_text name = {0};
+    esp_text_printf(&name, "%s%s", is_new ? ESP_OPAQUE_ONNX "::" : "", node->op->name);
+    for (int i = 0; attrs != NULL && i < node->attr_count; i++) {
+        attrs[count++] = node->attrs[i];
+        has_note = has_note || strcmp(node->attrs[i].name, ESP_OPAQUE_OUTPUTS) == 0;
+    }
+    esp_status status = ESP_OK;
+    if (attrs == NULL || name.is_broken || (!has_note && !note_outputs(state, node, &attrs[count++])))
+        status = esp_fail_memory(err, "a graph", (size_t)node->attr_count * sizeof *attrs);
+    if (status == ESP_OK && is_new)
+        attrs[count++] = esp_attr_string(ESP_OPAQUE_REASON, reason);
+    if (status == ESP_OK)
+        status = esp_builder_node(state->builder, name.data, node->name, inputs, node->input_count, outputs,
+                                  node->output_count, attrs, count, err);
+    esp_text_free(&name);
+    return status;
+}
+
+static esp_status add_node(simplify_state *state, int index, int *values, esp_error *err)
+{
+    const esp_node *node = esp_graph_node(state->graph, index);
+    const char *refusal = esp_inferred_refusal(state->one, index);
     int *outputs = values + node->input_count;
     for (int i = 0; i < node->input_count; i++)
         values[i] = node->inputs[i] < 0 ? -1 : state->new_values[node->inputs[i]];
@@ -109,6 +162,8 @@ static esp_status add_node(simplify_state *state, const esp_node *node, int *val
             return status;
         outputs[i] = state->new_values[v];
     }
+    if (refusal != NULL || esp_op_is_opaque(node->op))
+        return add_opaque(state, node, refusal, values, outputs, err);
     return esp_builder_node(state->builder, node->op->name, node->name, values, node->input_count, outputs,
                             node->output_count, node->attrs, node->attr_count, err);
 }
@@ -121,7 +176,7 @@ static esp_status add_nodes(simplify_state *state, esp_error *err)
     esp_status status = ESP_OK;
     for (int n = 0; status == ESP_OK && n < esp_graph_node_count(state->graph); n++) {
         if (state->node_is_kept[n])
-            status = add_node(state, esp_graph_node(state->graph, n), values, err);
+            status = add_node(state, n, values, err);
     }
     esp_free(values);
     return status;
@@ -146,9 +201,9 @@ static esp_status add_rest(simplify_state *state, esp_error *err)
 static esp_status infer_twice(simplify_state *state, esp_error *err)
 {
     esp_infer_request request = {.graph = state->graph, .batch = 1, .allows_unknown = true};
-    /* A file may fix any batch: then it is constant whatever batch is asked for. */
-    for (int i = 0; i < esp_graph_input_count(state->graph); i++) {
-        const esp_shape *shape = &esp_graph_value(state->graph, esp_graph_input(state->graph, i))->shape;
+    /* A file may fix any batch: then it is constant whatever batch is asked for. The first input tells it. */
+    if (esp_graph_input_count(state->graph) > 0) {
+        const esp_shape *shape = &esp_graph_value(state->graph, esp_graph_input(state->graph, 0))->shape;
         if (shape->rank > 0 && shape->dims[0] > 1)
             request.batch = shape->dims[0];
     }
@@ -191,8 +246,10 @@ esp_status esp_graph_simplify(const esp_graph *graph, esp_graph **out, esp_error
     state.is_needed = esp_alloc_zero(values, sizeof *state.is_needed);
     state.node_is_kept = esp_alloc_zero(nodes, sizeof *state.node_is_kept);
     state.new_values = esp_alloc(values, sizeof *state.new_values);
+    state.arena = esp_arena_new();
     esp_status status = ESP_OK;
-    if (state.is_needed == NULL || state.node_is_kept == NULL || state.new_values == NULL)
+    if (state.arena == NULL || state.is_needed == NULL || state.node_is_kept == NULL ||
+        state.new_values == NULL)
         status = esp_fail_memory(err, "a graph", values * sizeof *state.new_values);
     if (status == ESP_OK)
         status = infer_twice(&state, err);
@@ -204,5 +261,6 @@ esp_status esp_graph_simplify(const esp_graph *graph, esp_graph **out, esp_error
     esp_free(state.is_needed);
     esp_free(state.node_is_kept);
     esp_free(state.new_values);
+    esp_arena_free(state.arena);
     return status;
 }

@@ -2,9 +2,9 @@
  *
  * Everything goes through the graph builder, in file order: inputs, constants, nodes, outputs. The builder
  * checks what every graph must satisfy (names, arity, attributes, cycles); this file checks what only the
- * file format can get wrong. Each tensor's bytes in the decoded message are released as soon as they are
- * copied, so that a large model is held little more than once. */
-#include "io/onnx_internal.h"
+ * file format can get wrong. Weights go from the file straight into their tensors, so that a large model is
+ * held once. */
+#include "io/onnx_reader.h"
 
 #include <inttypes.h>
 #include <limits.h>
@@ -17,19 +17,12 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "graph/infer.h"
+#include "io/onnx_raise.h"
 
-#define NAME_TEXT 160
+/* More entries than any exporter writes: each costs a search. */
+#define METADATA_MAX 4096
 
-typedef struct reader {
-    const char *directory; /* where external data may lie, or NULL */
-    const Onnx__ModelProto *model;
-    const Onnx__GraphProto *graph;
-    const Onnx__TensorProto **by_name; /* the initializers, sorted by name */
-    const char *batch_symbol;          /* of the first input with an open batch, or NULL */
-    esp_arena *arena;
-    esp_builder *builder;
-    esp_error *err;
-} reader;
+typedef esp_onnx_reader reader;
 
 static const char *text_of(const char *text)
 {
@@ -54,6 +47,39 @@ static const Onnx__TensorProto *find_initializer(const reader *in, const char *n
     return found ? *found : NULL;
 }
 
+static int compare_values(const void *a, const void *b)
+{
+    const Onnx__ValueInfoProto *const *left = a, *const *right = b;
+
+    return strcmp(text_of((*left)->name), text_of((*right)->name));
+}
+
+int64_t esp_onnx_find_output(const esp_onnx_reader *in, const char *name)
+{
+    Onnx__ValueInfoProto wanted = {.name = (char *)name};
+    const Onnx__ValueInfoProto *key = &wanted;
+    const Onnx__ValueInfoProto **found = NULL;
+
+    if (in->graph->n_output > 0)
+        found = bsearch(&key, in->outputs, in->graph->n_output, sizeof key, compare_values);
+    return found ? found - in->outputs : -1;
+}
+
+static esp_status sort_outputs(reader *in)
+{
+    size_t count = in->graph->n_output;
+
+    in->outputs = esp_arena_alloc(in->arena, count + 1, sizeof *in->outputs);
+    in->is_type_kept = esp_arena_alloc(in->arena, count + 1, sizeof *in->is_type_kept);
+    if (!in->outputs || !in->is_type_kept)
+        return esp_fail_memory(in->err, "the table of outputs", count * sizeof *in->outputs);
+    for (size_t i = 0; i < count; i++)
+        in->outputs[i] = in->graph->output[i];
+    if (count > 1)
+        qsort(in->outputs, count, sizeof *in->outputs, compare_values);
+    return ESP_OK;
+}
+
 static esp_status sort_initializers(reader *in)
 {
     size_t count = in->graph->n_initializer;
@@ -70,11 +96,6 @@ static esp_status sort_initializers(reader *in)
 
 /* ---- the model as a whole ---- */
 
-static bool is_default_domain(const char *domain)
-{
-    return !domain || domain[0] == '\0' || strcmp(domain, "ai.onnx") == 0;
-}
-
 static esp_status read_opset(const reader *in, int64_t *out)
 {
     bool is_found = false;
@@ -82,7 +103,7 @@ static esp_status read_opset(const reader *in, int64_t *out)
     for (size_t i = 0; i < in->model->n_opset_import; i++) {
         const Onnx__OperatorSetIdProto *import = in->model->opset_import[i];
 
-        if (!is_default_domain(import->domain))
+        if (!esp_onnx_is_default_domain(import->domain))
             continue; /* other domains matter only if a node uses them */
         if (is_found && import->version != *out)
             return esp_fail(in->err, ESP_FORMAT,
@@ -97,30 +118,71 @@ static esp_status read_opset(const reader *in, int64_t *out)
     return ESP_OK;
 }
 
+static esp_status check_opset(const reader *in)
+{
+    if (in->opset >= ESP_OPSET_FIRST && in->opset <= ESP_OPSET_LAST)
+        return ESP_OK;
+    esp_fail(in->err, ESP_UNSUPPORTED, "opset %" PRId64 ", expected %d to %d", in->opset, ESP_OPSET_FIRST,
+             ESP_OPSET_LAST);
+    esp_error_set_hint(in->err, "export it with opset 13 to 21, or convert it with onnx.version_converter");
+    return ESP_UNSUPPORTED;
+}
+
 static esp_status begin_graph(reader *in)
 {
-    int64_t opset = 0;
-
     if (!in->graph)
         return esp_fail(in->err, ESP_FORMAT, "holds no graph, expected an ONNX model");
     if (!in->model->has_ir_version || in->model->ir_version < 3)
         return esp_fail(in->err, ESP_FORMAT, "has IR version %" PRId64 ", expected 3 or later",
                         in->model->has_ir_version ? in->model->ir_version : 0);
-    esp_status status = read_opset(in, &opset);
+    esp_status status = read_opset(in, &in->opset);
+    if (status == ESP_OK)
+        status = check_opset(in);
+    if (status == ESP_OK)
+        status = esp_onnx_check_name("graph", in->graph->name, in->err);
     if (status != ESP_OK)
         return status;
-    if (in->graph->n_sparse_initializer > 0)
-        return esp_fail(in->err, ESP_UNSUPPORTED, "has %zu sparse initializers, expected dense ones only",
-                        in->graph->n_sparse_initializer);
     const char *name = text_of(in->graph->name);
-    return esp_builder_new(name[0] ? name : "graph", opset, in->model->ir_version, &in->builder, in->err);
+    return esp_builder_new(name[0] ? name : "graph", in->opset, in->model->ir_version, &in->builder, in->err);
 }
 
+/* Descriptions are for people: where one is in another encoding, what is not ASCII becomes '?'. */
 static esp_status add_metadata(const reader *in, const char *key, const char *value)
 {
+    char *copy = NULL;
+
     if (!value || !value[0])
         return ESP_OK;
-    return esp_builder_metadata(in->builder, key, value, in->err);
+    if (esp_onnx_is_utf8(value))
+        return esp_builder_metadata(in->builder, key, value, in->err);
+    copy = esp_arena_strdup(in->arena, value);
+    if (!copy)
+        return esp_fail_memory(in->err, "metadata", strlen(value));
+    for (char *at = copy; *at; at++)
+        if ((unsigned char)*at >= 0x80)
+            *at = '?';
+    return esp_builder_metadata(in->builder, key, copy, in->err);
+}
+
+/* Opsets of other domains are needed again where their nodes are written back. */
+static esp_status read_imports(const reader *in)
+{
+    esp_status status = ESP_OK;
+
+    for (size_t i = 0; i < in->model->n_opset_import && status == ESP_OK && in->has_opaque; i++) {
+        const Onnx__OperatorSetIdProto *import = in->model->opset_import[i];
+        char key[256], version[32];
+
+        if (esp_onnx_is_default_domain(import->domain) || i > METADATA_MAX)
+            continue;
+        status = esp_onnx_check_name("domain", import->domain, in->err);
+        if (status != ESP_OK)
+            continue;
+        snprintf(key, sizeof key, ESP_ONNX_OPSET_PREFIX "%s", import->domain);
+        snprintf(version, sizeof version, "%" PRId64, import->version);
+        status = esp_builder_metadata(in->builder, key, version, in->err);
+    }
+    return status;
 }
 
 static esp_status read_metadata(const reader *in)
@@ -128,12 +190,22 @@ static esp_status read_metadata(const reader *in)
     esp_status status = ESP_OK;
     char number[32];
 
+    if (in->model->n_metadata_props > METADATA_MAX)
+        return esp_fail(in->err, ESP_UNSUPPORTED, "has %zu metadata entries, expected at most %d",
+                        in->model->n_metadata_props, METADATA_MAX);
     for (size_t i = 0; i < in->model->n_metadata_props && status == ESP_OK; i++) {
         const Onnx__StringStringEntryProto *entry = in->model->metadata_props[i];
 
-        if (entry->key && entry->key[0])
-            status = esp_builder_metadata(in->builder, entry->key, text_of(entry->value), in->err);
+        if (!entry->key || !entry->key[0])
+            continue;
+        status = esp_onnx_check_name("metadata key", entry->key, in->err);
+        if (status == ESP_OK && text_of(entry->value)[0])
+            status = add_metadata(in, entry->key, entry->value);
+        else if (status == ESP_OK)
+            status = esp_builder_metadata(in->builder, entry->key, "", in->err);
     }
+    if (status == ESP_OK)
+        status = read_imports(in);
 #define ADD_TEXT(field)                                                                                      \
     if (status == ESP_OK)                                                                                    \
         status = add_metadata(in, ESP_ONNX_FIELD_PREFIX #field, in->model->field);
@@ -154,7 +226,8 @@ static esp_status read_metadata(const reader *in)
 static int64_t declared_dim(const Onnx__TensorShapeProto__Dimension *dim, const char **symbol)
 {
     *symbol = NULL;
-    if (dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM && dim->dim_param[0])
+    if (dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM && dim->dim_param[0] &&
+        esp_onnx_is_utf8(dim->dim_param))
         *symbol = dim->dim_param;
     if (dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE && dim->dim_value > 0)
         return dim->dim_value;
@@ -176,6 +249,9 @@ static esp_status read_type(const reader *in, const char *what, const Onnx__Valu
 
     if (name[0] == '\0')
         return esp_fail(in->err, ESP_FORMAT, "a graph %s has no name", what);
+    esp_status status = esp_onnx_check_name(what, name, in->err);
+    if (status != ESP_OK)
+        return status;
     if (!type || type->value_case == ONNX__TYPE_PROTO__VALUE__NOT_SET)
         return esp_fail(in->err, ESP_FORMAT, "graph %s '%s' has no type", what, name);
     if (type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE)
@@ -183,11 +259,9 @@ static esp_status read_type(const reader *in, const char *what, const Onnx__Valu
                         name);
     const esp_onnx_type *element = esp_onnx_type_find(type->tensor_type->elem_type);
     if (!element || !element->is_supported)
-        return esp_fail(
-            in->err, ESP_UNSUPPORTED,
-            "graph %s '%s': elements of %s are not supported, expected float, double, int32, int64, "
-            "uint8 or bool",
-            what, name, esp_onnx_type_name(type->tensor_type->elem_type, text, sizeof text));
+        return esp_fail(in->err, ESP_UNSUPPORTED,
+                        "graph %s '%s': elements of %s are not supported, expected floats, integers or bool",
+                        what, name, esp_onnx_type_name(type->tensor_type->elem_type, text, sizeof text));
 
     const Onnx__TensorShapeProto *shape = type->tensor_type->shape;
     *out = (declared){.dtype = element->dtype, .shape = {.rank = shape ? (int)shape->n_dim : -1}};
@@ -246,6 +320,23 @@ static esp_status read_input(reader *in, const Onnx__ValueInfoProto *info)
     return esp_builder_input(in->builder, info->name, type.dtype, &type.shape, type.first, &value, in->err);
 }
 
+/* What the file says about values between the nodes: hints for nodes nobody can infer. Never an error. */
+static void read_declared(const reader *in, const Onnx__ValueInfoProto *info)
+{
+    esp_onnx_reader quiet = *in;
+    esp_error ignored;
+    declared type;
+    int value = info->name ? esp_builder_find(in->builder, info->name) : -1;
+
+    quiet.err = &ignored;
+    if (value < 0 || read_type(&quiet, "value", info, &type) != ESP_OK || type.shape.rank < 0)
+        return;
+    if (type.shape.rank > 0 && type.shape.dims[0] == ESP_DIM_UNKNOWN && type.first && in->batch_symbol &&
+        strcmp(type.first, in->batch_symbol) == 0)
+        type.shape.dims[0] = ESP_DIM_BATCH;
+    esp_builder_declare(in->builder, value, type.dtype, &type.shape);
+}
+
 /* An output's open first dim is the batch when it has the name of the inputs' batch, or no name. */
 static bool is_batch_symbol(const reader *in, const char *symbol)
 {
@@ -254,10 +345,13 @@ static bool is_batch_symbol(const reader *in, const char *symbol)
 
 static esp_status read_output(const reader *in, const Onnx__ValueInfoProto *info)
 {
-    declared type;
+    declared type = {.dtype = ESP_F32, .shape = {.rank = -1}};
     int value;
-    esp_status status = read_type(in, "output", info, &type);
+    int64_t at = esp_onnx_find_output(in, text_of(info->name));
+    esp_status status = ESP_OK;
 
+    if (at < 0 || !in->is_type_kept[at])
+        status = read_type(in, "output", info, &type);
     if (status != ESP_OK)
         return status;
     if (type.shape.rank > 0 && type.shape.dims[0] == ESP_DIM_UNKNOWN && is_batch_symbol(in, type.first))
@@ -269,25 +363,23 @@ static esp_status read_output(const reader *in, const Onnx__ValueInfoProto *info
                               in->err);
 }
 
-/* Reads a tensor and lets go of its bytes in the message. */
-static esp_status take_tensor(const reader *in, Onnx__TensorProto *proto, esp_tensor **out)
-{
-    esp_status status = esp_onnx_tensor_read(proto, in->directory, out, in->err);
-
-    esp_onnx_tensor_release_raw(proto);
-    return status;
-}
-
-static esp_status read_initializer(const reader *in, Onnx__TensorProto *proto)
+/* One of a type or form that is not supported stays for keep_rest: perhaps nothing reads it. */
+static esp_status read_initializer(const reader *in, const Onnx__TensorProto *proto, bool *is_left)
 {
     esp_tensor *tensor;
     int value;
 
     if (!proto->name || !proto->name[0])
         return esp_fail(in->err, ESP_FORMAT, "an initializer has no name");
-    esp_status status = take_tensor(in, proto, &tensor);
+    esp_status status = esp_onnx_check_name("initializer", proto->name, in->err);
+    if (status != ESP_OK)
+        return status;
+    status = esp_onnx_tensor_load(proto, in->source, &tensor, in->err);
+    *is_left = status == ESP_UNSUPPORTED;
+    if (*is_left)
+        return ESP_OK;
     if (status != ESP_OK) {
-        esp_error_prefix(in->err, "initializer '%.*s'", NAME_TEXT, proto->name);
+        esp_error_prefix(in->err, "initializer '%.*s'", ESP_ONNX_NAME_TEXT, proto->name);
         return status;
     }
     status = esp_builder_constant(in->builder, proto->name, tensor, &value, in->err);
@@ -295,196 +387,17 @@ static esp_status read_initializer(const reader *in, Onnx__TensorProto *proto)
     return status;
 }
 
-/* ---- attributes ---- */
-
-/* Files of IR 1 leave the type out: then the field that is set tells it. */
-static int attribute_type(const Onnx__AttributeProto *proto)
+/* Initializers that could not be read, where something reads them. */
+static esp_status keep_rest(reader *in, const bool *is_left)
 {
-    if (proto->has_type && proto->type != ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__UNDEFINED)
-        return (int)proto->type;
-    if (proto->has_i)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT;
-    if (proto->has_f)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT;
-    if (proto->has_s)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING;
-    if (proto->t)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR;
-    if (proto->n_ints > 0)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS;
-    if (proto->n_floats > 0)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOATS;
-    if (proto->n_strings > 0)
-        return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRINGS;
-    return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__UNDEFINED;
-}
+    const Onnx__GraphProto *graph = in->graph;
+    esp_status status = ESP_OK;
 
-/* Attributes that name an element type (`to` of Cast, `dtype` of generators) follow the floats to float32. */
-static int64_t adapted_int(const char *name, int64_t value)
-{
-    if (strcmp(name, "to") != 0 && strcmp(name, "dtype") != 0)
-        return value;
-    const esp_onnx_type *type = value > 0 && value < INT_MAX ? esp_onnx_type_find((int)value) : NULL;
-    return type && type->is_supported ? esp_onnx_type_code(type->dtype) : value;
-}
-
-static esp_status copy_string(const reader *in, const ProtobufCBinaryData *bytes, const char **out)
-{
-    if (bytes->len > 0 && memchr(bytes->data, 0, bytes->len))
-        return esp_fail(in->err, ESP_FORMAT, "a string holds a zero byte");
-    *out = bytes->len > 0 ? esp_arena_strndup(in->arena, (const char *)bytes->data, bytes->len) : "";
-    return *out ? ESP_OK : esp_fail_memory(in->err, "a string attribute", bytes->len);
-}
-
-static esp_status copy_strings(const reader *in, const Onnx__AttributeProto *proto, esp_attr *out)
-{
-    const char **strings = esp_arena_alloc(in->arena, proto->n_strings + 1, sizeof *strings);
-
-    if (!strings)
-        return esp_fail_memory(in->err, "string attributes", proto->n_strings * sizeof *strings);
-    for (size_t i = 0; i < proto->n_strings; i++) {
-        esp_status status = copy_string(in, &proto->strings[i], &strings[i]);
-
-        if (status != ESP_OK)
-            return status;
-    }
-    out->strings = strings;
-    return ESP_OK;
-}
-
-static esp_status set_count(const reader *in, size_t count, esp_attr *out)
-{
-    if (count > INT_MAX)
-        return esp_fail(in->err, ESP_UNSUPPORTED, "has %zu elements, expected at most %d", count, INT_MAX);
-    out->count = (int)count;
-    return ESP_OK;
-}
-
-/* `out->tensor`, when set, is a reference of the caller's. */
-static esp_status read_attribute_value(const reader *in, const Onnx__AttributeProto *proto, esp_attr *out)
-{
-    esp_tensor *tensor = NULL;
-    esp_status status;
-
-    switch (attribute_type(proto)) {
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT:
-        *out = esp_attr_int(proto->name, adapted_int(proto->name, proto->i));
-        return ESP_OK;
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT:
-        *out = esp_attr_float(proto->name, proto->f);
-        return ESP_OK;
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING:
-        out->type = ESP_ATTR_STRING;
-        return copy_string(in, &proto->s, &out->s);
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR:
-        if (!proto->t)
-            return esp_fail(in->err, ESP_FORMAT, "holds no tensor, expected one");
-        out->type = ESP_ATTR_TENSOR;
-        status = take_tensor(in, proto->t, &tensor);
-        out->tensor = tensor;
-        return status;
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS:
-        out->type = ESP_ATTR_INTS;
-        out->ints = proto->ints;
-        return set_count(in, proto->n_ints, out);
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOATS:
-        out->type = ESP_ATTR_FLOATS;
-        out->floats = proto->floats;
-        return set_count(in, proto->n_floats, out);
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRINGS:
-        out->type = ESP_ATTR_STRINGS;
-        status = set_count(in, proto->n_strings, out);
-        return status == ESP_OK ? copy_strings(in, proto, out) : status;
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH:
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPHS:
-        return esp_fail(in->err, ESP_UNSUPPORTED, "holds a subgraph, which is not supported");
-    case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__UNDEFINED:
-        return esp_fail(in->err, ESP_FORMAT, "has neither type nor value");
-    default:
-        return esp_fail(
-            in->err, ESP_UNSUPPORTED,
-            "has attribute type %d, expected a number, a string, a dense tensor or a list of those",
-            attribute_type(proto));
-    }
-}
-
-static esp_status read_attribute(const reader *in, const Onnx__AttributeProto *proto, esp_attr *out)
-{
-    if (!proto->name || !proto->name[0])
-        return esp_fail(in->err, ESP_FORMAT, "an attribute has no name");
-    if (proto->ref_attr_name && proto->ref_attr_name[0])
-        return esp_fail(in->err, ESP_UNSUPPORTED,
-                        "attribute '%s' refers to '%s' of a function, which is not supported", proto->name,
-                        proto->ref_attr_name);
-    *out = (esp_attr){.name = proto->name};
-    esp_status status = read_attribute_value(in, proto, out);
-    if (status != ESP_OK)
-        esp_error_prefix(in->err, "attribute '%.*s'", NAME_TEXT, proto->name);
-    return status;
-}
-
-/* ---- nodes ---- */
-
-static esp_status read_names(const reader *in, char *const *names, size_t count, int *out)
-{
-    for (size_t i = 0; i < count; i++) {
-        esp_status status = ESP_OK;
-
-        out[i] = -1; /* an empty name is an absent optional input or output */
-        if (names[i][0])
-            status = esp_builder_value(in->builder, names[i], &out[i], in->err);
-        if (status != ESP_OK)
-            return status;
-    }
-    return ESP_OK;
-}
-
-/* Fills `attrs`, zeroed before: whatever happens, the tensors in it are the caller's. */
-static esp_status read_node_parts(const reader *in, const Onnx__NodeProto *proto, int *values,
-                                  esp_attr *attrs)
-{
-    if (!proto->op_type || !proto->op_type[0])
-        return esp_fail(in->err, ESP_FORMAT, "it has no operator");
-    if (!is_default_domain(proto->domain))
-        return esp_fail(in->err, ESP_UNSUPPORTED,
-                        "operator '%s' is of domain '%s', expected the default domain (ai.onnx)",
-                        proto->op_type, proto->domain);
-    esp_status status = read_names(in, proto->input, proto->n_input, values);
-    if (status == ESP_OK)
-        status = read_names(in, proto->output, proto->n_output, values + proto->n_input);
-    for (size_t i = 0; i < proto->n_attribute && status == ESP_OK; i++)
-        status = read_attribute(in, proto->attribute[i], &attrs[i]);
-    return status;
-}
-
-static void prefix_node(const reader *in, const Onnx__NodeProto *proto, size_t index)
-{
-    const char *op_type = text_of(proto->op_type);
-
-    if (proto->name && proto->name[0])
-        esp_error_prefix(in->err, "node '%.*s' (%.*s)", NAME_TEXT, proto->name, NAME_TEXT, op_type);
-    else
-        esp_error_prefix(in->err, "node %zu (%.*s)", index, NAME_TEXT, op_type);
-}
-
-static esp_status read_node(const reader *in, const Onnx__NodeProto *proto, size_t index)
-{
-    int *values = esp_arena_alloc(in->arena, proto->n_input + proto->n_output + 1, sizeof *values);
-    esp_attr *attrs = esp_arena_alloc(in->arena, proto->n_attribute + 1, sizeof *attrs);
-
-    if (!values || !attrs)
-        return esp_fail_memory(in->err, "a node", proto->n_attribute * sizeof *attrs);
-    if (proto->n_input > INT_MAX || proto->n_output > INT_MAX || proto->n_attribute > INT_MAX)
-        return esp_fail(in->err, ESP_UNSUPPORTED, "node %zu has too many inputs or outputs", index);
-    esp_status status = read_node_parts(in, proto, values, attrs);
-    if (status != ESP_OK)
-        prefix_node(in, proto, index);
-    else
-        status = esp_builder_node(in->builder, proto->op_type, proto->name, values, (int)proto->n_input,
-                                  values + proto->n_input, (int)proto->n_output, attrs,
-                                  (int)proto->n_attribute, in->err);
-    for (size_t i = 0; i < proto->n_attribute; i++)
-        esp_tensor_unref((esp_tensor *)attrs[i].tensor);
+    for (size_t i = 0; status == ESP_OK && i < graph->n_initializer; i++)
+        if (is_left[i])
+            status = esp_onnx_keep_tensor(in, graph->initializer[i]);
+    for (size_t i = 0; status == ESP_OK && i < graph->n_sparse_initializer; i++)
+        status = esp_onnx_keep_sparse(in, graph->sparse_initializer[i]);
     return status;
 }
 
@@ -492,24 +405,35 @@ static esp_status read_graph(reader *in)
 {
     esp_status status = begin_graph(in);
     const Onnx__GraphProto *graph = in->graph;
+    bool *is_left = NULL;
 
     if (status == ESP_OK)
         status = sort_initializers(in);
+    if (status == ESP_OK)
+        status = sort_outputs(in);
+    if (status == ESP_OK)
+        is_left = esp_arena_alloc(in->arena, graph->n_initializer + 1, sizeof *is_left);
+    if (status == ESP_OK && !is_left)
+        status = esp_fail_memory(in->err, "reading a model", graph->n_initializer);
     for (size_t i = 0; status == ESP_OK && i < graph->n_input; i++)
         status = read_input(in, graph->input[i]);
     for (size_t i = 0; status == ESP_OK && i < graph->n_initializer; i++)
-        status = read_initializer(in, graph->initializer[i]);
+        status = read_initializer(in, graph->initializer[i], &is_left[i]);
     for (size_t i = 0; status == ESP_OK && i < graph->n_node; i++)
-        status = read_node(in, graph->node[i], i);
+        status = esp_onnx_read_node(in, graph->node[i], i);
+    if (status == ESP_OK)
+        status = keep_rest(in, is_left);
+    for (size_t i = 0; status == ESP_OK && i < graph->n_value_info; i++)
+        read_declared(in, graph->value_info[i]);
     for (size_t i = 0; status == ESP_OK && i < graph->n_output; i++)
         status = read_output(in, graph->output[i]);
     return status == ESP_OK ? read_metadata(in) : status;
 }
 
-esp_status esp_onnx_graph_read(const Onnx__ModelProto *model, const char *directory, esp_graph **out,
+esp_status esp_onnx_graph_read(const Onnx__ModelProto *model, const esp_onnx_source *source, esp_graph **out,
                                esp_error *err)
 {
-    reader in = {.directory = directory, .model = model, .graph = model->graph, .err = err};
+    reader in = {.source = source, .model = model, .graph = model->graph, .err = err};
     esp_status status;
 
     *out = NULL;
@@ -523,14 +447,19 @@ esp_status esp_onnx_graph_read(const Onnx__ModelProto *model, const char *direct
     return status;
 }
 
-/* Takes the model apart; it is released before the graph is simplified, when memory peaks. */
-static esp_status finish_model(Onnx__ModelProto *take_model, const char *directory, esp_graph **out,
-                               esp_error *err)
+/* The messages are released before the graph is simplified, when memory peaks. */
+static esp_status read_source(esp_onnx_source *source, esp_graph **out, esp_error *err)
 {
+    Onnx__ModelProto *model = NULL;
     esp_graph *as_stored = NULL;
-    esp_status status = esp_onnx_graph_read(take_model, directory, &as_stored, err);
+    esp_status status = esp_onnx_source_decode(source, &model, err);
 
-    esp_onnx_model_free(take_model);
+    if (status == ESP_OK)
+        status = esp_onnx_raise(model, err);
+    if (status == ESP_OK)
+        status = esp_onnx_graph_read(model, source, &as_stored, err);
+    esp_onnx_model_free(model);
+    esp_onnx_source_close(source);
     if (status == ESP_OK)
         status = esp_graph_simplify(as_stored, out, err);
     esp_graph_unref(as_stored);
@@ -539,12 +468,11 @@ static esp_status finish_model(Onnx__ModelProto *take_model, const char *directo
 
 esp_status esp_onnx_parse(const void *data, size_t size, const char *name, esp_graph **out, esp_error *err)
 {
-    Onnx__ModelProto *model;
+    esp_onnx_source source;
 
     *out = NULL;
-    esp_status status = esp_onnx_model_decode(data, size, &model, err);
-    if (status == ESP_OK)
-        status = finish_model(model, NULL, out, err);
+    esp_onnx_source_memory(data, size, &source);
+    esp_status status = read_source(&source, out, err);
     if (status != ESP_OK)
         esp_error_prefix(err, "%s", name);
     return status;
@@ -552,20 +480,22 @@ esp_status esp_onnx_parse(const void *data, size_t size, const char *name, esp_g
 
 esp_status esp_onnx_load(const char *path, esp_graph **out, esp_error *err)
 {
-    Onnx__ModelProto *model = NULL;
-    char *data, *directory;
-    size_t size;
+    esp_onnx_source source;
+    char *directory;
 
     *out = NULL;
-    esp_status status = esp_file_read(path, &data, &size, err);
-    if (status != ESP_OK)
+    esp_status status = esp_onnx_source_open(path, &source, err);
+    if (status != ESP_OK) {
+        esp_onnx_source_close(&source);
         return status;
+    }
     directory = esp_path_directory(path);
-    status = directory ? esp_onnx_model_decode((const uint8_t *)data, size, &model, err)
-                       : esp_fail_memory(err, "reading a model", strlen(path));
-    esp_free(data);
-    if (status == ESP_OK)
-        status = finish_model(model, directory, out, err);
+    source.directory = directory;
+    if (directory)
+        status = read_source(&source, out, err);
+    else
+        status = esp_fail_memory(err, "reading a model", strlen(path));
+    esp_onnx_source_close(&source);
     if (status != ESP_OK)
         esp_error_prefix(err, "%s", path);
     esp_free(directory);

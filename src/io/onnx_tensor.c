@@ -1,19 +1,16 @@
-/* TensorProto to tensor: elements in raw_data, in a typed field, or in another file. Every size is checked
- * against the dims before anything is allocated for them. */
+/* TensorProto to tensor: elements in raw_data, in a typed field, left in the model's bytes, or in another
+ * file. Every size is checked against the dims before anything is allocated for them. */
 #include "io/onnx_internal.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
-#include "base/file.h"
 #include "base/memory.h"
-#include "base/text.h"
 
 #define SHAPE_TEXT      192
 #define LARGEST_ELEMENT 8 /* bytes, here and in the file */
+#define BUFFER_BYTES    65536
 
 /* After this, elements times any element's size is a number that size_t and int64_t hold. */
 static esp_status read_shape(const Onnx__TensorProto *proto, esp_shape *out, esp_error *err)
@@ -43,9 +40,10 @@ static esp_status fail_size(const esp_onnx_type *type, const esp_shape *shape, c
                     expected, esp_shape_format(shape, text, sizeof text), type->name);
 }
 
-/* `source` holds exactly the shape's elements. */
-static esp_status make_tensor(const esp_onnx_type *type, const esp_shape *shape, const void *source,
-                              esp_onnx_decode_fn *decode, esp_tensor **out, esp_error *err)
+/* `source` holds exactly the shape's elements; `where` is what it is called. */
+static esp_status make_tensor(const esp_onnx_type *type, const esp_shape *shape, const char *where,
+                              const void *source, esp_onnx_decode_fn *decode, esp_tensor **out,
+                              esp_error *err)
 {
     if (!decode)
         return esp_tensor_from(type->dtype, shape, source, out, err);
@@ -57,7 +55,7 @@ static esp_status make_tensor(const esp_onnx_type *type, const esp_shape *shape,
         return ESP_OK;
     esp_tensor_unref(*out);
     *out = NULL;
-    return esp_fail(err, ESP_FORMAT, "int32_data holds a number that is no %s", type->name);
+    return esp_fail(err, ESP_FORMAT, "%s holds a number that is no %s", where, type->name);
 }
 
 static esp_status read_raw(const esp_onnx_type *type, const esp_shape *shape, const ProtobufCBinaryData *raw,
@@ -67,7 +65,7 @@ static esp_status read_raw(const esp_onnx_type *type, const esp_shape *shape, co
 
     if (raw->len != expected)
         return fail_size(type, shape, "raw_data", raw->len, expected, "bytes", err);
-    return make_tensor(type, shape, raw->data, type->decode_raw, out, err);
+    return make_tensor(type, shape, "raw_data", raw->data, type->decode_raw, out, err);
 }
 
 static esp_status read_typed(const esp_onnx_type *type, const esp_shape *shape,
@@ -82,104 +80,70 @@ static esp_status read_typed(const esp_onnx_type *type, const esp_shape *shape,
         [ESP_ONNX_FIELD_INT32] = {"int32_data", proto->int32_data, proto->n_int32_data},
         [ESP_ONNX_FIELD_INT64] = {"int64_data", proto->int64_data, proto->n_int64_data},
         [ESP_ONNX_FIELD_DOUBLE] = {"double_data", proto->double_data, proto->n_double_data},
+        [ESP_ONNX_FIELD_UINT64] = {"uint64_data", proto->uint64_data, proto->n_uint64_data},
     };
     size_t expected = (size_t)esp_shape_elements(shape);
 
     if (fields[type->field].count != expected)
         return fail_size(type, shape, fields[type->field].name, fields[type->field].count, expected,
                          "elements", err);
-    return make_tensor(type, shape, fields[type->field].data, type->decode_field, out, err);
+    return make_tensor(type, shape, fields[type->field].name, fields[type->field].data, type->decode_field,
+                       out, err);
 }
 
-/* ---- external data ---- */
+/* Where `size` bytes of elements are, outside of the message. */
+typedef struct place {
+    const esp_onnx_source *source; /* NULL: in the file of this descriptor */
+    int descriptor;
+    uint64_t offset;
+} place;
 
-typedef struct external {
-    const char *location;
-    int64_t offset, length; /* length -1: not given */
-} external;
-
-static esp_status read_external_entries(const Onnx__TensorProto *proto, external *out, esp_error *err)
+static esp_status read_place(const place *from, uint64_t skip, void *target, size_t size, esp_error *err)
 {
-    *out = (external){NULL, 0, -1};
-    for (size_t i = 0; i < proto->n_external_data; i++) {
-        const char *key = proto->external_data[i]->key;
-        const char *value = proto->external_data[i]->value;
-        int64_t *number = NULL;
+    if (from->source)
+        return esp_onnx_source_read(from->source, from->offset + skip, target, size, err);
+    return esp_onnx_read_at(from->descriptor, from->offset + skip, target, size, err);
+}
 
-        if (!key || !value)
-            continue;
-        if (strcmp(key, "location") == 0)
-            out->location = value;
-        else if (strcmp(key, "offset") == 0)
-            number = &out->offset;
-        else if (strcmp(key, "length") == 0)
-            number = &out->length;
-        if (number && (!esp_parse_i64(value, number) || *number < 0))
-            return esp_fail(err, ESP_FORMAT, "external data: %s is '%s', expected a number of bytes", key,
-                            value);
+/* Elements of another type pass through a small buffer. */
+static esp_status convert_place(const esp_onnx_type *type, const place *from, int64_t elements,
+                                uint8_t *target, esp_error *err)
+{
+    uint8_t buffer[BUFFER_BYTES];
+    int64_t most = (int64_t)(sizeof buffer / type->bytes);
+
+    for (int64_t done = 0; done < elements;) {
+        int64_t count = elements - done < most ? elements - done : most;
+        esp_status status =
+            read_place(from, (uint64_t)done * type->bytes, buffer, (size_t)count * type->bytes, err);
+
+        if (status != ESP_OK)
+            return status;
+        if (!type->decode_raw(target + (size_t)done * esp_dtype_size(type->dtype), buffer, count))
+            return esp_fail(err, ESP_FORMAT, "its data hold a number that is no %s", type->name);
+        done += count;
     }
-    if (!out->location || !out->location[0])
-        return esp_fail(err, ESP_FORMAT, "external data without a location");
     return ESP_OK;
 }
 
-/* A model from elsewhere must not read any file it likes: only names at or below its own directory. */
-static bool is_safe_location(const char *location)
+/* Straight into the tensor's own memory. */
+static esp_status fill_tensor(const esp_onnx_type *type, const esp_shape *shape, const place *from,
+                              esp_tensor **out, esp_error *err)
 {
-    if (location[0] == '/')
-        return false;
-    for (const char *part = location; part; part = strchr(part, '/')) {
-        part += *part == '/';
-        if (strncmp(part, "..", 2) == 0 && (part[2] == '/' || part[2] == '\0'))
-            return false;
-    }
-    return true;
-}
-
-/* The file, positioned at the slice, once it is known to hold all of it. */
-static esp_status open_slice(const char *path, const external *where, size_t size, FILE **out, esp_error *err)
-{
-    struct stat info;
-    FILE *file = fopen(path, "rbe");
-    esp_status status;
-
-    *out = NULL;
-    if (!file || fstat(fileno(file), &info) != 0)
-        status = esp_fail(err, ESP_IO, "external data %s: %s", path, strerror(errno));
-    else if (!S_ISREG(info.st_mode))
-        status = esp_fail(err, ESP_IO, "external data %s: not a regular file", path);
-    else if (where->offset > info.st_size || size > (size_t)(info.st_size - where->offset))
-        status = esp_fail(err, ESP_FORMAT,
-                          "external data %s: needs %zu bytes from byte %" PRId64 ", the file has %lld", path,
-                          size, where->offset, (long long)info.st_size);
-    else if (fseeko(file, where->offset, SEEK_SET) != 0)
-        status = esp_fail(err, ESP_IO, "external data %s: %s", path, strerror(errno));
-    else {
-        *out = file;
-        return ESP_OK;
-    }
-    if (file)
-        fclose(file);
-    return status;
-}
-
-/* `*out` is a new block. */
-static esp_status load_slice(const char *path, const external *where, size_t size, ProtobufCBinaryData *out,
-                             esp_error *err)
-{
-    FILE *file;
-    esp_status status = open_slice(path, where, size, &file, err);
+    esp_tensor *tensor;
+    esp_status status = esp_tensor_new_unset(type->dtype, shape, &tensor, err);
 
     if (status != ESP_OK)
         return status;
-    out->data = esp_alloc(size, 1);
-    out->len = size;
-    if (!out->data)
-        status = esp_fail_memory(err, path, size);
-    else if (fread(out->data, 1, size, file) != size)
-        status = esp_fail(err, ESP_IO, "external data %s: cannot read %zu bytes from byte %" PRId64, path,
-                          size, where->offset);
-    fclose(file);
+    int64_t elements = esp_shape_elements(shape);
+    if (type->decode_raw)
+        status = convert_place(type, from, elements, esp_tensor_data_mut(tensor), err);
+    else
+        status = read_place(from, 0, esp_tensor_data_mut(tensor), (size_t)elements * type->bytes, err);
+    if (status == ESP_OK)
+        *out = tensor;
+    else
+        esp_tensor_unref(tensor);
     return status;
 }
 
@@ -187,56 +151,77 @@ static esp_status read_external(const esp_onnx_type *type, const esp_shape *shap
                                 const Onnx__TensorProto *proto, const char *directory, esp_tensor **out,
                                 esp_error *err)
 {
-    external where;
+    esp_onnx_external where;
     size_t size = (size_t)esp_shape_elements(shape) * type->bytes;
-    ProtobufCBinaryData raw = {0, NULL};
-    char *path = NULL;
-    esp_status status = read_external_entries(proto, &where, err);
+    int descriptor;
+    esp_status status = esp_onnx_external_find(proto, directory, &where, err);
 
     if (status != ESP_OK)
         return status;
-    if (!directory)
-        return esp_fail(err, ESP_UNSUPPORTED, "external data '%s': the model was not read from a file",
-                        where.location);
-    if (!is_safe_location(where.location))
-        return esp_fail(err, ESP_FORMAT,
-                        "external data '%s': expected a relative path below the model's directory",
-                        where.location);
     if (where.length >= 0 && (size_t)where.length != size)
         return fail_size(type, shape, "external data", (size_t)where.length, size, "bytes", err);
-
-    path = esp_path_join(directory, where.location);
-    if (!path)
-        return esp_fail_memory(err, where.location, strlen(directory));
-    status = load_slice(path, &where, size, &raw, err);
-    if (status == ESP_OK)
-        status = read_raw(type, shape, &raw, out, err);
-    esp_free(raw.data);
-    esp_free(path);
+    status = esp_onnx_external_open(&where, directory, size, &descriptor, err);
+    if (status != ESP_OK)
+        return status;
+    status = fill_tensor(type, shape, &(place){.descriptor = descriptor, .offset = (uint64_t)where.offset},
+                         out, err);
+    close(descriptor);
+    if (status != ESP_OK)
+        esp_error_prefix(err, "external data '%.160s'", where.location);
     return status;
 }
 
-esp_status esp_onnx_tensor_read(const Onnx__TensorProto *proto, const char *directory, esp_tensor **out,
-                                esp_error *err)
+/* raw_data, or a typed field whose elements lie as they do in memory. */
+static esp_status read_cut(const esp_onnx_type *type, const esp_shape *shape, const esp_onnx_cut *cut,
+                           const esp_onnx_source *source, esp_tensor **out, esp_error *err)
+{
+    size_t expected = (size_t)esp_shape_elements(shape) * type->bytes;
+    bool is_raw = cut->field == ESP_ONNX_RAW_FIELD;
+    bool is_own_field = (cut->field == ESP_ONNX_FLOATS_FIELD && type->field == ESP_ONNX_FIELD_FLOAT) ||
+                        (cut->field == ESP_ONNX_DOUBLES_FIELD && type->field == ESP_ONNX_FIELD_DOUBLE);
+
+    if (!is_raw && !is_own_field)
+        return esp_fail(err, ESP_FORMAT, "its elements are in the field of another type, expected %s",
+                        type->name);
+    if (cut->size != expected)
+        return fail_size(type, shape, is_raw ? "raw_data" : "its typed field", (size_t)cut->size, expected,
+                         "bytes", err);
+    return fill_tensor(type, shape, &(place){.source = source, .offset = cut->offset}, out, err);
+}
+
+esp_status esp_onnx_tensor_load(const Onnx__TensorProto *proto, const esp_onnx_source *source,
+                                esp_tensor **out, esp_error *err)
 {
     char text[32];
     esp_shape shape;
     const esp_onnx_type *type = esp_onnx_type_find(proto->data_type);
+    const esp_onnx_cut *cut = esp_onnx_tensor_cut(proto, source);
 
     *out = NULL;
     if (!type || !type->is_supported)
-        return esp_fail(
-            err, ESP_UNSUPPORTED,
-            "elements of %s are not supported, expected float, double, int32, int64, uint8 or bool",
-            esp_onnx_type_name(proto->data_type, text, sizeof text));
+        return esp_fail(err, ESP_UNSUPPORTED,
+                        "elements of %s are not supported, expected floats, integers or bool",
+                        esp_onnx_type_name(proto->data_type, text, sizeof text));
     if (proto->segment)
         return esp_fail(err, ESP_UNSUPPORTED, "tensors in segments are not supported");
     esp_status status = read_shape(proto, &shape, err);
     if (status != ESP_OK)
         return status;
     if (proto->data_location == ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL)
-        return read_external(type, &shape, proto, directory, out, err);
+        return read_external(type, &shape, proto, source->directory, out, err);
+    if (cut)
+        return read_cut(type, &shape, cut, source, out, err);
     if (proto->raw_data.len > 0)
         return read_raw(type, &shape, &proto->raw_data, out, err);
     return read_typed(type, &shape, proto, out, err);
+}
+
+esp_status esp_onnx_tensor_read(const Onnx__TensorProto *proto, const char *directory, esp_tensor **out,
+                                esp_error *err)
+{
+    esp_onnx_source none;
+
+    esp_onnx_source_memory(NULL, 0, &none);
+    none.directory = directory;
+    return esp_onnx_tensor_load(proto, &none, out, err);
 }

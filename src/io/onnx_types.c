@@ -113,15 +113,35 @@ static bool decode_bfloat_field(void *target, const void *source, int64_t count)
     return true;
 }
 
-static bool decode_byte_field(void *target, const void *source, int64_t count)
+/* Integers of a field whose elements are wider. */
+#define DECODE_INTEGERS(name, type, wide, low, high)                                                         \
+    static bool name(void *target, const void *source, int64_t count)                                        \
+    {                                                                                                        \
+        type *values = target;                                                                               \
+        const wide *words = source;                                                                          \
+                                                                                                             \
+        for (int64_t i = 0; i < count; i++) {                                                                \
+            if (words[i] < (low) || words[i] > (high))                                                       \
+                return false;                                                                                \
+            values[i] = (type)words[i];                                                                      \
+        }                                                                                                    \
+        return true;                                                                                         \
+    }
+
+DECODE_INTEGERS(decode_uint8_field, uint8_t, int32_t, 0, UINT8_MAX)
+DECODE_INTEGERS(decode_int8_field, int8_t, int32_t, INT8_MIN, INT8_MAX)
+DECODE_INTEGERS(decode_int16_field, int16_t, int32_t, INT16_MIN, INT16_MAX)
+DECODE_INTEGERS(decode_uint16_field, uint16_t, int32_t, 0, UINT16_MAX)
+
+static bool decode_uint32_field(void *target, const void *source, int64_t count)
 {
-    uint8_t *values = target;
-    const int32_t *words = source;
+    uint32_t *values = target;
+    const uint64_t *words = source;
 
     for (int64_t i = 0; i < count; i++) {
-        if (words[i] < 0 || words[i] > UINT8_MAX)
+        if (words[i] > UINT32_MAX)
             return false;
-        values[i] = (uint8_t)words[i];
+        values[i] = (uint32_t)words[i];
     }
     return true;
 }
@@ -137,29 +157,29 @@ static bool decode_bool_field(void *target, const void *source, int64_t count)
 }
 
 #define CODE(name) ONNX__TENSOR_PROTO__DATA_TYPE__##name
-#define REFUSED(code_word, text)                                                                             \
+#define REFUSED(code_word, text, size)                                                                       \
     {                                                                                                        \
-        .code = CODE(code_word), .name = text                                                                \
+        .code = CODE(code_word), .name = text, .bytes = size                                                 \
     }
 
 static const esp_onnx_type types[] = {
     {CODE(FLOAT), "float32", true, true, ESP_F32, 4, ESP_ONNX_FIELD_FLOAT, NULL, NULL},
     {CODE(INT64), "int64", true, true, ESP_I64, 8, ESP_ONNX_FIELD_INT64, NULL, NULL},
     {CODE(INT32), "int32", true, true, ESP_I32, 4, ESP_ONNX_FIELD_INT32, NULL, NULL},
-    {CODE(UINT8), "uint8", true, true, ESP_U8, 1, ESP_ONNX_FIELD_INT32, NULL, decode_byte_field},
+    {CODE(UINT8), "uint8", true, true, ESP_U8, 1, ESP_ONNX_FIELD_INT32, NULL, decode_uint8_field},
+    {CODE(INT8), "int8", true, true, ESP_I8, 1, ESP_ONNX_FIELD_INT32, NULL, decode_int8_field},
+    {CODE(INT16), "int16", true, true, ESP_I16, 2, ESP_ONNX_FIELD_INT32, NULL, decode_int16_field},
+    {CODE(UINT16), "uint16", true, true, ESP_U16, 2, ESP_ONNX_FIELD_INT32, NULL, decode_uint16_field},
+    {CODE(UINT32), "uint32", true, true, ESP_U32, 4, ESP_ONNX_FIELD_UINT64, NULL, decode_uint32_field},
+    {CODE(UINT64), "uint64", true, true, ESP_U64, 8, ESP_ONNX_FIELD_UINT64, NULL, NULL},
     {CODE(BOOL), "bool", true, true, ESP_BOOL, 1, ESP_ONNX_FIELD_INT32, decode_bool, decode_bool_field},
     {CODE(FLOAT16), "float16", true, false, ESP_F32, 2, ESP_ONNX_FIELD_INT32, decode_half, decode_half_field},
     {CODE(BFLOAT16), "bfloat16", true, false, ESP_F32, 2, ESP_ONNX_FIELD_INT32, decode_bfloat,
      decode_bfloat_field},
     {CODE(DOUBLE), "double", true, false, ESP_F32, 8, ESP_ONNX_FIELD_DOUBLE, decode_double, decode_double},
-    REFUSED(INT8, "int8"),
-    REFUSED(INT16, "int16"),
-    REFUSED(UINT16, "uint16"),
-    REFUSED(UINT32, "uint32"),
-    REFUSED(UINT64, "uint64"),
-    REFUSED(STRING, "string"),
-    REFUSED(COMPLEX64, "complex64"),
-    REFUSED(COMPLEX128, "complex128"),
+    REFUSED(STRING, "string", 0),
+    REFUSED(COMPLEX64, "complex64", 8),
+    REFUSED(COMPLEX128, "complex128", 16),
 };
 
 const esp_onnx_type *esp_onnx_type_find(int code)

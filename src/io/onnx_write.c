@@ -1,24 +1,30 @@
-/* Graph to ModelProto. The message is laid out in an arena and points at the graph's own tensors, then
- * streams into the file: weights are never copied. Order follows the graph, so equal graphs give equal bytes.
- */
-#include "io/onnx_internal.h"
+/* Graph to ModelProto. The message is laid out in an arena and points at the graph's own tensors, so weights
+ * are never copied; onnx_save.c streams it into a file. Order follows the graph, so equal graphs give equal
+ * bytes.
+ *
+ * What an opaque node has as bytes goes out as a field that protobuf-c does not know: its number and wire
+ * type are those of the field it stands for. */
+#include "io/onnx_writer.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "base/arena.h"
-#include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "graph/op.h"
+#include "graph/opaque.h"
+
+/* Fields that are written from bytes. */
+enum { FIELD_NODE_ATTRIBUTE = 5, FIELD_VALUE_TYPE = 2, LONGEST_LENGTH = 10 };
 
 typedef struct writer {
     const esp_graph *graph;
     esp_arena *arena;
-    bool is_out_of_memory; /* checked once, at the end */
+    const char *batch;             /* name of the open batch */
+    esp_onnx_placement *placement; /* NULL: all tensors in the message */
+    bool is_out_of_memory;         /* checked once, at the end */
 } writer;
 
 /* `count` zeroed blocks; never NULL-checked by callers that only store the pointer. */
@@ -56,6 +62,48 @@ static ProtobufCBinaryData borrow_bytes(const void *data, size_t size)
 
 /* ---- tensors and types ---- */
 
+static Onnx__StringStringEntryProto *write_entry(writer *out, const char *key, const char *value)
+{
+    Onnx__StringStringEntryProto *entry =
+        NEW_MESSAGE(out, Onnx__StringStringEntryProto, ONNX__STRING_STRING_ENTRY_PROTO__INIT);
+
+    if (entry) {
+        entry->key = borrow(key);
+        entry->value = borrow(value);
+    }
+    return entry;
+}
+
+static const char *write_number(writer *out, uint64_t number)
+{
+    char *text = take(out, 24, 1);
+
+    if (text)
+        snprintf(text, 24, "%" PRIu64, number);
+    return text;
+}
+
+/* Gives the tensor the next place in the data file. */
+static void write_place(writer *out, Onnx__TensorProto *proto, const esp_tensor *tensor, size_t bytes)
+{
+    esp_onnx_placement *placement = out->placement;
+    uint64_t offset =
+        (placement->size + ESP_ONNX_DATA_ALIGNMENT - 1) / ESP_ONNX_DATA_ALIGNMENT * ESP_ONNX_DATA_ALIGNMENT;
+
+    proto->external_data = take(out, 3, sizeof(void *));
+    if (!proto->external_data)
+        return;
+    proto->has_data_location = true;
+    proto->data_location = ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL;
+    proto->n_external_data = 3;
+    proto->external_data[0] = write_entry(out, "location", placement->location);
+    proto->external_data[1] = write_entry(out, "offset", write_number(out, offset));
+    proto->external_data[2] = write_entry(out, "length", write_number(out, bytes));
+    placement->tensors[placement->count] = tensor;
+    placement->offsets[placement->count++] = offset;
+    placement->size = offset + bytes;
+}
+
 static Onnx__TensorProto *write_tensor(writer *out, const char *name, const esp_tensor *tensor)
 {
     Onnx__TensorProto *proto = NEW_MESSAGE(out, Onnx__TensorProto, ONNX__TENSOR_PROTO__INIT);
@@ -69,6 +117,10 @@ static Onnx__TensorProto *write_tensor(writer *out, const char *name, const esp_
     proto->data_type = esp_onnx_type_code(esp_tensor_dtype(tensor));
     proto->n_dims = (size_t)shape->rank;
     proto->dims = (int64_t *)shape->dims;
+    if (out->placement && name && bytes >= ESP_ONNX_DATA_LEAST) {
+        write_place(out, proto, tensor, bytes);
+        return proto;
+    }
     proto->has_raw_data = true;
     proto->raw_data = borrow_bytes(esp_tensor_data(tensor), bytes);
     return proto;
@@ -122,6 +174,22 @@ static Onnx__TensorShapeProto *write_shape(writer *out, const esp_shape *shape, 
     return proto;
 }
 
+/* A field of any number from the bytes of its message. Room for one more unknown field is there. */
+static void write_bytes(writer *out, ProtobufCMessage *message, uint32_t field, const esp_attr *attr)
+{
+    size_t size = (size_t)attr->count, length = 0;
+    uint8_t *data = take(out, size + LONGEST_LENGTH, 1);
+
+    if (!data)
+        return;
+    for (size_t rest = size; length == 0 || rest > 0; rest >>= 7)
+        data[length++] = (uint8_t)((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
+    if (size > 0)
+        memcpy(data + length, attr->s, size);
+    message->unknown_fields[message->n_unknown_fields++] = (ProtobufCMessageUnknownField){
+        .tag = field, .wire_type = PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED, .len = length + size, .data = data};
+}
+
 static Onnx__ValueInfoProto *write_value(writer *out, const esp_value *value, const char *batch)
 {
     Onnx__ValueInfoProto *info = NEW_MESSAGE(out, Onnx__ValueInfoProto, ONNX__VALUE_INFO_PROTO__INIT);
@@ -140,6 +208,53 @@ static Onnx__ValueInfoProto *write_value(writer *out, const esp_value *value, co
     info->name = borrow(value->name);
     info->type = type;
     return info;
+}
+
+/* An output: its declared type, or the bytes of one that is no tensor's. */
+static Onnx__ValueInfoProto *write_output(writer *out, int value)
+{
+    const esp_value *output = esp_graph_value(out->graph, value);
+    const esp_node *node = output->producer < 0 ? NULL : esp_graph_node(out->graph, output->producer);
+    const esp_attr *type = NULL;
+    char name[32];
+
+    for (int i = 0; node && esp_op_is_opaque(node->op) && i < node->output_count && !type; i++) {
+        snprintf(name, sizeof name, ESP_OPAQUE_TYPE "%d", i);
+        if (node->outputs[i] == value)
+            type = esp_node_attr(node, name);
+    }
+    if (!type)
+        return write_value(out, output, out->batch);
+
+    Onnx__ValueInfoProto *info = NEW_MESSAGE(out, Onnx__ValueInfoProto, ONNX__VALUE_INFO_PROTO__INIT);
+    if (!info)
+        return NULL;
+    info->name = borrow(output->name);
+    info->base.unknown_fields = take(out, 1, sizeof *info->base.unknown_fields);
+    if (info->base.unknown_fields)
+        write_bytes(out, &info->base, FIELD_VALUE_TYPE, type);
+    return info;
+}
+
+/* What the file declared about values that opaque nodes make, since nobody can infer it. */
+static void write_declared(writer *out, Onnx__GraphProto *proto)
+{
+    const esp_graph *graph = out->graph;
+
+    for (int n = 0; n < esp_graph_node_count(graph); n++) {
+        const esp_node *node = esp_graph_node(graph, n);
+
+        if (!esp_op_is_opaque(node->op) || strcmp(node->op->name, ESP_OPAQUE_ONNX "::Constant") == 0)
+            continue;
+        for (int i = 0; i < node->output_count; i++) {
+            if (node->outputs[i] < 0 || esp_graph_is_output(graph, node->outputs[i]))
+                continue;
+            esp_value value = *esp_graph_value(graph, node->outputs[i]);
+            esp_opaque_declared(graph, node, i, &value.dtype, &value.shape);
+            if (value.shape.rank >= 0)
+                proto->value_info[proto->n_value_info++] = write_value(out, &value, out->batch);
+        }
+    }
 }
 
 /* ---- nodes ---- */
@@ -196,6 +311,8 @@ static Onnx__AttributeProto *write_attribute(writer *out, const esp_attr *attr)
         proto->strings = write_strings(out, attr);
         proto->n_strings = proto->strings ? (size_t)attr->count : 0;
         break;
+    case ESP_ATTR_BYTES:
+        break; /* write_bytes */
     }
     return proto;
 }
@@ -209,24 +326,48 @@ static char **write_names(writer *out, const int *values, int count)
     return names;
 }
 
+/* "domain::Operator" of opaque nodes; ONNX's own domain has no name in files. */
+static void write_operator(writer *out, const esp_node *node, Onnx__NodeProto *proto)
+{
+    const char *separator = esp_op_is_opaque(node->op) ? strstr(node->op->name, "::") : NULL;
+
+    proto->op_type = borrow(separator ? separator + 2 : node->op->name);
+    if (!separator)
+        return;
+    char *domain = esp_arena_strndup(out->arena, node->op->name, (size_t)(separator - node->op->name));
+    if (!domain)
+        out->is_out_of_memory = true;
+    else if (!esp_onnx_is_default_domain(domain))
+        proto->domain = domain;
+}
+
 static Onnx__NodeProto *write_node(writer *out, const esp_node *node)
 {
     Onnx__NodeProto *proto = NEW_MESSAGE(out, Onnx__NodeProto, ONNX__NODE_PROTO__INIT);
 
     if (!proto)
         return NULL;
+    int input_count = (int)esp_node_int(node, ESP_OPAQUE_INPUTS, node->input_count);
     proto->name = borrow(node->name);
-    proto->op_type = borrow(node->op->name);
-    proto->input = write_names(out, node->inputs, node->input_count);
+    write_operator(out, node, proto);
+    proto->input = write_names(out, node->inputs, input_count);
     proto->output = write_names(out, node->outputs, node->output_count);
     proto->attribute = take(out, (size_t)node->attr_count, sizeof(void *));
-    if (!proto->input || !proto->output || !proto->attribute)
+    proto->base.unknown_fields = take(out, (size_t)node->attr_count, sizeof *proto->base.unknown_fields);
+    if (!proto->input || !proto->output || !proto->attribute || !proto->base.unknown_fields)
         return NULL;
-    proto->n_input = (size_t)node->input_count;
+    proto->n_input = (size_t)input_count;
     proto->n_output = (size_t)node->output_count;
-    proto->n_attribute = (size_t)node->attr_count;
-    for (int i = 0; i < node->attr_count; i++)
-        proto->attribute[i] = write_attribute(out, &node->attrs[i]);
+    for (int i = 0; i < node->attr_count; i++) {
+        const esp_attr *attr = &node->attrs[i];
+
+        if (esp_attr_is_note(attr))
+            continue;
+        if (attr->type == ESP_ATTR_BYTES)
+            write_bytes(out, &proto->base, FIELD_NODE_ATTRIBUTE, attr);
+        else
+            proto->attribute[proto->n_attribute++] = write_attribute(out, attr);
+    }
     return proto;
 }
 
@@ -253,7 +394,6 @@ static Onnx__GraphProto *write_graph(writer *out)
 {
     const esp_graph *graph = out->graph;
     size_t value_count = (size_t)esp_graph_value_count(graph);
-    const char *batch = batch_name(graph);
     Onnx__GraphProto *proto = NEW_MESSAGE(out, Onnx__GraphProto, ONNX__GRAPH_PROTO__INIT);
 
     if (!proto)
@@ -262,6 +402,7 @@ static Onnx__GraphProto *write_graph(writer *out)
     proto->doc_string = borrow(esp_graph_metadata(graph, ESP_ONNX_GRAPH_DOC_KEY));
     proto->node = take(out, (size_t)esp_graph_node_count(graph), sizeof(void *));
     proto->initializer = take(out, value_count, sizeof(void *));
+    proto->value_info = take(out, value_count, sizeof(void *));
     proto->input = take(out, value_count, sizeof(void *));
     proto->output = take(out, (size_t)esp_graph_output_count(graph), sizeof(void *));
     if (out->is_out_of_memory)
@@ -272,30 +413,32 @@ static Onnx__GraphProto *write_graph(writer *out)
         const esp_value *input = esp_graph_value(graph, esp_graph_input(graph, i));
 
         proto->input[proto->n_input++] =
-            write_value(out, input, input->batch_name ? input->batch_name : batch);
+            write_value(out, input, input->batch_name ? input->batch_name : out->batch);
     }
     write_constants(out, proto);
     for (int i = 0; i < esp_graph_output_count(graph); i++)
-        proto->output[proto->n_output++] =
-            write_value(out, esp_graph_value(graph, esp_graph_output(graph, i)), batch);
+        proto->output[proto->n_output++] = write_output(out, esp_graph_output(graph, i));
+    write_declared(out, proto);
     return proto;
 }
 
-static void write_entry(writer *out, Onnx__ModelProto *model, const char *key, const char *value)
+static void write_import(writer *out, Onnx__ModelProto *model, const char *domain, int64_t version)
 {
-    Onnx__StringStringEntryProto *entry =
-        NEW_MESSAGE(out, Onnx__StringStringEntryProto, ONNX__STRING_STRING_ENTRY_PROTO__INIT);
+    Onnx__OperatorSetIdProto *opset =
+        NEW_MESSAGE(out, Onnx__OperatorSetIdProto, ONNX__OPERATOR_SET_ID_PROTO__INIT);
 
-    if (!entry)
+    if (!opset)
         return;
-    entry->key = borrow(key);
-    entry->value = borrow(value);
-    model->metadata_props[model->n_metadata_props++] = entry;
+    opset->domain = borrow(domain);
+    opset->has_version = true;
+    opset->version = version;
+    model->opset_import[model->n_opset_import++] = opset;
 }
 
 /* Puts one metadata entry where it belongs: a field of the model, or the list of properties. */
 static void write_metadata(writer *out, Onnx__ModelProto *model, const char *key, const char *value)
 {
+    int64_t version;
 #define TAKE_TEXT(field)                                                                                     \
     if (strcmp(key, ESP_ONNX_FIELD_PREFIX #field) == 0) {                                                    \
         model->field = borrow(value);                                                                        \
@@ -307,109 +450,85 @@ static void write_metadata(writer *out, Onnx__ModelProto *model, const char *key
         return; /* write_graph's */
     if (strcmp(key, ESP_ONNX_MODEL_VERSION_KEY) == 0 && esp_parse_i64(value, &model->model_version))
         model->has_model_version = true;
+    else if (strncmp(key, ESP_ONNX_OPSET_PREFIX, strlen(ESP_ONNX_OPSET_PREFIX)) == 0 &&
+             esp_parse_i64(value, &version))
+        write_import(out, model, key + strlen(ESP_ONNX_OPSET_PREFIX), version);
     else
-        write_entry(out, model, key, value);
+        model->metadata_props[model->n_metadata_props++] = write_entry(out, key, value);
 }
 
 static Onnx__ModelProto *write_model(writer *out)
 {
     const esp_graph *graph = out->graph;
     Onnx__ModelProto *model = NEW_MESSAGE(out, Onnx__ModelProto, ONNX__MODEL_PROTO__INIT);
-    Onnx__OperatorSetIdProto *opset =
-        NEW_MESSAGE(out, Onnx__OperatorSetIdProto, ONNX__OPERATOR_SET_ID_PROTO__INIT);
-    Onnx__OperatorSetIdProto **imports = take(out, 1, sizeof(void *));
-    Onnx__StringStringEntryProto **entries =
-        take(out, (size_t)esp_graph_metadata_count(graph), sizeof(void *));
+    size_t metadata_count = (size_t)esp_graph_metadata_count(graph);
 
-    if (!model || !opset || !imports || !entries)
+    if (!model)
         return NULL;
     model->has_ir_version = true;
     model->ir_version = esp_graph_ir_version(graph);
-    opset->domain = borrow("");
-    opset->has_version = true;
-    opset->version = esp_graph_opset(graph);
-    imports[0] = opset;
-    model->opset_import = imports;
-    model->n_opset_import = 1;
-    model->metadata_props = entries;
+    model->opset_import = take(out, 1 + metadata_count, sizeof(void *));
+    model->metadata_props = take(out, metadata_count, sizeof(void *));
+    if (!model->opset_import || !model->metadata_props)
+        return NULL;
+    write_import(out, model, "", esp_graph_opset(graph));
     for (int i = 0; i < esp_graph_metadata_count(graph); i++)
         write_metadata(out, model, esp_graph_metadata_key(graph, i), esp_graph_metadata_value(graph, i));
     model->graph = write_graph(out);
     return model;
 }
 
-/* The whole message and its packed size. Everything in it lives in the arena or in the graph. */
-static esp_status build_model(const esp_graph *graph, esp_arena **out_arena, Onnx__ModelProto **out,
-                              size_t *out_size, esp_error *err)
+static esp_status check_constants(const esp_graph *graph, esp_error *err)
 {
-    writer state = {.graph = graph, .arena = esp_arena_new()};
+    for (int v = 0; v < esp_graph_value_count(graph); v++) {
+        const esp_value *value = esp_graph_value(graph, v);
 
-    *out_arena = state.arena;
-    *out = state.arena ? write_model(&state) : NULL;
-    if (!*out || state.is_out_of_memory)
-        return esp_fail_memory(err, "writing a model", (size_t)esp_graph_node_count(graph));
-    *out_size = onnx__model_proto__get_packed_size(*out);
-    if (*out_size > INT32_MAX) {
-        char text[32];
+        if (value->constant && esp_tensor_is_spent(value->constant))
+            return esp_fail(err, ESP_STATE,
+                            "'%s' exists in packed form only: an executor has spent the weights",
+                            value->name);
+    }
+    for (int n = 0; n < esp_graph_node_count(graph); n++) {
+        const esp_node *node = esp_graph_node(graph, n);
+        const char *lost = esp_node_string(node, ESP_OPAQUE_LOST, NULL);
 
-        return esp_fail(err, ESP_UNSUPPORTED,
-                        "the model takes %s, expected at most 2 GiB (a limit of protobuf)",
-                        esp_format_bytes(text, sizeof text, (double)*out_size));
+        if (lost)
+            return esp_fail(err, ESP_UNSUPPORTED, "node '%s' (%s) cannot be written: %s", node->name,
+                            node->op->name, lost);
     }
     return ESP_OK;
 }
 
-/* A protobuf-c sink that writes to a stream. Failures show in the stream's error flag. */
-typedef struct stream_sink {
-    ProtobufCBuffer base;
-    FILE *stream;
-} stream_sink;
-
-static void sink_append(ProtobufCBuffer *buffer, size_t size, const uint8_t *data)
+static bool make_placement(writer *out, const char *location, esp_onnx_placement *placement)
 {
-    stream_sink *sink = (stream_sink *)buffer;
+    size_t values = (size_t)esp_graph_value_count(out->graph);
 
-    if (size > 0 && !ferror(sink->stream))
-        (void)!fwrite(data, 1, size, sink->stream);
+    *placement = (esp_onnx_placement){.location = location};
+    placement->tensors = take(out, values, sizeof *placement->tensors);
+    placement->offsets = take(out, values, sizeof *placement->offsets);
+    out->placement = placement;
+    return placement->tensors && placement->offsets;
 }
 
-esp_status esp_onnx_save(const esp_graph *graph, const char *path, esp_error *err)
+esp_status esp_onnx_message_build(const esp_graph *graph, const char *location, esp_onnx_message *out,
+                                  esp_error *err)
 {
-    esp_arena *arena;
-    Onnx__ModelProto *model;
-    esp_file_writer *file;
-    size_t size;
-    esp_status status = build_model(graph, &arena, &model, &size, err);
+    writer state = {.graph = graph, .arena = esp_arena_new(), .batch = batch_name(graph)};
 
+    *out = (esp_onnx_message){.arena = state.arena};
+    esp_status status = check_constants(graph, err);
     if (status != ESP_OK)
-        esp_error_prefix(err, "%s", path);
-    else
-        status = esp_file_writer_open(path, &file, err);
-    if (status == ESP_OK) {
-        stream_sink sink = {{sink_append}, esp_file_writer_stream(file)};
-
-        onnx__model_proto__pack_to_buffer(model, &sink.base);
-        status = esp_file_writer_commit(file, err); /* sees what the stream could not write */
-    }
-    esp_arena_free(arena);
-    return status;
+        return status;
+    if (state.arena && (!location || make_placement(&state, location, &out->placement)))
+        out->model = write_model(&state);
+    if (!out->model || state.is_out_of_memory)
+        return esp_fail_memory(err, "writing a model", (size_t)esp_graph_node_count(graph));
+    out->size = onnx__model_proto__get_packed_size(out->model);
+    return ESP_OK;
 }
 
-esp_status esp_onnx_serialize(const esp_graph *graph, void **out_data, size_t *out_size, esp_error *err)
+void esp_onnx_message_free(esp_onnx_message *message)
 {
-    esp_arena *arena;
-    Onnx__ModelProto *model;
-    size_t size;
-    esp_status status = build_model(graph, &arena, &model, &size, err);
-
-    *out_data = NULL;
-    if (status == ESP_OK) {
-        *out_data = esp_alloc(size, 1);
-        if (!*out_data)
-            status = esp_fail_memory(err, "a model in memory", size);
-    }
-    if (status == ESP_OK)
-        *out_size = onnx__model_proto__pack(model, *out_data);
-    esp_arena_free(arena);
-    return status;
+    esp_arena_free(message->arena);
+    *message = (esp_onnx_message){0};
 }

@@ -11,6 +11,7 @@
 
 #include "base/compute.h"
 #include "graph/graph.h"
+#include "io/safetensors_load.h"
 #include "prune/preview.h"
 #include "train/data.h"
 #include "train/evaluate.h"
@@ -74,6 +75,7 @@ json_t *esp_lua_to_json(lua_State *L,
 #define ESP_LUA_PREVIEW "espalier.preview"
 #define ESP_LUA_BUILDER "espalier.builder"
 #define ESP_LUA_JSON    "espalier.json"
+#define ESP_LUA_WEIGHTS "espalier.weights"
 
 typedef struct esp_lua_model {
     esp_graph *graph;
@@ -92,6 +94,11 @@ esp_dataset *esp_lua_data_at(lua_State *L, int index);
 esp_dataset *esp_lua_field_data(lua_State *L, int index, const char *name, bool is_required);
 /* Pushes a new empty preview. */
 esp_preview **esp_lua_new_preview(lua_State *L);
+
+/* The open file of weights at this place; NULL once a network was built from it. */
+esp_weight_source **esp_lua_weights_at(lua_State *L, int index);
+/* Pushes {loaded=, missing={}, unexpected={}, mismatched={}}. */
+void esp_lua_push_weight_report(lua_State *L, const esp_weight_source *source);
 
 /* Pushes {images=, top1=, top5=, loss=, top1_error=, seconds=, images_per_s=}. */
 void esp_lua_push_eval(lua_State *L, const esp_eval_result *result);
@@ -112,6 +119,8 @@ void esp_lua_open_data(lua_State *L);
 void esp_lua_open_preview(lua_State *L);
 void esp_lua_open_builder(lua_State *L);
 void esp_lua_open_plot(lua_State *L);
+void esp_lua_open_weights(lua_State *L); /* after open_model: models get methods more */
+void esp_lua_open_words(lua_State *L);
 
 /* Replaces the standard library by what the sandbox allows. */
 void esp_lua_open_sandbox(lua_State *L);

@@ -1,6 +1,7 @@
 /* Building networks in Lua: the thin part over esp_builder. The layers people think in (conv, dense, ...) are
  * in lua/espalier/network.lua. */
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
@@ -8,6 +9,7 @@
 
 enum { INPUTS_MAX = 64, ATTRS_MAX = 16, INTS_MAX = 16 };
 
+/* The open file of weights, when there is one, is the user value. */
 typedef struct lua_builder {
     esp_builder *builder; /* NULL once finished */
     esp_rng rng;
@@ -32,6 +34,21 @@ static int value_at(lua_State *L, int index)
     return (int)value;
 }
 
+/* Where the parameters of the builder at 1 come from; NULL when they are drawn. Always looked up: another
+ * builder may have used the file meanwhile. */
+static esp_weight_source *weights_of(lua_State *L)
+{
+    esp_weight_source *source = NULL;
+    if (lua_getiuservalue(L, 1, 1) == LUA_TUSERDATA) {
+        source = *esp_lua_weights_at(L, -1);
+        if (!source) {
+            esp_lua_fail(L, "weights: a network has been built from this file already");
+        }
+    }
+    lua_pop(L, 1);
+    return source;
+}
+
 static int builder_free(lua_State *L)
 {
     lua_builder *it = luaL_checkudata(L, 1, ESP_LUA_BUILDER);
@@ -40,18 +57,23 @@ static int builder_free(lua_State *L)
     return 0;
 }
 
-/* builder(name [, {seed=0, opset=13}]) */
+/* builder(name [, {seed=0, opset=13, weights=}]): weights(path) gives what parameters are filled from */
 static int new_builder(lua_State *L)
 {
-    static const char *const keys[] = {"seed", "opset", NULL};
+    static const char *const keys[] = {"seed", "opset", "weights", NULL};
     const char *name = luaL_checkstring(L, 1);
     esp_error err = {0};
     esp_lua_check_keys(L, 2, keys);
     int64_t opset = esp_lua_field_integer(L, 2, "opset", 13);
     uint64_t seed = (uint64_t)esp_lua_field_integer(L, 2, "seed", 0);
-    lua_builder *it = lua_newuserdatauv(L, sizeof *it, 0);
-    it->builder = NULL;
+    lua_builder *it = lua_newuserdatauv(L, sizeof *it, 1);
+    *it = (lua_builder){0};
     luaL_setmetatable(L, ESP_LUA_BUILDER);
+    if (esp_lua_has_field(L, 2, "weights")) {
+        esp_lua_raw_field(L, 2, "weights");
+        esp_lua_weights_at(L, -1);
+        lua_setiuservalue(L, -2, 1);
+    }
     esp_rng_seed(&it->rng, seed);
     esp_lua_check(L, esp_builder_new(name, opset, 7, &it->builder, &err), &err);
     return 1;
@@ -77,16 +99,23 @@ static esp_shape shape_at(lua_State *L, int index)
     return shape;
 }
 
+/* The shape of a batch of what the table at `index` gives the dims of. */
+static esp_shape batch_shape_at(lua_State *L, int index)
+{
+    esp_shape inner = shape_at(L, index);
+    esp_shape shape = {.rank = inner.rank + 1, .dims = {ESP_DIM_BATCH}};
+    memcpy(shape.dims + 1, inner.dims, (size_t)inner.rank * sizeof inner.dims[0]);
+    return shape;
+}
+
 /* b:input(name, {channels, height, width}): the batch comes in front. */
 static int builder_input(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
     const char *name = luaL_checkstring(L, 2);
-    esp_shape inner = shape_at(L, 3);
-    esp_shape shape = {.rank = inner.rank + 1, .dims = {ESP_DIM_BATCH}};
+    esp_shape shape = batch_shape_at(L, 3);
     esp_error err = {0};
     int value = -1;
-    memcpy(shape.dims + 1, inner.dims, (size_t)inner.rank * sizeof inner.dims[0]);
     esp_lua_check(L, esp_builder_input(it->builder, name, ESP_F32, &shape, "N", &value, &err), &err);
     lua_pushinteger(L, value);
     return 1;
@@ -99,6 +128,9 @@ static void fill_constant(lua_State *L, int index, lua_builder *it, esp_tensor *
     int64_t count = esp_tensor_elements(tensor);
     double std = esp_lua_field_number(L, index, "std", 0);
     double value = esp_lua_field_number(L, index, "fill", 0);
+    if (!(std > 0) && value == 0) {
+        return; /* as it was made */
+    }
     for (int64_t i = 0; i < count; i++) {
         data[i] = (float)(std > 0 ? std * esp_rng_normal(&it->rng) : value);
     }
@@ -125,8 +157,9 @@ static esp_tensor **push_tensor_box(lua_State *L)
     return box;
 }
 
-/* b:constant(name, {dims}, {std=0.1} | {fill=1}) */
-static int builder_constant(lua_State *L)
+/* A constant of the builder at 1: from the file of weights when it has one that fits, else as the table says.
+ */
+static int add_constant(lua_State *L, bool is_parameter)
 {
     static const char *const keys[] = {"std", "fill", NULL};
     lua_builder *it = builder_at(L, 1);
@@ -136,11 +169,29 @@ static int builder_constant(lua_State *L)
     int value = -1;
     esp_lua_check_keys(L, 4, keys);
     esp_tensor **box = push_tensor_box(L);
-    esp_lua_check(L, esp_tensor_new(ESP_F32, &shape, box, &err), &err);
-    fill_constant(L, 4, it, *box);
+    esp_weight_source *weights = is_parameter ? weights_of(L) : NULL;
+    if (weights) {
+        esp_lua_check(L, esp_weight_source_take(weights, name, &shape, box, &err), &err);
+    }
+    if (!*box) {
+        esp_lua_check(L, esp_tensor_new(ESP_F32, &shape, box, &err), &err);
+        fill_constant(L, 4, it, *box);
+    }
     esp_lua_check(L, esp_builder_constant(it->builder, name, *box, &value, &err), &err);
     lua_pushinteger(L, value);
     return 1;
+}
+
+/* b:constant(name, {dims}, {std=0.1} | {fill=1}) */
+static int builder_constant(lua_State *L)
+{
+    return add_constant(L, false);
+}
+
+/* b:parameter(name, {dims}, {std=0.1} | {fill=1}): what weights are loaded for */
+static int builder_parameter(lua_State *L)
+{
+    return add_constant(L, true);
 }
 
 /* b:integers(name, {values}): a constant of int64, for shapes and bounds. */
@@ -190,6 +241,12 @@ static esp_attr attr_of(lua_State *L, int64_t *ints)
     return esp_attr_ints(name, ints, count);
 }
 
+static int compare_attrs(const void *left, const void *right)
+{
+    return strcmp(((const esp_attr *)left)->name, ((const esp_attr *)right)->name);
+}
+
+/* By name: Lua's own order differs from run to run, and one script should always make the same file. */
 static int read_attrs(lua_State *L, int index, esp_attr *attrs, int64_t (*ints)[INTS_MAX])
 {
     int count = 0;
@@ -206,6 +263,7 @@ static int read_attrs(lua_State *L, int index, esp_attr *attrs, int64_t (*ints)[
         count++;
         lua_pop(L, 1);
     }
+    qsort(attrs, (size_t)count, sizeof *attrs, compare_attrs);
     return count;
 }
 
@@ -241,38 +299,57 @@ static int builder_node(lua_State *L)
     return 1;
 }
 
-/* b:output(value) */
+/* b:output(value [, {dims}]): what the file declares of it; the batch comes in front. */
 static int builder_output(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
     int value = value_at(L, 2);
+    bool has_shape = !lua_isnoneornil(L, 3);
+    esp_shape shape = has_shape ? batch_shape_at(L, 3) : (esp_shape){0};
     esp_error err = {0};
-    esp_lua_check(L, esp_builder_output(it->builder, value, ESP_F32, NULL, &err), &err);
+    esp_lua_check(L, esp_builder_output(it->builder, value, ESP_F32, has_shape ? &shape : NULL, &err), &err);
     return 0;
 }
 
-/* b:finish(): the model. */
+/* Ends the account with the file of weights: reports what it had, and closes it. */
+static void finish_weights(lua_State *L)
+{
+    esp_error err = {0};
+    esp_status status = esp_weight_source_finish(weights_of(L), &err);
+    if (status == ESP_OK) {
+        esp_lua_push_weight_report(L, weights_of(L));
+    }
+    lua_getiuservalue(L, 1, 1);
+    esp_weight_source **box = esp_lua_weights_at(L, -1);
+    esp_weight_source_close(*box);
+    *box = NULL;
+    lua_pop(L, 1);
+    esp_lua_check(L, status, &err);
+}
+
+/* b:finish(): the model, and what model:load_weights reports when there were weights. */
 static int builder_finish(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
     esp_error err = {0};
     esp_lua_model *model = esp_lua_new_model(L);
+    bool has_weights = weights_of(L) != NULL;
+    if (has_weights) {
+        finish_weights(L);
+    }
     esp_builder *builder = it->builder;
     it->builder = NULL;
     esp_lua_check(L, esp_builder_finish(builder, &model->graph, &err), &err);
-    return 1;
+    return has_weights ? 2 : 1;
 }
 
 void esp_lua_open_builder(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"input", builder_input},
-        {"constant", builder_constant},
-        {"integers", builder_integers},
-        {"node", builder_node},
-        {"output", builder_output},
-        {"finish", builder_finish},
-        {NULL, NULL},
+        {"input", builder_input},         {"constant", builder_constant},
+        {"parameter", builder_parameter}, {"integers", builder_integers},
+        {"node", builder_node},           {"output", builder_output},
+        {"finish", builder_finish},       {NULL, NULL},
     };
     static const luaL_Reg meta[] = {{"__gc", builder_free}, {NULL, NULL}};
     esp_lua_open_class(L, ESP_LUA_BUILDER, methods, meta);

@@ -69,6 +69,8 @@ static int open_core(lua_State *L)
     esp_lua_open_preview(L);
     esp_lua_open_builder(L);
     esp_lua_open_plot(L);
+    esp_lua_open_weights(L);
+    esp_lua_open_words(L);
     esp_lua_set_string(L, "version", esp_version());
     return 1;
 }
@@ -348,6 +350,50 @@ esp_status esp_script_run_text(esp_script *script, const char *text, const char 
     script_call call = {0};
     snprintf(chunk_name, sizeof chunk_name, "=%s", name);
     return run_chunk(script, text, strlen(text), chunk_name, &call, err);
+}
+
+/* What esp_script_call hands to the protected call, and gets back. */
+typedef struct library_call {
+    const char *module, *function;
+    const json_t *argument;
+    json_t *result;
+} library_call;
+
+static int call_library(lua_State *L)
+{
+    library_call *call = lua_touserdata(L, 1);
+    lua_getglobal(L, "require");
+    lua_pushstring(L, call->module);
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, call->function);
+    esp_lua_push_json(L, call->argument);
+    lua_call(L, 1, 1);
+    call->result = esp_lua_to_json(L, -1);
+    return call->result ? 0 : luaL_error(L, "%s returned no plain data", call->function);
+}
+
+esp_status esp_script_call(esp_script *script, const char *module, const char *function,
+                           const json_t *argument, json_t **out, esp_error *err)
+{
+    library_call call = {module, function, argument, NULL};
+    esp_status status = open_interpreter(script, err);
+    *out = NULL;
+    if (status != ESP_OK) {
+        return status;
+    }
+    lua_State *L = script->L;
+    int base = lua_gettop(L);
+    lua_pushcfunction(L, remember_traceback);
+    lua_pushcfunction(L, call_library);
+    lua_pushlightuserdata(L, &call);
+    int lua_status = lua_pcall(L, 1, 0, base + 1);
+    if (lua_status != LUA_OK) {
+        status = take_error(script, module, lua_status, err);
+    } else {
+        *out = call.result;
+    }
+    lua_settop(L, base);
+    return status;
 }
 
 const char *esp_script_traceback(const esp_script *script)

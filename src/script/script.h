@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <jansson.h>
+
 #include "base/compute.h"
 
 typedef struct esp_script esp_script;
@@ -33,6 +35,11 @@ esp_status esp_script_run_file(esp_script *script, const char *path, int argumen
 
 /* The same for a text; `name` stands in messages. */
 esp_status esp_script_run_text(esp_script *script, const char *text, const char *name, esp_error *err);
+
+/* Calls a function of a module of the Lua library with one argument, and gives its result; both are plain
+ * data. ESP_SCRIPT when it fails or its result is no plain data. `*out` is a new reference. */
+esp_status esp_script_call(esp_script *script, const char *module, const char *function,
+                           const json_t *argument, json_t **out, esp_error *err);
 
 /* Where the last failure was, line by line; "" when nothing failed. */
 const char *esp_script_traceback(const esp_script *script);

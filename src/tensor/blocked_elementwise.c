@@ -3,6 +3,7 @@
  * kernels; the others work plane by plane. */
 #include <string.h>
 
+#include "tensor/binary_math.h"
 #include "tensor/blocked.h"
 #include "tensor/blocked_passes.h"
 #include "tensor/blocked_planes.h"
@@ -169,11 +170,14 @@ typedef struct broadcast_job {
     blocked_tiles tiles;
 } broadcast_job;
 
-#define OPERATE(op)                                                                                          \
-    for (int64_t p = 0; p < count; p++)                                                                      \
-        for (int lane = 0; lane < ESP_BLOCK; lane++)                                                         \
-            y[p * ESP_BLOCK + lane] = a[p * ESP_BLOCK + lane] op lanes[lane];                                \
-    return
+#define ESP_BINARY_ROW(name, reads, value, of_a, of_b)                                                       \
+    case ESP_BINARY_##name:                                                                                  \
+        for (int64_t pixel = 0; pixel < count; pixel++)                                                      \
+            for (int lane = 0; lane < ESP_BLOCK; lane++) {                                                   \
+                float p = a[pixel * ESP_BLOCK + lane], q = lanes[lane];                                      \
+                y[pixel * ESP_BLOCK + lane] = (value);                                                       \
+            }                                                                                                \
+        return;
 
 ESP_SIMD_CLONES
 static void broadcast_run(esp_binary_kind kind, int64_t count, const float *a, const float *b, float *y)
@@ -181,17 +185,10 @@ static void broadcast_run(esp_binary_kind kind, int64_t count, const float *a, c
     float lanes[ESP_BLOCK]; /* y cannot be these */
     memcpy(lanes, b, sizeof lanes);
     switch (kind) {
-    case ESP_BINARY_ADD:
-        OPERATE(+);
-    case ESP_BINARY_SUB:
-        OPERATE(-);
-    case ESP_BINARY_MUL:
-        OPERATE(*);
-    case ESP_BINARY_DIV:
-        OPERATE(/);
+#include "tensor/binary.def"
     }
 }
-#undef OPERATE
+#undef ESP_BINARY_ROW
 
 static void broadcast_task(void *context, int64_t task, int slot)
 {

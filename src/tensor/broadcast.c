@@ -1,29 +1,39 @@
 /* Broadcasting arithmetic. The index space is simplified first: equal shapes become one flat loop, a bias per
  * channel becomes rows with one repeated value. Gradients visit the kept positions of an input in tasks and
  * fold the broadcast positions in order, in double, so that sums do not depend on the number of threads. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize(                                                                                        \
+    "no-trapping-math") /* exception flags are nobody's: a comparison may become a selection */
+#endif
+
 #include <string.h>
 
+#include "tensor/binary_math.h"
 #include "tensor/elementwise.h"
 #include "tensor/simd.h"
 #include "tensor/strides.h"
+#include "tensor/vector_math.h"
 
 enum { A, B, Y, TARGET };
 
 /* Every run goes through here: stride 0 repeats one value, 1 is contiguous. */
-#define OPERATE(op)                                                                                          \
-    if (stride_a == 1 && stride_b == 1)                                                                      \
-        for (int64_t i = 0; i < count; i++)                                                                  \
-            y[i] = a[i] op b[i];                                                                             \
-    else if (stride_a == 1 && stride_b == 0)                                                                 \
-        for (int64_t i = 0; i < count; i++)                                                                  \
-            y[i] = a[i] op repeated_b;                                                                       \
-    else if (stride_a == 0 && stride_b == 1)                                                                 \
-        for (int64_t i = 0; i < count; i++)                                                                  \
-            y[i] = repeated_a op b[i];                                                                       \
-    else                                                                                                     \
-        for (int64_t i = 0; i < count; i++)                                                                  \
-            y[i] = a[i * stride_a] op b[i * stride_b];                                                       \
-    return
+#define OPERATE_RUN(value, of_a, of_b)                                                                       \
+    ESP_INDEPENDENT                                                                                          \
+    for (int64_t i = 0; i < count; i++) {                                                                    \
+        float p = of_a, q = of_b;                                                                            \
+        y[i] = (value);                                                                                      \
+    }
+#define ESP_BINARY_ROW(name, reads, value, of_a, of_b)                                                       \
+    case ESP_BINARY_##name:                                                                                  \
+        if (stride_a == 1 && stride_b == 1)                                                                  \
+            OPERATE_RUN(value, a[i], b[i])                                                                   \
+        else if (stride_a == 1 && stride_b == 0)                                                             \
+            OPERATE_RUN(value, a[i], repeated_b)                                                             \
+        else if (stride_a == 0 && stride_b == 1)                                                             \
+            OPERATE_RUN(value, repeated_a, b[i])                                                             \
+        else                                                                                                 \
+            OPERATE_RUN(value, a[i * stride_a], b[i * stride_b])                                             \
+        return;
 
 ESP_SIMD_CLONES
 static void operate(esp_binary_kind kind, int64_t count, const float *a, int64_t stride_a, const float *b,
@@ -31,17 +41,11 @@ static void operate(esp_binary_kind kind, int64_t count, const float *a, int64_t
 {
     float repeated_a = a[0], repeated_b = b[0];
     switch (kind) {
-    case ESP_BINARY_ADD:
-        OPERATE(+);
-    case ESP_BINARY_SUB:
-        OPERATE(-);
-    case ESP_BINARY_MUL:
-        OPERATE(*);
-    case ESP_BINARY_DIV:
-        OPERATE(/);
+#include "tensor/binary.def"
     }
 }
-#undef OPERATE
+#undef OPERATE_RUN
+#undef ESP_BINARY_ROW
 
 typedef struct forward_job {
     esp_binary_kind kind;
@@ -114,33 +118,38 @@ typedef struct backward_job {
     int64_t block, blocks;
 } backward_job;
 
+static const bool gradient_reads[] = {
+#define ESP_BINARY_ROW(name, reads, value, of_a, of_b) (reads) != 0,
+#include "tensor/binary.def"
+#undef ESP_BINARY_ROW
+};
+
+#define TERMS(part)                                                                                          \
+    for (int64_t i = 0; i < count; i++) {                                                                    \
+        float g = dy[i * stride_dy], p = a[i * stride_a], q = b[i * stride_b];                               \
+        (void)p;                                                                                             \
+        (void)q;                                                                                             \
+        terms[i] = (part);                                                                                   \
+    }
+#define ESP_BINARY_ROW(name, reads, value, of_a, of_b)                                                       \
+    case ESP_BINARY_##name:                                                                                  \
+        if (job->input == A)                                                                                 \
+            TERMS(of_a)                                                                                      \
+        else                                                                                                 \
+            TERMS(of_b)                                                                                      \
+        return;
+
 /* terms[i] = dy[i] times the derivative of a op b for the input asked for. */
 ESP_SIMD_CLONES
 static void gradient_terms(const backward_job *job, int64_t count, const float *a, int64_t stride_a,
                            const float *b, int64_t stride_b, const float *dy, int64_t stride_dy, float *terms)
 {
-    bool is_a = job->input == A;
     switch (job->kind) {
-    case ESP_BINARY_ADD:
-        for (int64_t i = 0; i < count; i++)
-            terms[i] = dy[i * stride_dy];
-        return;
-    case ESP_BINARY_SUB:
-        for (int64_t i = 0; i < count; i++)
-            terms[i] = is_a ? dy[i * stride_dy] : -dy[i * stride_dy];
-        return;
-    case ESP_BINARY_MUL:
-        for (int64_t i = 0; i < count; i++)
-            terms[i] = dy[i * stride_dy] * (is_a ? b[i * stride_b] : a[i * stride_a]);
-        return;
-    case ESP_BINARY_DIV:
-        for (int64_t i = 0; i < count; i++) {
-            float quotient = dy[i * stride_dy] / b[i * stride_b];
-            terms[i] = is_a ? quotient : -quotient * (a[i * stride_a] / b[i * stride_b]);
-        }
-        return;
+#include "tensor/binary.def"
     }
 }
+#undef TERMS
+#undef ESP_BINARY_ROW
 
 /* One element of the gradient: everything that was broadcast from it, whose innermost dimension is a run. */
 static double fold_run(const backward_job *job, const int64_t at[ESP_MOST_WALKED])
@@ -257,7 +266,12 @@ esp_status esp_binary_backward(const esp_compute *compute, esp_binary_kind kind,
         }
         return ESP_OK;
     }
-    backward_job job = {.kind = kind, .a = esp_view_f32(a), .b = esp_view_f32(b), .dy = esp_view_f32(dy)};
+    bool reads =
+        gradient_reads[kind]; /* else they may not be there; dy, which is no shorter, stands for them */
+    backward_job job = {.kind = kind,
+                        .a = esp_view_f32(reads ? a : dy),
+                        .b = esp_view_f32(reads ? b : dy),
+                        .dy = esp_view_f32(dy)};
     esp_walk walk = walk_of(a, b, dy);
     esp_status status = ESP_OK;
     if (da->data != NULL) {

@@ -1,128 +1,10 @@
-/* Element-wise kernels: unary functions and softmax (broadcast.c has the binary ones). Loops are over flat
- * tiles; the switch over functions is outside of them. */
+/* Softmax and sums of equal arrays. Functions of one number are in unary.c, arithmetic in broadcast.c. */
 #include "tensor/elementwise.h"
 
 #include <math.h>
 
 #include "tensor/simd.h"
-
-typedef struct unary_job {
-    esp_unary_kind kind;
-    float a, b;
-    int64_t count;
-    const float *x, *y_in, *dy;
-    float *y, *dx;
-} unary_job;
-
-#define EACH(expression)                                                                                     \
-    for (int64_t i = 0; i < count; i++)                                                                      \
-        y[i] = (expression);                                                                                 \
-    return
-
-/* Comparisons are written so that a NaN is neither below nor above a bound, and passes. */
-ESP_SIMD_CLONES
-static void unary_tile(esp_unary_kind kind, float a, float b, int64_t count, const float *x, float *y)
-{
-    switch (kind) {
-    case ESP_UNARY_RELU:
-        EACH(x[i] < 0.0f ? 0.0f : x[i]);
-    case ESP_UNARY_CLIP:
-        for (int64_t i = 0; i < count; i++) {
-            float raised = x[i] < a ? a : x[i];
-            y[i] = raised > b ? b : raised;
-        }
-        return;
-    case ESP_UNARY_SIGMOID:
-        EACH(1.0f / (1.0f + expf(-x[i])));
-    case ESP_UNARY_HARD_SIGMOID:
-        for (int64_t i = 0; i < count; i++) {
-            float line = a * x[i] + b, raised = line < 0.0f ? 0.0f : line;
-            y[i] = raised > 1.0f ? 1.0f : raised;
-        }
-        return;
-    case ESP_UNARY_EXP:
-        EACH(expf(x[i]));
-    case ESP_UNARY_SQRT:
-        EACH(sqrtf(x[i]));
-    case ESP_UNARY_NEG:
-        EACH(-x[i]);
-    case ESP_UNARY_TANH:
-        EACH(tanhf(x[i]));
-    case ESP_UNARY_SCALE:
-        EACH(a * x[i] + b);
-    }
-}
-#undef EACH
-
-#define EACH(expression)                                                                                     \
-    for (int64_t i = 0; i < count; i++)                                                                      \
-        dx[i] = (expression);                                                                                \
-    return
-
-ESP_SIMD_CLONES
-static void unary_gradient_tile(esp_unary_kind kind, float a, float b, int64_t count, const float *x,
-                                const float *y, const float *dy, float *dx)
-{
-    switch (kind) {
-    case ESP_UNARY_RELU:
-        EACH(y[i] <= 0.0f ? 0.0f : dy[i]);
-    case ESP_UNARY_CLIP:
-        EACH(x[i] < a || x[i] > b ? 0.0f : dy[i]);
-    case ESP_UNARY_SIGMOID:
-        EACH(dy[i] * y[i] * (1.0f - y[i]));
-    case ESP_UNARY_HARD_SIGMOID:
-        EACH(a * x[i] + b <= 0.0f || a * x[i] + b >= 1.0f ? 0.0f : a * dy[i]);
-    case ESP_UNARY_EXP:
-        EACH(dy[i] * y[i]);
-    case ESP_UNARY_SQRT:
-        EACH(dy[i] * 0.5f / y[i]);
-    case ESP_UNARY_NEG:
-        EACH(-dy[i]);
-    case ESP_UNARY_TANH:
-        EACH(dy[i] * (1.0f - y[i] * y[i]));
-    case ESP_UNARY_SCALE:
-        EACH(a * dy[i]);
-    }
-}
-#undef EACH
-
-static void unary_task(void *context, int64_t task, int slot)
-{
-    (void)slot;
-    const unary_job *job = context;
-    int64_t start = task * ESP_FLAT_TILE;
-    unary_tile(job->kind, job->a, job->b, esp_tile_end(start, ESP_FLAT_TILE, job->count) - start,
-               job->x + start, job->y + start);
-}
-
-esp_status esp_unary_forward(const esp_compute *compute, esp_unary_kind kind, float a, float b, int64_t count,
-                             const float *x, float *y)
-{
-    unary_job job = {.kind = kind, .a = a, .b = b, .count = count, .x = x, .y = y};
-    return esp_compute_run(compute, esp_tile_count(count, ESP_FLAT_TILE), unary_task, &job);
-}
-
-/* x or y is NULL when the function's gradient does not need it. */
-static const float *from(const float *values, int64_t start)
-{
-    return values == NULL ? NULL : values + start;
-}
-
-static void unary_gradient_task(void *context, int64_t task, int slot)
-{
-    (void)slot;
-    const unary_job *job = context;
-    int64_t start = task * ESP_FLAT_TILE;
-    unary_gradient_tile(job->kind, job->a, job->b, esp_tile_end(start, ESP_FLAT_TILE, job->count) - start,
-                        from(job->x, start), from(job->y_in, start), job->dy + start, job->dx + start);
-}
-
-esp_status esp_unary_backward(const esp_compute *compute, esp_unary_kind kind, float a, float b,
-                              int64_t count, const float *x, const float *y, const float *dy, float *dx)
-{
-    unary_job job = {.kind = kind, .a = a, .b = b, .count = count, .x = x, .y_in = y, .dy = dy, .dx = dx};
-    return esp_compute_run(compute, esp_tile_count(count, ESP_FLAT_TILE), unary_gradient_task, &job);
-}
+#include "tensor/vector_math.h"
 
 typedef struct flat_job {
     int64_t count;
@@ -164,11 +46,10 @@ static void softmax_row(int64_t axis, int64_t stride, const float *x, float *y)
     for (int64_t j = 1; j < axis; j++)
         highest = x[j * stride] > highest ? x[j * stride] : highest;
     double sum = 0.0;
-    for (int64_t j = 0; j < axis; j++) {
-        float power = expf(x[j * stride] - highest);
-        y[j * stride] = power;
-        sum += (double)power;
-    }
+    for (int64_t j = 0; j < axis; j++)
+        y[j * stride] = esp_exp_f32(x[j * stride] - highest);
+    for (int64_t j = 0; j < axis; j++)
+        sum += (double)y[j * stride];
     float factor = (float)(1.0 / sum);
     for (int64_t j = 0; j < axis; j++)
         y[j * stride] *= factor;

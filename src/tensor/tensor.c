@@ -59,6 +59,16 @@ const char *esp_dtype_name(esp_dtype dtype)
     return names[dtype];
 }
 
+bool esp_dtype_is_signed(esp_dtype dtype)
+{
+    static const bool is_signed[] = {
+#define DTYPE_IS_SIGNED(name, type, text) [ESP_##name] = (type)-1 < (type)1,
+        ESP_DTYPE_LIST(DTYPE_IS_SIGNED)
+#undef DTYPE_IS_SIGNED
+    };
+    return is_signed[dtype];
+}
+
 esp_shape esp_shape_make(int rank, const int64_t *dims)
 {
     assert(rank >= 0 && rank <= ESP_MAX_RANK);

@@ -18,6 +18,11 @@
     X(I32, int32_t, "int32")                                                                                 \
     X(I64, int64_t, "int64")                                                                                 \
     X(U8, uint8_t, "uint8")                                                                                  \
+    X(I8, int8_t, "int8")                                                                                    \
+    X(I16, int16_t, "int16")                                                                                 \
+    X(U16, uint16_t, "uint16")                                                                               \
+    X(U32, uint32_t, "uint32")                                                                               \
+    X(U64, uint64_t, "uint64")                                                                               \
     X(BOOL, uint8_t, "bool")
 
 typedef enum esp_dtype {
@@ -28,6 +33,7 @@ typedef enum esp_dtype {
 
 size_t esp_dtype_size(esp_dtype dtype);
 const char *esp_dtype_name(esp_dtype dtype);
+bool esp_dtype_is_signed(esp_dtype dtype); /* it has numbers below 0 */
 
 /* How elements lie in memory. */
 typedef enum esp_layout {
@@ -138,7 +144,8 @@ size_t esp_tensor_derived_bytes(const esp_tensor *tensor);
 /* Same type, shape and bits. */
 bool esp_tensor_equal(const esp_tensor *a, const esp_tensor *b);
 
-/* Element `index` of any type as an integer (a real number must fit and loses its fraction) or a double. */
+/* Element `index` of any type as an integer (a real number must fit and loses its fraction; one of uint64
+ * past int64 keeps its bits) or a double. */
 int64_t esp_tensor_get_i64(const esp_tensor *tensor, int64_t index);
 double esp_tensor_get_f64(const esp_tensor *tensor, int64_t index);
 

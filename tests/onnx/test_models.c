@@ -111,7 +111,10 @@ static esp_graph *through_a_file(const esp_graph *graph, const char *directory, 
 
     REQUIRE(esp_onnx_save(graph, path, err));
     esp_graph *loaded = load(path);
-    assert_graphs_equal(graph, loaded);
+    if (esp_graph_opset(graph) >= 13) /* older models are raised when they are saved */
+        assert_graphs_equal(graph, loaded);
+    else
+        assert_int_equal(esp_graph_opset(loaded), 13);
     REQUIRE(esp_onnx_serialize(loaded, &again, &size, err));
     char *file = scratch_read(path, &file_size);
     assert_int_equal(file_size, size);

@@ -55,6 +55,7 @@ static void columns_are_as_wide_as_their_widest_cell(void **state)
     for (size_t i = 0; i < 9; i++) {
         esp_table_cell(table, "%s", cells[i]);
     }
+    assert_int_equal(esp_table_width(table), strlen("longer  1234567  two words"));
     assert_printed(*state, table,
                    "name      count  note\n"
                    "------  -------  ---------\n"

@@ -1,28 +1,6 @@
-/* Every operator's backward pass against finite differences of its forward pass, through the executor. A case
- * builds a small network; the loss is the sum of its outputs times fixed random numbers. Gradients of all
- * graph inputs and of all trainable constants are compared. */
-#include "unit/graph/net.h"
-
-#include <math.h>
-#include <string.h>
-
-/* Central differences with this step: truncation about 1e-5, float32 rounding about 1e-4 of the loss. */
-#define STEP      5e-3
-#define TOLERANCE 5e-3
-
-typedef enum fill {
-    SIGNED,   /* in [-1, 1] */
-    POSITIVE, /* in [0.5, 1.5] */
-    SPACED, /* distinct, 0.07 apart, none within 0.02 of a multiple of 0.5: kinks are not crossed by a step */
-} fill;
-
-typedef struct gradient_case {
-    const char *name;
-    int opset;
-    fill inputs;
-    void (*build)(net *n);
-    bool freezes_norm;
-} gradient_case;
+/* Every operator's backward pass against finite differences (gradient_check.h). Rows have their cases here or in
+ * one of the lists gradient_check.h names. */
+#include "unit/graph/gradient_check.h"
 
 /* ---- networks ---- */
 
@@ -521,151 +499,35 @@ static const gradient_case cases[] = {
     {"two outputs", 13, SIGNED, build_two_outputs, false},
 };
 
-enum { CASE_COUNT = sizeof cases / sizeof *cases, MOST_INPUTS = 4, MOST_OUTPUTS = 4, MOST_ELEMENTS = 512 };
-
-/* ---- the comparison ---- */
-
-typedef struct experiment {
-    const gradient_case *what;
-    esp_graph *graph;
-    esp_params *params;
-    float inputs[MOST_INPUTS][MOST_ELEMENTS];
-    float loss_weights[MOST_OUTPUTS][MOST_ELEMENTS];
-} experiment;
-
-static void fill_inputs(experiment *e)
-{
-    esp_rng rng;
-    esp_rng_seed(&rng, 5);
-    for (int i = 0; i < MOST_INPUTS; i++) {
-        uint32_t order[MOST_ELEMENTS];
-        int64_t count = 24;
-        if (i < esp_graph_input_count(e->graph))
-            count = esp_shape_elements(&esp_graph_value(e->graph, esp_graph_input(e->graph, i))->shape);
-        assert_true(count <= MOST_ELEMENTS);
-        if (e->what->inputs != SPACED) {
-            bool is_positive = e->what->inputs == POSITIVE;
-            fill_random(&rng, e->inputs[i], count, is_positive ? 0.5f : -1.0f, is_positive ? 1.5f : 1.0f);
-            continue;
-        }
-        for (int64_t j = 0; j < count; j++)
-            order[j] = (uint32_t)j;
-        esp_rng_shuffle(&rng, order, (size_t)count);
-        for (int64_t j = 0; j < count; j++)
-            e->inputs[i][j] = 0.07f * (float)((int64_t)order[j] - count / 2) + 0.035f;
-    }
-    for (int i = 0; i < MOST_OUTPUTS; i++)
-        fill_random(&rng, e->loss_weights[i], MOST_ELEMENTS, -1.0f, 1.0f);
-}
-
-static esp_exec *open_exec(const experiment *e)
-{
-    esp_exec *exec = exec_new(
-        e->graph,
-        (esp_exec_options){.batch = esp_graph_value(e->graph, esp_graph_input(e->graph, 0))->shape.dims[0],
-                           .is_training = true,
-                           .params = e->params,
-                           .seed = 3,
-                           .freezes_norm = e->what->freezes_norm});
-    return exec;
-}
-
-static void load_inputs(const experiment *e, esp_exec *exec)
-{
-    for (int i = 0; i < esp_graph_input_count(e->graph); i++) {
-        const esp_view *x = esp_exec_input(exec, i);
-        memcpy(view_data(x), e->inputs[i], (size_t)view_count(x) * sizeof(float));
-    }
-}
-
-/* A new executor each time: the same seed drops the same elements. */
-static double loss_of(const experiment *e)
-{
-    esp_exec *exec = open_exec(e);
-    load_inputs(e, exec);
-    run_forward(exec);
-    double loss = 0;
-    for (int i = 0; i < esp_graph_output_count(e->graph); i++) {
-        const esp_view *y = esp_exec_output(exec, i);
-        for (int64_t j = 0; j < view_count(y); j++)
-            loss += (double)view_data(y)[j] * (double)e->loss_weights[i][j];
-    }
-    esp_exec_free(exec);
-    return loss;
-}
-
-static void compare(const experiment *e, const char *what, float *data, const float *grad, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) {
-        float kept = data[i];
-        data[i] = (float)((double)kept + STEP);
-        double above = loss_of(e), high = (double)data[i];
-        data[i] = (float)((double)kept - STEP);
-        double below = loss_of(e), low = (double)data[i];
-        data[i] = kept;
-        double expected = (above - below) / (high - low);
-        if (fabs((double)grad[i] - expected) <= TOLERANCE * fmax(1.0, fabs(expected)))
-            continue;
-        print_error("%s: gradient of %s[%lld] is %g, finite difference %g\n", e->what->name, what,
-                    (long long)i, (double)grad[i], expected);
-        fail();
-    }
-}
-
-static void check_case(const gradient_case *what)
-{
-    esp_error err = {0};
-    experiment e = {.what = what};
-    net n = net_new(what->opset);
-    what->build(&n);
-    e.graph = net_finish(&n);
-    must(esp_params_new(e.graph, &e.params, &err), &err);
-    fill_inputs(&e);
-    esp_exec *exec = open_exec(&e);
-    for (int i = 0; i < esp_graph_input_count(e.graph); i++)
-        must(esp_exec_want_input_grad(exec, i, &err), &err);
-    load_inputs(&e, exec);
-    run_forward(exec);
-    for (int i = 0; i < esp_graph_output_count(e.graph); i++) {
-        const esp_view *dy = esp_exec_output_grad(exec, i);
-        memcpy(view_data(dy), e.loss_weights[i], (size_t)view_count(dy) * sizeof(float));
-    }
-    must(esp_exec_backward(exec, NULL, &err), &err);
-    for (int i = 0; i < esp_graph_input_count(e.graph); i++) {
-        const esp_view *dx = esp_exec_input_grad(exec, i);
-        compare(&e, esp_graph_value(e.graph, esp_graph_input(e.graph, i))->name, e.inputs[i], view_data(dx),
-                view_count(dx));
-    }
-    for (int i = 0; i < esp_params_count(e.params); i++) {
-        esp_param *param = esp_params_at(e.params, i);
-        if (param->grad != NULL)
-            compare(&e, param->name, param->data, param->grad, param->elements);
-    }
-    esp_exec_free(exec);
-    esp_params_free(e.params);
-    esp_graph_unref(e.graph);
-}
+enum { CASE_COUNT = sizeof cases / sizeof *cases };
 
 static void gradients_agree_with_finite_differences(void **state)
 {
     (void)state;
     for (int i = 0; i < CASE_COUNT; i++)
-        check_case(&cases[i]);
+        check_gradients(&cases[i]);
 }
 
-static void every_row_with_a_backward_has_a_case(void **state)
+static void mark_covered(const gradient_case *list, int count, bool *is_covered)
 {
-    (void)state;
-    bool is_covered[256] = {false};
-    assert_true(esp_op_count() <= 256);
-    for (int i = 0; i < CASE_COUNT; i++) {
-        net n = net_new(cases[i].opset);
-        cases[i].build(&n);
+    for (int i = 0; i < count; i++) {
+        net n = net_new(list[i].opset);
+        list[i].build(&n);
         esp_graph *graph = net_finish(&n);
         for (int k = 0; k < esp_graph_node_count(graph); k++)
             is_covered[esp_graph_node(graph, k)->op - esp_op_at(0)] = true;
         esp_graph_unref(graph);
     }
+}
+
+static void every_row_with_a_backward_has_a_case(void **state)
+{
+    (void)state;
+    bool is_covered[512] = {false};
+    assert_true(esp_op_count() <= 512);
+    mark_covered(cases, CASE_COUNT, is_covered);
+    mark_covered(gradient_cases_of_math.cases, gradient_cases_of_math.count, is_covered);
+    mark_covered(gradient_cases_of_space.cases, gradient_cases_of_space.count, is_covered);
     for (int i = 0; i < esp_op_count(); i++) {
         const esp_op *op = esp_op_at(i);
         if (op->backward == NULL || is_covered[i])

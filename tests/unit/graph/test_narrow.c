@@ -265,6 +265,100 @@ static void expand_takes_the_new_count(void **state)
     close_narrowing(&t);
 }
 
+static void resize_sizes_take_the_new_count(void **state)
+{
+    (void)state;
+    narrowing t;
+    net n = net_new(13);
+    int x = net_input(&n, "x", S4(1, 3, 2, 2));
+    open_narrowing(&t, &n,
+                   net_add(&n, "Resize", IN(x, NET_NONE, NET_NONE, net_ints(&n, 4, 1, 3, 4, 4)), NULL), 1, 1);
+    keep(&t, I64S(0, 2), 2, I64S(0, 2), 2, I64S(0, 1, 2));
+    narrow(&t);
+    assert_ints(t.context.new_inputs[3], 4, I64S(1, 2, 4, 4));
+    close_narrowing(&t);
+    n = net_new(18);
+    x = net_input(&n, "x", S4(1, 3, 2, 2));
+    open_narrowing(&t, &n,
+                   net_add(&n, "Resize", IN(x, NET_NONE, NET_NONE, net_ints(&n, 3, 4, 3, 5)),
+                           AT(INTS("axes", 2, -3, 3))),
+                   1, 1);
+    keep(&t, I64S(0, 2), 2, I64S(0, 2), 2, I64S(0, 1, 2));
+    narrow(&t);
+    assert_ints(t.context.new_inputs[3], 3, I64S(4, 2, 5));
+    close_narrowing(&t);
+}
+
+static void resize_sizes_of_other_axes_stay(void **state)
+{
+    (void)state;
+    narrowing t;
+    net n = net_new(18);
+    int x = net_input(&n, "x", S4(1, 3, 2, 2));
+    open_narrowing(
+        &t, &n,
+        net_add(&n, "Resize", IN(x, NET_NONE, NET_NONE, net_ints(&n, 2, 4, 4)), AT(INTS("axes", 2, 3))), 1,
+        1);
+    keep(&t, I64S(1), 1, I64S(1), 1, I64S(0, 1, 2));
+    narrow(&t);
+    assert_null(t.context.new_inputs[3]);
+    close_narrowing(&t);
+}
+
+static void a_resize_of_channels_is_refused(void **state)
+{
+    (void)state;
+    esp_error err = {0};
+    narrowing t;
+    net n = net_new(13);
+    int x = net_input(&n, "x", S4(1, 2, 2, 2));
+    open_narrowing(&t, &n,
+                   net_add(&n, "Resize", IN(x, NET_NONE, NET_NONE, net_ints(&n, 4, 1, 4, 2, 2)), NULL), 1, 1);
+    keep(&t, I64S(1), 1, I64S(2, 3), 2, I64S(0, 0, 1, 1));
+    assert_int_equal(t.context.node->op->narrow(&t.context, &err), ESP_UNSUPPORTED);
+    close_narrowing(&t);
+}
+
+/* Whole rounds of the kept channels need no new number; anything else has none. */
+static void repeated_channels_stay_whole_rounds(void **state)
+{
+    (void)state;
+    esp_error err = {0};
+    narrowing t;
+    net n = net_new(13);
+    int x = net_input(&n, "x", S4(1, 3, 1, 1));
+    open_narrowing(&t, &n, net_add(&n, "Tile", IN(x, net_ints(&n, 4, 1, 2, 1, 1)), NULL), 1, 1);
+    keep(&t, I64S(0, 2), 2, I64S(0, 2, 3, 5), 4, I64S(0, 1, 2, 0, 1, 2));
+    narrow(&t);
+    assert_null(t.context.new_inputs[1]);
+    keep(&t, I64S(0, 2), 2, I64S(0, 2, 3), 3, I64S(0, 1, 2, 0, 1, 2));
+    assert_int_equal(t.context.node->op->narrow(&t.context, &err), ESP_UNSUPPORTED);
+    close_narrowing(&t);
+    n = net_new(13);
+    x = net_input(&n, "x", S4(1, 2, 2, 2));
+    open_narrowing(&t, &n, net_add(&n, "SpaceToDepth", IN(x), AT(esp_attr_int("blocksize", 2))), 1, 1);
+    keep(&t, I64S(1), 1, I64S(1, 3, 5, 7), 4, I64S(0, 1, 0, 1, 0, 1, 0, 1));
+    narrow(&t);
+    keep(&t, I64S(0, 1), 2, I64S(0, 2, 1, 3), 4, I64S(0, 1, 0, 1, 0, 1, 0, 1));
+    assert_int_equal(t.context.node->op->narrow(&t.context, &err), ESP_UNSUPPORTED);
+    close_narrowing(&t);
+}
+
+static void reflected_channels_are_refused(void **state)
+{
+    (void)state;
+    esp_error err = {0};
+    narrowing t;
+    net n = net_new(13);
+    int x = net_input(&n, "x", S4(1, 3, 1, 1));
+    int y = net_add(&n, "Pad", IN(x, net_ints(&n, 8, 0, 1, 0, 0, 0, 0, 0, 0)),
+                    AT(esp_attr_string("mode", "reflect")));
+    open_narrowing(&t, &n, y, 1, 1);
+    keep(&t, I64S(0, 1), 2, I64S(0, 1, 2), 3, I64S(1, 0, 1, 2));
+    assert_int_equal(t.context.node->op->narrow(&t.context, &err), ESP_UNSUPPORTED);
+    close_narrowing(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -280,6 +374,11 @@ int main(void)
         cmocka_unit_test(gather_indices_point_at_the_new_places),
         cmocka_unit_test(a_kept_channel_whose_source_is_cut_is_refused),
         cmocka_unit_test(expand_takes_the_new_count),
+        cmocka_unit_test(resize_sizes_take_the_new_count),
+        cmocka_unit_test(resize_sizes_of_other_axes_stay),
+        cmocka_unit_test(a_resize_of_channels_is_refused),
+        cmocka_unit_test(repeated_channels_stay_whole_rounds),
+        cmocka_unit_test(reflected_channels_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,11 +19,14 @@ static void rows_of_one_operator_do_not_overlap(void **state)
     }
 }
 
-static void every_operator_is_known_up_to_opset_21(void **state)
+static void every_operator_is_known_up_to_opset_21_unless_it_was_replaced(void **state)
 {
     (void)state;
-    for (int i = 0; i < esp_op_count(); i++)
-        assert_non_null(esp_op_find(esp_op_at(i)->name, 21, NULL));
+    for (int i = 0; i < esp_op_count(); i++) {
+        const char *name = esp_op_at(i)->name;
+        bool was_replaced = strcmp(name, "Upsample") == 0 || strcmp(name, "Scatter") == 0;
+        assert_true(was_replaced == (esp_op_find(name, 21, NULL) == NULL));
+    }
 }
 
 static void columns_of_a_row_fit_together(void **state)
@@ -33,7 +36,7 @@ static void columns_of_a_row_fit_together(void **state)
         const esp_op *op = esp_op_at(i);
         assert_non_null(op->infer);
         assert_non_null(op->forward);
-        assert_true(op->output_min == 1 && op->output_max >= 1 && op->output_max <= 8);
+        assert_true(op->output_min == 1 && op->output_max >= 1 && op->output_max <= 64);
         assert_true(op->input_max == -1 || op->input_max >= op->input_min);
         assert_true((op->trainable & op->running) == 0);
         assert_true((op->layer != NULL) == (op->rule == ESP_CHANNEL_CUT));
@@ -83,7 +86,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_of_one_operator_do_not_overlap),
-        cmocka_unit_test(every_operator_is_known_up_to_opset_21),
+        cmocka_unit_test(every_operator_is_known_up_to_opset_21_unless_it_was_replaced),
         cmocka_unit_test(columns_of_a_row_fit_together),
         cmocka_unit_test(defaults_are_readable_texts),
         cmocka_unit_test(versions_are_told_apart),

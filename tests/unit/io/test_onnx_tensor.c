@@ -84,6 +84,11 @@ static void raw_data_of_every_type(void **state)
     int64_t longs[] = {7, -8, INT64_C(1) << 40};
     uint8_t bytes[] = {0, 200, 255}, bools[] = {0, 1, 2};
     uint16_t bfloats[] = {0x3f80, 0xc020, 0x7f80};
+    int8_t signed_bytes[] = {7, -8, INT8_MIN};
+    int16_t shorts[] = {7, -8, INT16_MIN};
+    uint16_t unsigned_shorts[] = {7, 256, UINT16_MAX};
+    uint32_t unsigned_words[] = {7, 65536, UINT32_MAX};
+    uint64_t unsigned_longs[] = {7, UINT64_C(1) << 40, UINT64_C(3) << 62};
     const struct {
         int type;
         void *data;
@@ -96,6 +101,11 @@ static void raw_data_of_every_type(void **state)
         {CODE(INT32), words, sizeof words, ESP_I32, {7, -8, INT32_MIN}},
         {CODE(INT64), longs, sizeof longs, ESP_I64, {7, -8, 1099511627776.}},
         {CODE(UINT8), bytes, sizeof bytes, ESP_U8, {0, 200, 255}},
+        {CODE(INT8), signed_bytes, sizeof signed_bytes, ESP_I8, {7, -8, INT8_MIN}},
+        {CODE(INT16), shorts, sizeof shorts, ESP_I16, {7, -8, INT16_MIN}},
+        {CODE(UINT16), unsigned_shorts, sizeof unsigned_shorts, ESP_U16, {7, 256, UINT16_MAX}},
+        {CODE(UINT32), unsigned_words, sizeof unsigned_words, ESP_U32, {7, 65536, UINT32_MAX}},
+        {CODE(UINT64), unsigned_longs, sizeof unsigned_longs, ESP_U64, {7, 0x1p40, 0x3p62}},
         {CODE(BOOL), bools, sizeof bools, ESP_BOOL, {0, 1, 1}},
         {CODE(BFLOAT16), bfloats, sizeof bfloats, ESP_F32, {1, -2.5, (double)INFINITY}},
     };
@@ -149,6 +159,33 @@ static void typed_fields_of_every_type(void **state)
     proto.int32_data = bfloats;
     proto.data_type = CODE(BFLOAT16);
     assert_values(&proto, ESP_F32, 3, as_bfloats);
+}
+
+static void typed_fields_of_narrow_and_unsigned_integers(void **state)
+{
+    int64_t dims[] = {3};
+    int32_t bytes[] = {7, INT8_MAX, INT8_MIN}, shorts[] = {7, INT16_MAX, INT16_MIN};
+    int32_t unsigned_shorts[] = {7, INT16_MAX + 1, UINT16_MAX};
+    uint64_t unsigned_words[] = {7, 65536, UINT32_MAX}, unsigned_longs[] = {7, 0, UINT64_C(3) << 62};
+
+    (void)state;
+    Onnx__TensorProto proto = proto_of(CODE(INT8), 1, dims);
+    proto.n_int32_data = 3;
+    proto.int32_data = bytes;
+    assert_values(&proto, ESP_I8, 3, (double[]){7, 127, -128});
+    proto.data_type = CODE(INT16);
+    proto.int32_data = shorts;
+    assert_values(&proto, ESP_I16, 3, (double[]){7, 32767, -32768});
+    proto.data_type = CODE(UINT16);
+    proto.int32_data = unsigned_shorts;
+    assert_values(&proto, ESP_U16, 3, (double[]){7, 32768, 65535});
+    proto = proto_of(CODE(UINT32), 1, dims);
+    proto.n_uint64_data = 3;
+    proto.uint64_data = unsigned_words;
+    assert_values(&proto, ESP_U32, 3, (double[]){7, 65536, 4294967295.});
+    proto.data_type = CODE(UINT64);
+    proto.uint64_data = unsigned_longs;
+    assert_values(&proto, ESP_U64, 3, (double[]){7, 0, 0x3p62});
 }
 
 /* The definition of IEEE 754 binary16, in double arithmetic. */
@@ -228,6 +265,7 @@ static void elements_out_of_range_and_foreign_types(void **state)
 {
     int64_t dims[] = {1};
     int32_t word = 256;
+    uint64_t wide = UINT64_C(1) << 32;
 
     (void)state;
     Onnx__TensorProto proto = proto_of(CODE(UINT8), 1, dims);
@@ -238,8 +276,25 @@ static void elements_out_of_range_and_foreign_types(void **state)
     assert_refused(&proto, NULL, ESP_FORMAT, "int32_data", "uint8");
     proto.data_type = CODE(FLOAT16);
     assert_refused(&proto, NULL, ESP_FORMAT, "int32_data", "float16");
-    proto.data_type = CODE(INT8);
-    assert_refused(&proto, NULL, ESP_UNSUPPORTED, "int8", "expected float");
+    const struct {
+        int code, low, high;
+        const char *name;
+    } narrow[] = {{CODE(INT8), INT8_MIN - 1, INT8_MAX + 1, "int8"},
+                  {CODE(INT16), INT16_MIN - 1, INT16_MAX + 1, "int16"},
+                  {CODE(UINT16), -1, UINT16_MAX + 1, "uint16"}};
+    for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
+        proto.data_type = narrow[i].code;
+        word = narrow[i].low;
+        assert_refused(&proto, NULL, ESP_FORMAT, "int32_data", narrow[i].name);
+        word = narrow[i].high;
+        assert_refused(&proto, NULL, ESP_FORMAT, "int32_data", narrow[i].name);
+    }
+    proto.n_uint64_data = 1;
+    proto.uint64_data = &wide;
+    proto.data_type = CODE(UINT32);
+    assert_refused(&proto, NULL, ESP_FORMAT, "uint64_data", "uint32");
+    proto.data_type = CODE(COMPLEX64);
+    assert_refused(&proto, NULL, ESP_UNSUPPORTED, "complex64", "expected float");
     proto.data_type = 99;
     assert_refused(&proto, NULL, ESP_UNSUPPORTED, "type 99", "expected float");
 }
@@ -322,6 +377,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(raw_data_of_every_type),
         cmocka_unit_test(typed_fields_of_every_type),
+        cmocka_unit_test(typed_fields_of_narrow_and_unsigned_integers),
         cmocka_unit_test(all_halves_convert_exactly),
         cmocka_unit_test(scalars_and_empty_tensors),
         cmocka_unit_test(sizes_that_disagree_with_the_dims),
