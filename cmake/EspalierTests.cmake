@@ -70,8 +70,12 @@ function(esp_register_test name labels)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "COMMAND;ENVIRONMENT")
   set(full_name "${name}${ESP_TEST_SUFFIX}")
   add_test(NAME "${full_name}" COMMAND ${arg_COMMAND})
+  set(timeout 300)
+  if("slow" IN_LIST labels)
+    set(timeout 2400)
+  endif()
   set_tests_properties("${full_name}" PROPERTIES
-    LABELS "${labels}" TIMEOUT 300 SKIP_RETURN_CODE 77
+    LABELS "${labels}" TIMEOUT ${timeout} SKIP_RETURN_CODE 77
     ENVIRONMENT "${esp_test_environment};${arg_ENVIRONMENT}")
 endfunction()
 
@@ -155,7 +159,6 @@ esp_c_tests(unit/prune prune prune LINK prune io)
 esp_c_tests(oracle oracle oracle LINK prune io)
 esp_c_tests(unit/study study study LINK study)
 esp_c_tests(unit/plot plot plot LINK plot)
-esp_c_tests(fuzz fuzz fuzz LINK study)
 esp_c_tests(unit/script script script LINK script)
 esp_c_tests(lua lua lua LINK script)
 esp_c_tests(unit/cli cli cli LINK cli)
@@ -182,6 +185,9 @@ esp_script_tests(lua "test_*.lua" COMMAND espalier run)
 foreach(directory IN ITEMS cli onnx ui)
   esp_script_tests(${directory} "*.sh" COMMAND sh)
 endforeach()
+if(NOT ESP_SANITIZE) # it makes builds of its own
+  esp_script_tests(fuzz "*.sh" COMMAND sh)
+endif()
 
 if(NOT ESP_TEST_ONLY_LABEL AND NOT ESP_SANITIZE)
   foreach(check IN ITEMS layers layers_test)

@@ -5,7 +5,8 @@
  *
  * Convolutions alike in all but their filters and the channels they read, of one image, whose results nothing
  * but the Concat reads; Gathers of constant channels. Also one convolution alone behind (or in front of) such
- * a Gather, and a Conv(group=g) that has no blocked form. A Conv(group=g) counts as g groups. The step stands
+ * a Gather, and a Conv(group=g) that has no blocked form. A Conv(group=g) counts as g groups. And Gemms in
+ * the place of convolutions, when they are fully connected layers as dense.h computes them. The step stands
  * where the last of the nodes stood, so all it reads exists by then. A Gather that others read, too, stays.
  *
  * This happens before layouts are chosen: a batch-norm, an addition and a clip behind the layer are taken in
@@ -18,6 +19,7 @@
 
 /* One convolution of the layer. */
 typedef struct branch {
+    bool is_dense;    /* a fully connected layer */
     int step, gather; /* gather: a step, or -1: it reads all channels */
     int source;       /* the image */
     int64_t group;
@@ -43,6 +45,14 @@ static const esp_node *node_of(const esp_compiler *c, const esp_step *step)
     return esp_graph_node(c->graph, step->node);
 }
 
+/* Images, or the rows of a fully connected layer. */
+static bool is_layer_data(const esp_view *view)
+{
+    bool is_rows =
+        view->dtype == ESP_F32 && view->shape.rank == 2 && view->shape.dims[0] > 0 && view->shape.dims[1] > 0;
+    return is_rows || esp_view_is_image(view);
+}
+
 /* ---- Gathers ---- */
 
 static bool is_channel_gather(const esp_compiler *c, const esp_step *step)
@@ -52,8 +62,9 @@ static bool is_channel_gather(const esp_compiler *c, const esp_step *step)
     if (step == NULL || step->op->forward != esp_op_gather_forward || !c->is_static[step->inputs[1]])
         return false;
     const esp_view *x = &values[step->inputs[0]], *indices = &values[step->inputs[1]];
-    return esp_view_is_image(x) && indices->data != NULL && indices->shape.rank == 1 &&
-           esp_op_axis(esp_node_int(node_of(c, step), "axis", 0), 4, &axis, NULL) == ESP_OK && axis == 1;
+    return is_layer_data(x) && indices->data != NULL && indices->shape.rank == 1 &&
+           esp_op_axis(esp_node_int(node_of(c, step), "axis", 0), x->shape.rank, &axis, NULL) == ESP_OK &&
+           axis == 1;
 }
 
 /* The channels a Gather reads, counted from the front; NULL when memory is out. */
@@ -92,12 +103,32 @@ static bool is_permutation(const esp_compiler *c, const esp_step *step, int64_t 
 
 /* ---- recognising ---- */
 
+/* x [rows, channels] and weight [filters, channels]. */
+static esp_conv_geometry dense_geometry(const esp_view *x, const esp_view *weight)
+{
+    return (esp_conv_geometry){.batch = x->shape.dims[0],
+                               .channels = x->shape.dims[1],
+                               .height = 1,
+                               .width = 1,
+                               .filters = weight->shape.dims[0],
+                               .group = 1,
+                               .kernel_h = 1,
+                               .kernel_w = 1,
+                               .stride_h = 1,
+                               .stride_w = 1,
+                               .dilation_h = 1,
+                               .dilation_w = 1,
+                               .out_height = 1,
+                               .out_width = 1};
+}
+
 static bool read_branch(esp_compiler *c, int step_index, branch *out)
 {
     esp_step *step = &c->program->steps[step_index];
     const esp_view *values = c->program->values;
-    if (step->is_joined || step->op->forward != esp_op_conv_forward ||
-        !esp_view_is_image(&values[step->outputs[0]]))
+    bool is_conv = step->op->forward == esp_op_conv_forward,
+         is_dense = step->op->forward == esp_op_gemm_forward;
+    if (step->is_joined || (!is_conv && !is_dense) || !is_layer_data(&values[step->outputs[0]]))
         return false;
     for (int i = ESP_CONV_WEIGHT; i < step->input_count; i++) {
         if (step->inputs[i] >= 0 && !esp_compiler_is_fixed(c, step->inputs[i]))
@@ -105,8 +136,14 @@ static bool read_branch(esp_compiler *c, int step_index, branch *out)
     }
     if (esp_compiler_fill_context(c, step, NULL) != ESP_OK)
         return false;
-    *out = (branch){.step = step_index, .gather = -1, .source = step->inputs[ESP_CONV_X]};
-    esp_op_conv_geometry(&step->context, &out->geometry);
+    if (is_dense && !esp_op_gemm_is_dense(&step->context))
+        return false;
+    *out =
+        (branch){.is_dense = is_dense, .step = step_index, .gather = -1, .source = step->inputs[ESP_CONV_X]};
+    if (is_conv)
+        esp_op_conv_geometry(&step->context, &out->geometry);
+    else
+        out->geometry = dense_geometry(&values[out->source], &values[step->inputs[ESP_CONV_WEIGHT]]);
     out->filters = out->geometry.filters;
     out->channels = out->geometry.channels;
     out->group = out->geometry.group;
@@ -141,11 +178,12 @@ static int find_order(const esp_compiler *c, int value)
 static bool find_joined(esp_compiler *c, int s, finding *out)
 {
     const esp_step *step = &c->program->steps[s];
+    const esp_view *y = &c->program->values[step->outputs[0]];
     int axis;
     bool is_grouped = false;
-    if (step->op->forward != esp_op_concat_forward ||
-        !esp_view_is_image(&c->program->values[step->outputs[0]]) ||
-        esp_op_axis(esp_node_int(node_of(c, step), "axis", 1), 4, &axis, NULL) != ESP_OK || axis != 1)
+    if (step->op->forward != esp_op_concat_forward || !is_layer_data(y) ||
+        esp_op_axis(esp_node_int(node_of(c, step), "axis", 1), y->shape.rank, &axis, NULL) != ESP_OK ||
+        axis != 1)
         return false;
     out->branches = esp_arena_alloc(c->arena, (size_t)step->input_count, sizeof *out->branches);
     if (out->branches == NULL)
@@ -154,7 +192,7 @@ static bool find_joined(esp_compiler *c, int s, finding *out)
         int value = step->inputs[i];
         branch *b = &out->branches[i];
         if (c->producer[value] < 0 || c->read_count[value] != 1 || !read_branch(c, c->producer[value], b) ||
-            b->source != out->branches[0].source ||
+            b->source != out->branches[0].source || b->is_dense != out->branches[0].is_dense ||
             memcmp(&b->geometry, &out->branches[0].geometry, sizeof b->geometry) != 0)
             return false;
         is_grouped = is_grouped || !reads_all(b);
@@ -178,6 +216,8 @@ static bool find_single(esp_compiler *c, int s, finding *out)
     out->join = -1;
     out->count = 1;
     out->order = find_order(c, step->outputs[0]);
+    if (b->is_dense)
+        return false;
     bool is_depthwise = b->group > 1 && b->group == b->channels;
     bool has_blocks = b->group > 1 && step->op->blocks(&step->context, &layouts);
     return !is_depthwise && !has_blocks && (b->gather >= 0 || b->group > 1 || out->order >= 0);
@@ -283,8 +323,12 @@ static esp_status make_layer(esp_compiler *c, const finding *found, esp_step *ou
     if (!is_whole)
         return esp_compiler_no_memory(err);
     layer->key = key_of(c, layer, out);
-    out->op = &esp_group_row;
     out->fused.group = layer;
+    if (found->branches[0].is_dense) {
+        out->op = &esp_group_dense_row;
+        return ESP_OK;
+    }
+    out->op = &esp_group_row;
     esp_status status = esp_group_layer_plan(layer, c->request->engine, err);
     if (status != ESP_OK)
         return status;

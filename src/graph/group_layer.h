@@ -20,9 +20,9 @@ typedef struct esp_group_layer {
     int64_t count;
     esp_filter_group *groups; /* without weights and biases: those are read when packing */
     esp_group_source *sources;
-    int64_t *order; /* [filters] as esp_group_conv_plan takes it, or NULL */
-    esp_group_conv *plan;
-    bool has_dense; /* there is a blocked form */
+    int64_t *order;       /* [filters] as esp_group_conv_plan takes it, or NULL */
+    esp_group_conv *plan; /* NULL: fully connected */
+    bool has_dense;       /* there is a blocked form */
     esp_blocked_conv dense;
     bool has_bias;
     uint64_t key; /* not 0: all weights are constants, and this stands for them and the grouping */
@@ -33,7 +33,8 @@ typedef struct esp_group_layer {
 esp_status esp_group_layer_plan(esp_group_layer *layer, const esp_engine *engine, esp_error *err);
 void esp_group_layer_release(esp_group_layer *layer); /* but not its own memory */
 
-/* The row of steps whose `fused.group` is set. */
-extern const esp_op esp_group_row;
+/* The rows of steps whose `fused.group` is set. A fully connected layer is an image of one pixel to its
+ * geometry and has no plan: it runs group by group and is always plain. */
+extern const esp_op esp_group_row, esp_group_dense_row;
 
 #endif

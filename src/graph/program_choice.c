@@ -13,9 +13,6 @@
  * b to p. What a step could do on the way out (batch-norm, addition, clip) costs a pass of its own when the
  * two lie on different sides. Network inputs and outputs are plain. The flow is found along shortest
  * augmenting paths (Edmonds and Karp 1972); networks have some hundred steps. Equal prices: plain. */
-#include <math.h>
-#include <string.h>
-
 #include "base/memory.h"
 #include "graph/group_layer.h"
 #include "graph/ops.h"
@@ -132,18 +129,6 @@ static int64_t pass_price(const chooser *k, const esp_view *view, double passes)
     return price(passes * esp_group_conv_copy_cost(k->engine, esp_shape_elements(&view->shape)));
 }
 
-/* What a group convolution costs inside a network: with few pixels (or tiles) weights are used less often
- * than they are loaded, from beyond the nearest caches, and it falls behind its estimate. Measured on
- * ResNet-50, 7x7 to 56x56 pixels. */
-static int64_t group_price(const esp_group_layer *layer)
-{
-    const esp_conv_geometry *g = &layer->geometry;
-    bool is_winograd = strcmp(esp_group_conv_name(layer->plan), "winograd") == 0;
-    double pixels = (double)(g->batch * g->out_height * g->out_width);
-    double slack = is_winograd ? 3.0 / sqrt(pixels / 16.0 + 1.0) : 5.0 / sqrt(pixels + 1.0);
-    return price(esp_group_conv_cost(layer->plan) * (1.1 + slack));
-}
-
 /* What steps other than convolutions cost more on plain images. */
 static int64_t plain_extra(const chooser *k, const esp_step *step)
 {
@@ -170,7 +155,7 @@ static esp_status price_conv(chooser *k, int s, bool fits, int64_t *plain, int64
     *blocked = fits ? price(esp_group_conv_dense_cost(k->engine, &geometry)) : ENDLESS;
     *plain = fits ? ENDLESS : 0;
     if (is_made)
-        *plain = group_price(k->plain[s].fused.group);
+        *plain = price(esp_group_conv_cost(k->plain[s].fused.group->plan));
     else
         k->plain[s].op = NULL;
     return ESP_OK;
@@ -185,8 +170,8 @@ static esp_status price_step(chooser *k, int s, esp_error *err)
         return status;
     bool fits = step->op->blocks != NULL && step->op->blocks(&step->context, &step->layouts);
     const esp_group_layer *layer = step->fused.group;
-    if (layer != NULL) {
-        plain = group_price(layer);
+    if (layer != NULL && layer->plan != NULL) {
+        plain = price(esp_group_conv_cost(layer->plan));
         blocked = fits ? price(esp_group_conv_dense_cost(k->engine, &layer->geometry)) : ENDLESS;
     } else if (step->op->forward == esp_op_conv_forward) {
         status = price_conv(k, s, fits, &plain, &blocked, err);

@@ -9,12 +9,14 @@
 const blocked_method *const esp_blocked_methods[] = {
     /* forward */
     &esp_blocked_depthwise,
+    &esp_blocked_winograd_points,
     &esp_blocked_winograd,
     &esp_blocked_pointwise,
     &esp_blocked_stem,
     &esp_blocked_direct,
     /* gradient for the input */
     &esp_blocked_depthwise_input,
+    &esp_blocked_winograd_input_points,
     &esp_blocked_winograd_input,
     &esp_blocked_direct_input,
     /* gradient for the weight */

@@ -24,13 +24,15 @@ struct blocked_method {
 
 /* Forward, the preferred first. */
 extern const blocked_method esp_blocked_depthwise; /* blocked_depthwise.c */
-extern const blocked_method esp_blocked_winograd;  /* winograd.c */
+extern const blocked_method esp_blocked_winograd;  /* winograd.c: transforms weights in each run */
+extern const blocked_method esp_blocked_winograd_points; /* winograd.c: few weights, packed transformed */
 extern const blocked_method esp_blocked_pointwise; /* blocked_pointwise.c */
 extern const blocked_method esp_blocked_stem;      /* blocked_stem.c: plain input of few channels */
 extern const blocked_method esp_blocked_direct;    /* blocked_direct.c: any kernel, stride, dilation, group */
 /* Gradient for the input. */
 extern const blocked_method esp_blocked_depthwise_input; /* blocked_depthwise.c */
 extern const blocked_method esp_blocked_winograd_input;  /* winograd.c: flipped, transposed weights */
+extern const blocked_method esp_blocked_winograd_input_points; /* winograd.c: the same, few weights */
 extern const blocked_method esp_blocked_direct_input;    /* blocked_grad_input.c: any stride, by phases */
 /* Gradient for the weight. */
 extern const blocked_method esp_blocked_depthwise_weight; /* blocked_depthwise.c */

@@ -6,7 +6,9 @@
  *   KERNEL_INLINE               the same for functions that must be inlined
  *   V_ZERO V_SET V_LOAD V_STORE V_ADD V_MUL V_FMA (a*b + c)
  *   V_MAX V_MIN                 (limit, v): a NaN in v stays
- *   UNROLL                      in front of a loop whose bounds are constants
+ *   UNROLL                      in front of a loop whose bounds are constants (with the address sanitizer it
+ *                               means nothing: every load is checked, and unrolled code takes minutes to
+ *                               compile)
  * and takes back BLOCKED_TEMPLATE. No include guard: every kernel file includes it for its own template. */
 #include "tensor/tensor.h"
 
@@ -14,8 +16,14 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__clang__)
+#if defined(__SANITIZE_ADDRESS__)
+#define UNROLL
+#elif defined(__clang__)
+#if __has_feature(address_sanitizer)
+#define UNROLL
+#else
 #define UNROLL _Pragma("unroll")
+#endif
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif

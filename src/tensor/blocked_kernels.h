@@ -9,6 +9,24 @@
 
 #include "tensor/engine.h"
 
+/* What happens to pixels on their way in: clip(x * scale + shift), channel by channel. */
+typedef struct blocked_entry {
+    const float *scale, *shift; /* [ESP_BLOCK]; both NULL: pixels stay as they are, and nothing is clipped */
+    bool clips;                 /* as in blocked_store */
+    float low, high;
+} blocked_entry;
+
+/* What a tile has to do to pixels before it can multiply them. One run after the other is done while the one
+ * before it is multiplied, which costs much less than passing over them first: memory is waited for while
+ * there is something to multiply. The tiles that come after it find the pixels done. */
+typedef struct blocked_intake {
+    const float *source;        /* the pixels of run 0, neighbours; those of the next tile follow */
+    int64_t source_run;         /* floats from run to run */
+    float *target;              /* x of the tile */
+    const float *scale, *shift; /* [ESP_BLOCK * runs] */
+    float low, high;            /* infinite: does not clip */
+} blocked_intake;
+
 /* What happens to a sum on its way to memory, in this order: *scale + shift, + residual, clip. */
 typedef struct blocked_store {
     const float *scale;     /* [ESP_BLOCK * blocks], or NULL: 1 */
@@ -23,6 +41,8 @@ typedef struct blocked_store {
     const float *fetch;  /* from here on, some cache lines with each run */
     int64_t fetch_lines; /* how many */
     int64_t ahead;       /* floats from the pixels of each run to others of x; 0: none */
+
+    const blocked_intake *intake; /* x is still to be filled; NULL: it is. Pitch 16, runs of whole blocks */
 } blocked_store;
 
 /* `length` neighbouring floats at x[offset ...], each multiplied by a row of packed weights. */
@@ -38,13 +58,6 @@ typedef struct blocked_run {
  * are. w is aligned to 64 bytes; x and y need not be. */
 typedef void blocked_tile_fn(const float *x, const blocked_run *runs, int64_t run_count, const float *w,
                              float *y, int64_t y_block, int64_t y_pixel, const blocked_store *store);
-
-/* What happens to pixels on their way in: clip(x * scale + shift), channel by channel. */
-typedef struct blocked_entry {
-    const float *scale, *shift; /* [ESP_BLOCK]; both NULL: pixels stay as they are, and nothing is clipped */
-    bool clips;                 /* as in blocked_store */
-    float low, high;
-} blocked_entry;
 
 typedef struct blocked_kernels {
     esp_isa isa;

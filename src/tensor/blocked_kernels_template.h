@@ -23,6 +23,29 @@
 #define V_CLIP(v, low, high) V_MIN(high, V_MAX(low, v))
 
 /* clang-format off: it does not know that UNROLL stands before a loop. */
+/* Run `r` of a tile. */
+KERNEL_INLINE void KERNEL(take_in)(const int pixels, const blocked_intake *intake, const blocked_run *runs,
+                                   int64_t r)
+{
+    enum { BLOCK_VECTORS = ESP_BLOCK / LANES };
+    const float *source = intake->source + r * intake->source_run;
+    float *target = intake->target + runs[r].offset;
+    const VECTOR low = V_SET(intake->low), high = V_SET(intake->high);
+    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++)
+    {
+        VECTOR scale = V_LOAD(intake->scale + r * ESP_BLOCK + v * LANES);
+        VECTOR shift = V_LOAD(intake->shift + r * ESP_BLOCK + v * LANES);
+        UNROLL for (int p = 0; p < pixels; p++)
+        {
+            const float *pixel = source + p * ESP_BLOCK;
+            if (v == 0)
+                __builtin_prefetch(pixel + pixels * ESP_BLOCK);
+            VECTOR value = V_FMA(V_LOAD(pixel + v * LANES), scale, shift);
+            V_STORE(target + p * ESP_BLOCK + v * LANES, V_CLIP(value, low, high));
+        }
+    }
+}
+
 KERNEL_INLINE void KERNEL(tile)(const int pixels, const int vectors, const int pitch, const float *x,
                                 const blocked_run *runs, int64_t run_count, const float *w, float *y,
                                 int64_t y_block, int64_t y_pixel, const blocked_store *store)
@@ -54,7 +77,12 @@ KERNEL_INLINE void KERNEL(tile)(const int pixels, const int vectors, const int p
         }
     }
 
+    const blocked_intake *intake = pitch == ESP_BLOCK && store != NULL ? store->intake : NULL;
+    if (intake != NULL)
+        KERNEL(take_in)(pixels, intake, runs, 0);
     for (const blocked_run *run = runs; run < runs + run_count; run++) {
+        if (intake != NULL && run + 1 < runs + run_count)
+            KERNEL(take_in)(pixels, intake, runs, run + 1 - runs);
         const float *value = x + run->offset;
         for (const char *end = fetch + fetch_bytes; fetch < end; fetch += ESP_ALIGNMENT)
             __builtin_prefetch(fetch, 0, 2);

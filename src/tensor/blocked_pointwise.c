@@ -1,7 +1,10 @@
 /* 1x1 convolution without padding: the pixels of an image are one row, whatever its shape, and a run is one
  * block of channels. At stride 1 tiles read the image itself. With a stride, or when something is done to x
- * on the way in, a task first copies a chunk of pixels that stays in the second-level cache, and multiplies
- * it by all its panels. Images of one pixel are taken together: they are the pixels then. */
+ * on the way in, a task needs a copy of its pixels: it takes a chunk of them at a time, that stays in the
+ * second-level cache, and multiplies it by all its panels. Pixels that are neighbours in the image are copied
+ * by the tiles of the first panel, block by block as they are needed; others before. Images of one pixel are
+ * taken together: they are the pixels then. */
+#include <math.h>
 #include <string.h>
 
 #include "tensor/blocked_conv_internal.h"
@@ -16,6 +19,7 @@ typedef struct pointwise_job {
     int64_t blocks;                /* of channels, in a group */
     int64_t chunk_pixels;          /* room in the copy */
     bool copies;
+    bool takes_in; /* tiles make the copy */
 
     /* The run. */
     const float *x, *packed;
@@ -47,6 +51,7 @@ static void plan_job(const esp_blocked_conv *plan, bool has_entry, pointwise_job
     job->images = is_together ? 1 : g->batch;
     job->pixels = is_together ? g->batch : conv_pixels(g);
     job->copies = has_entry || is_together || g->stride_h != 1 || g->stride_w != 1;
+    job->takes_in = has_entry && !is_together && g->stride_h == 1 && g->stride_w == 1;
     job->tiles = conv_ceil_divide(job->pixels, job->kernels->tile_pixels);
     job->blocks = blocked_count(conv_group_channels(g));
 
@@ -75,8 +80,6 @@ static void copy_pixels(const pointwise_job *job, const float *x, int64_t group,
     bool is_together = takes_images_together(g);
     int64_t row_pixels = is_together ? job->pixels : g->out_width;
     int64_t x_pixel = is_together ? job->x_image : g->stride_w * ESP_BLOCK;
-    if (!is_together && g->stride_h == 1 && g->stride_w == 1)
-        row_pixels = job->pixels;
     for (int64_t b = 0; b < job->blocks; b++) {
         int64_t block = group * job->blocks + b;
         if (job->vectors.in_scale != NULL) {
@@ -96,11 +99,25 @@ static void copy_pixels(const pointwise_job *job, const float *x, int64_t group,
     }
 }
 
-/* What is multiplied: the tiles [first, last) of image n, a group; `x` is their first pixel. */
+/* What is multiplied: the tiles [first, last) of image n, a group. */
 typedef struct pointwise_place {
     int64_t n, group, first, last;
-    const float *x;
+    const float *image; /* the first pixel in x */
+    const float *x;     /* the same or its copy */
+    float *copy;
 } pointwise_place;
+
+static blocked_intake intake_of(const pointwise_job *job, const pointwise_place *place)
+{
+    int64_t channel = place->group * job->blocks * ESP_BLOCK;
+    return (blocked_intake){
+        .source_run = job->x_block,
+        .scale = job->vectors.in_scale + channel,
+        .shift = job->vectors.in_shift + channel,
+        .low = job->clips_input ? job->in_low : -INFINITY,
+        .high = job->clips_input ? job->in_high : INFINITY,
+    };
+}
 
 /* One panel times the tiles of a place. */
 static void multiply(const pointwise_job *job, const pointwise_place *place, int64_t p, bool is_new,
@@ -120,6 +137,11 @@ static void multiply(const pointwise_job *job, const pointwise_place *place, int
     /* The first panel finds x where it was left, block by block in different places. */
     if (is_new && !job->copies)
         store.ahead = job->kernels->tile_pixels * ESP_BLOCK;
+    blocked_intake intake;
+    if (is_new && job->takes_in) {
+        intake = intake_of(job, place);
+        store.intake = &intake;
+    }
     blocked_fetch fetch = {0};
     if (fetches)
         fetch = esp_blocked_fetch(&job->panels, weights, p, place->last - place->first, job->blocks);
@@ -129,7 +151,12 @@ static void multiply(const pointwise_job *job, const pointwise_place *place, int
         if (residual != NULL)
             store.residual = residual + from * job->residual_pixel;
         blocked_fetch_step(&fetch, job->blocks, &store);
-        tiles[to - from](place->x + (from - start) * ESP_BLOCK, job->runs, job->blocks, w,
+        int64_t at = (from - start) * ESP_BLOCK;
+        if (store.intake != NULL) {
+            intake.source = place->image + at;
+            intake.target = place->copy + at;
+        }
+        tiles[to - from](place->x + at, job->runs, job->blocks, w,
                          y + from * job->y_pixel, job->y_block, job->y_pixel, &store);
         from = to;
     }
@@ -151,12 +178,12 @@ static void pointwise_task(void *context, int64_t task, int slot)
                                  .last = share.first_row + blocked_part(rows, chunks, chunk + 1)};
         int64_t from = blocked_part(job->pixels, job->tiles, place.first);
         const float *image = job->x + place.n * job->x_image;
-        place.x = image + place.group * job->blocks * job->x_block + from * ESP_BLOCK;
-        if (job->copies) {
+        place.image = image + place.group * job->blocks * job->x_block + from * ESP_BLOCK;
+        place.copy = copy;
+        place.x = job->copies ? copy : place.image;
+        if (job->copies && !job->takes_in)
             copy_pixels(job, image, place.group, from, blocked_part(job->pixels, job->tiles, place.last),
                         copy);
-            place.x = copy;
-        }
         for (int64_t p = share.first_panel; p < share.last_panel; p++)
             multiply(job, &place, p, p == share.first_panel,
                      blocked_fetches(&share, p, pass == 0, pass == passes - 1));

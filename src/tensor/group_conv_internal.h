@@ -52,7 +52,8 @@ typedef struct group_source {
     int64_t unit_images, unit_rows; /* of the largest unit; several images: all their rows */
     int64_t image_units, units;     /* units of an image (or of a batch of unit_images); of the batch */
     int64_t plane;                  /* floats of a copied plane */
-    int64_t copies;                 /* most runs of copies that a channel of a unit takes */
+    int64_t lanes;                  /* of a copy */
+    int64_t copies;                 /* most copies that a channel of a unit takes */
 } group_source;
 
 struct esp_group_conv {
@@ -100,12 +101,13 @@ static inline int64_t group_most_pixels(const group_source *source)
     return source->unit_images * source->unit_rows * source->columns;
 }
 
-/* Writes the runs that fill the planes of one channel of a unit (at most source->copies) and returns their
- * number. `from` counts from the channel's plane in the unit's first image. */
-int64_t esp_group_source_runs(const group_source *source, const esp_conv_geometry *g, const group_unit *unit,
-                              group_copy *runs);
+/* Lists the copies that fill the planes of one channel of a unit (at most source->copies) and returns their
+ * number. `from` counts from the channel's plane in the unit's first image. Up to a vector behind each plane
+ * is written, too. */
+int64_t esp_group_source_copies(const group_source *source, const esp_conv_geometry *g,
+                                const group_unit *unit, group_copy *copies);
 
-/* Asks for what the runs of a channel will read (of the unit's first image): planes are too short, and too
+/* Asks for what the copies of a channel will read (of the unit's first image): planes are too short, and too
  * far from each other, for hardware to do so in time. `x` is the channel's plane. */
 void esp_group_source_fetch(const group_source *source, const esp_conv_geometry *g, const group_unit *unit,
                             const float *x);
@@ -113,12 +115,34 @@ void esp_group_source_fetch(const group_source *source, const esp_conv_geometry 
 /* Fills unit_images ... copies for units of at most so many images and rows. */
 void esp_group_source_divide(group_source *source, const esp_conv_geometry *g, int64_t images, int64_t rows);
 
-/* The next tile of a row of `vectors` vectors that starts at `at`: tiles of a block are equally wide, or one
- * vector less. */
-static inline int64_t group_tile_vectors(int64_t vectors, int64_t most, int64_t tile)
+/* Cycles that a block of so many filters takes for all pixels of a layer: per row of its depth, and once. A
+ * method's tiles decide. */
+typedef struct group_cycles {
+    double row[GROUP_FILTERS + 1], once[GROUP_FILTERS + 1];
+} group_cycles;
+
+/* Adds `count` times the tiles of `vectors` vectors and `extra` pixels (those of kinds ODD and FEW); `reuse`
+ * rows read the same pixels. */
+void esp_group_add_cycles(const group_kernels *kernels, double count, int64_t vectors, int64_t extra,
+                          int64_t reuse, group_cycles *cycles);
+
+/* Cuts the filters into the blocks that take the fewest cycles, and returns how many. */
+double esp_group_blocks(esp_group_conv *plan, int64_t taps, const group_cycles *cycles);
+
+/* A row of vectors in tiles of at most `most`: equally wide, or the first ones a vector wider. */
+typedef struct group_tiles {
+    uint32_t count, width, wider;
+} group_tiles;
+
+static inline group_tiles group_cut_tiles(int64_t vectors, int most)
 {
-    int64_t tiles = conv_ceil_divide(vectors, most);
-    return vectors * (tile + 1) / tiles - vectors * tile / tiles;
+    uint32_t all = (uint32_t)vectors, count = (all + (uint32_t)most - 1) / (uint32_t)most;
+    return count == 0 ? (group_tiles){0} : (group_tiles){count, all / count, all % count};
+}
+
+static inline int64_t group_tile_width(const group_tiles *tiles, uint32_t tile)
+{
+    return (int64_t)tiles->width + (tile < tiles->wider);
 }
 
 /* Everything a run needs to know. */
@@ -133,8 +157,11 @@ typedef struct group_run {
 
 esp_status esp_group_rows_plan(esp_group_conv *plan, esp_error *err);
 esp_status esp_group_winograd_plan(esp_group_conv *plan, esp_error *err);
-double esp_group_rows_cost(const esp_group_conv *plan);
-double esp_group_winograd_cost(const esp_group_conv *plan);
+
+/* Estimates, in cycles; the blocks are then cut for that method. */
+double esp_group_rows_cycles(esp_group_conv *plan);
+double esp_group_winograd_cycles(esp_group_conv *plan);
+
 size_t esp_group_rows_scratch(const esp_group_conv *plan, int slots);
 size_t esp_group_winograd_scratch(const esp_group_conv *plan, int slots);
 esp_status esp_group_rows_run(const esp_compute *compute, group_run *run);
@@ -148,5 +175,10 @@ void esp_group_winograd_pack(const esp_group_conv *plan, const esp_filter_group 
  * every block fits), and lays out the weights: `points` times the depth of each filter's channels. */
 esp_status esp_group_chunks(esp_group_conv *plan, int64_t count, int64_t most, int64_t taps, int64_t points,
                             esp_error *err);
+
+/* What the tiles of a block ask for: a share each of the next block's weights, which lie behind those of this
+ * one. `w` moves on with each tile, by depth * w_step. */
+group_ahead esp_group_ahead(const group_run *run, const float *w, int64_t depth, int64_t filters,
+                            uint32_t tiles);
 
 #endif

@@ -32,7 +32,6 @@
 #define VECTOR                   __m512
 #define MASK                     __mmask16
 #define V_FIRST(n)               ((__mmask16)(0xffffu >> (16 - (n))))
-#define V_BETWEEN(first, last)   ((__mmask16)(V_FIRST(last) & ~V_FIRST(first)))
 #define V_ZERO()                 _mm512_setzero_ps()
 #define V_SET(x)                 _mm512_set1_ps(x)
 #define V_LOAD(p)                _mm512_loadu_ps(p)
@@ -46,6 +45,7 @@
 #define V_LOAD_MASK(p, mask)     _mm512_maskz_loadu_ps(mask, p)
 #define V_STORE_MASK(p, mask, v) _mm512_mask_storeu_ps(p, mask, v)
 #define TILE_FILTERS             12
+#define HAS_FEW                  1
 #define TILE_SIZES(X)                                                                                        \
     UP_TO_4(X, 1)                                                                                            \
     UP_TO_4(X, 2)                                                                                            \
@@ -63,28 +63,19 @@
     {                                                                                                        \
         0, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2                                                                \
     }
-#define TILE_EFFICIENCY                                                                                      \
-    {                                                                                                        \
-        1.0f, 0.33f, 0.6f, 0.78f, 0.88f, 0.93f, 0.95f, 0.95f, 0.97f, 0.96f, 0.97f, 0.97f, 0.97f              \
-    }
 
-KERNEL_INLINE __m512 even_avx512(const float *p)
+KERNEL_INLINE __m512 take_avx512(const group_copy *copy, int64_t step, const float *p)
 {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(V_LOAD(p), even, V_LOAD(p + 16));
-}
-
-KERNEL_INLINE __m512 spread_avx512(const float *p, int64_t first, int64_t last, int64_t step)
-{
+    const uint32_t mask = copy->mask;
+    if (step == 1)
+        return V_LOAD_MASK(p, (__mmask16)mask);
     if (step == 2) {
         const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        const uint32_t wanted =
-            (uint32_t)((UINT64_C(1) << 2 * last) - (UINT64_C(1) << 2 * first)) & 0x55555555u;
-        return _mm512_permutex2var_ps(V_LOAD_MASK(p, (__mmask16)(wanted & 0xffffu)), even,
-                                      V_LOAD_MASK(p + 16, (__mmask16)(wanted >> 16)));
+        return _mm512_permutex2var_ps(V_LOAD_MASK(p, (__mmask16)(mask & 0xffffu)), even,
+                                      V_LOAD_MASK(p + 16, (__mmask16)(mask >> 16)));
     }
     _Alignas(64) float values[16] = {0};
-    for (int64_t i = first; i < last; i++)
+    for (int64_t i = copy->begin; i < 16 && i < copy->end; i++)
         values[i] = p[i * step];
     return _mm512_load_ps(values);
 }
@@ -134,7 +125,6 @@ static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define VECTOR                   __m256
 #define MASK                     __m256i
 #define V_FIRST(n)               _mm256_loadu_si256((const __m256i *)(const void *)(lane_masks + 8 - (n)))
-#define V_BETWEEN(first, last)   _mm256_andnot_si256(V_FIRST(first), V_FIRST(last))
 #define V_ZERO()                 _mm256_setzero_ps()
 #define V_SET(x)                 _mm256_set1_ps(x)
 #define V_LOAD(p)                _mm256_loadu_ps(p)
@@ -148,6 +138,7 @@ static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define V_LOAD_MASK(p, mask)     _mm256_maskload_ps(p, mask)
 #define V_STORE_MASK(p, mask, v) _mm256_maskstore_ps(p, mask, v)
 #define TILE_FILTERS             6
+#define HAS_FEW                  0
 #define TILE_SIZES(X)                                                                                        \
     UP_TO_4(X, 1)                                                                                            \
     UP_TO_4(X, 2)                                                                                            \
@@ -159,19 +150,16 @@ static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
     {                                                                                                        \
         0, 4, 4, 3, 3, 2, 2                                                                                  \
     }
-#define TILE_EFFICIENCY                                                                                      \
-    {                                                                                                        \
-        1.0f, 0.4f, 0.6f, 0.75f, 0.9f, 0.85f, 0.9f                                                           \
+
+KERNEL_INLINE __m256 take_avx2(const group_copy *copy, int64_t step, const float *p)
+{
+    const int64_t first = copy->begin, last = copy->end < 8 ? copy->end : 8;
+    if (step == 1)
+        return V_LOAD_MASK(p, _mm256_andnot_si256(V_FIRST(first), V_FIRST(last)));
+    if (step == 2 && first == 0 && copy->end > 8) {
+        __m256d halves = _mm256_castps_pd(_mm256_shuffle_ps(V_LOAD(p), V_LOAD(p + 8), 0x88));
+        return _mm256_castpd_ps(_mm256_permute4x64_pd(halves, 0xd8));
     }
-
-KERNEL_INLINE __m256 even_avx2(const float *p)
-{
-    __m256d halves = _mm256_castps_pd(_mm256_shuffle_ps(V_LOAD(p), V_LOAD(p + 8), 0x88));
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(halves, 0xd8));
-}
-
-KERNEL_INLINE __m256 spread_avx2(const float *p, int64_t first, int64_t last, int64_t step)
-{
     _Alignas(32) float values[8] = {0};
     for (int64_t i = first; i < last; i++)
         values[i] = p[i * step];
@@ -223,33 +211,29 @@ static inline plain_vector clip_plain(plain_vector v, plain_vector low, plain_ve
     return v;
 }
 
-typedef struct plain_mask {
-    int64_t first, last;
-} plain_mask;
-
-static inline plain_vector spread_plain(const float *p, int64_t first, int64_t last, int64_t step)
+static inline plain_vector take_plain(const group_copy *copy, int64_t step, const float *p)
 {
     plain_vector v = {0};
-    for (int64_t i = first; i < last; i++)
+    if (step == 1 && copy->begin == 0 && copy->end >= 4)
+        return *(const plain_memory *)p;
+    for (int64_t i = copy->begin; i < 4 && i < copy->end; i++)
         v[i] = p[i * step];
     return v;
 }
 
-static inline plain_vector even_plain(const float *p)
+static inline plain_vector load_mask_plain(const float *p, int count)
 {
-    return (plain_vector){p[0], p[2], p[4], p[6]};
-}
-
-static inline plain_vector load_mask_plain(const float *p, plain_mask mask)
-{
-    if (mask.first == 0 && mask.last == 4)
+    plain_vector v = {0};
+    if (count == 4)
         return *(const plain_memory *)p;
-    return spread_plain(p, mask.first, mask.last, 1);
+    for (int i = 0; i < count; i++)
+        v[i] = p[i];
+    return v;
 }
 
-static inline void store_mask_plain(float *p, plain_mask mask, plain_vector v)
+static inline void store_mask_plain(float *p, int count, plain_vector v)
 {
-    for (int64_t i = mask.first; i < mask.last; i++)
+    for (int i = 0; i < count; i++)
         p[i] = v[i];
 }
 
@@ -272,9 +256,8 @@ static inline void weave_plain(const plain_vector v[4], float *p)
 #define KERNEL_ISA               ESP_ISA_PLAIN
 #define LANES                    4
 #define VECTOR                   plain_vector
-#define MASK                     plain_mask
-#define V_FIRST(n)               ((plain_mask){0, n})
-#define V_BETWEEN(first, last)   ((plain_mask){first, last})
+#define MASK                     int
+#define V_FIRST(n)               ((int)(n))
 #define V_ZERO()                 ((plain_vector){0})
 #define V_SET(x)                 ((plain_vector){0} + (x))
 #define V_LOAD(p)                (*(const plain_memory *)(p))
@@ -288,6 +271,7 @@ static inline void weave_plain(const plain_vector v[4], float *p)
 #define V_LOAD_MASK(p, mask)     load_mask_plain(p, mask)
 #define V_STORE_MASK(p, mask, v) store_mask_plain(p, mask, v)
 #define TILE_FILTERS             6
+#define HAS_FEW                  0
 #define TILE_SIZES(X)                                                                                        \
     UP_TO_4(X, 1)                                                                                            \
     UP_TO_4(X, 2)                                                                                            \
@@ -298,10 +282,6 @@ static inline void weave_plain(const plain_vector v[4], float *p)
 #define TILE_VECTORS                                                                                         \
     {                                                                                                        \
         0, 4, 4, 3, 3, 2, 2                                                                                  \
-    }
-#define TILE_EFFICIENCY                                                                                      \
-    {                                                                                                        \
-        1.0f, 0.4f, 0.6f, 0.75f, 0.9f, 0.85f, 0.9f                                                           \
     }
 #include "tensor/group_conv_kernels_template.h"
 

@@ -18,26 +18,38 @@ typedef struct group_store {
     bool streams; /* STORED: y is aligned, and too long to stay in a cache: past it */
 } group_store;
 
+/* What a tile asks for on the way, so that its successors find it in a near cache: x, so many floats behind
+ * what it reads itself (RAW: nothing), and weights, `w_step` bytes further with each row of its own. */
+typedef struct group_ahead {
+    int64_t x;
+    const char *w;
+    int64_t w_step;
+} group_ahead;
+
 /* For f < F and the pixels p of V vectors, both fixed for each function:
  *   sum = sum over r < depth of w[r*F + f] * x[offsets[r] + p]
  * RAW: y[f*y_plane + p] = sum, for whole vectors. STORED: y[channels[f]*y_plane + p] = store(sum), for the
- * first (V-1)*lanes + tail pixels; others are not read; y may be store->residual, and x is fetched `ahead`
- * floats before it is needed: the distance of the next tile, 0 when there is none. ODD: as STORED, for V
- * whole vectors and one more pixel. */
+ * first (V-1)*lanes + tail pixels; others are not read; y may be store->residual. ODD: as STORED, for V
+ * whole vectors and one more pixel; FEW: and tail - lanes more pixels, 1 to 4. */
 typedef enum group_tile_kind {
     GROUP_TILE_RAW,
     GROUP_TILE_STORED,
     GROUP_TILE_ODD,
+    GROUP_TILE_FEW,
     GROUP_TILE_KINDS
 } group_tile_kind;
 typedef void group_tile_fn(int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail,
-                           float *y, int64_t y_plane, int64_t ahead, const int32_t *channels,
+                           float *y, int64_t y_plane, const group_ahead *ahead, const int32_t *channels,
                            const group_store *store);
+enum { GROUP_FEW = 4 };
 
-/* Writes `lead` zeros, `length` floats from from[from] on, `step` apart, and `trail` zeros to to[to]. Runs
- * are in the order of `to`; up to a vector behind the last of them may be overwritten. */
+/* Writes one vector to to[to]: lane i is from[from + i*step] for begin <= i < end, others are zero and not
+ * read. `end` above the number of lanes: that lane could be read as well. Copies are in the order of `to`,
+ * where one may hide the end of the one before. */
 typedef struct group_copy {
-    int32_t to, from, lead, length, trail;
+    int32_t to, from;
+    int16_t begin, end;
+    uint32_t mask; /* the same in bits, `step` apart when that is 1 or 2 */
 } group_copy;
 
 /* `length` neighbouring results at sums[from], and where they go. */
@@ -54,10 +66,9 @@ typedef struct group_kernels {
     int lanes;
     int filters;                                   /* of the tallest tile */
     signed char vectors[GROUP_FILTERS + 1];        /* the most vectors of a tile, by filters */
-    float efficiency[GROUP_FILTERS + 1];           /* measured: share of the peak such a tile reaches */
-    group_tile_fn *const *tiles[GROUP_TILE_KINDS]; /* ODD may be NULL */
+    group_tile_fn *const *tiles[GROUP_TILE_KINDS]; /* ODD and FEW may be NULL */
 
-    void (*copy)(const group_copy *runs, int64_t count, int64_t step, const float *from, float *to);
+    void (*copy)(const group_copy *copies, int64_t count, int64_t step, const float *from, float *to);
 
     /* y[segment.to ...] = store(sums[segment.from ...]) for all segments, with the scale and shift of
      * `channel`; the residual goes with y. */

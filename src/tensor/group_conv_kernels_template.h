@@ -2,15 +2,15 @@
  *   KERNEL(name), KERNEL_TARGET, KERNEL_ISA   the suffix and the function attribute of the set, its name
  *   VECTOR, LANES                             the type and how many floats it holds
  *   MASK, V_FIRST(n)                          the mask of the first n lanes, 0 <= n <= LANES
- *   V_BETWEEN(first, last)                    the mask of the lanes first <= i < last
  *   V_ZERO V_SET V_LOAD V_STORE V_ADD V_SUB V_FMA(a*b+c) V_FNMA(c-a*b) V_CLIP(v, low, high)   NaN stays NaN
  *   V_STREAM(p, v)                            V_STORE to an aligned address, past the caches
  *   V_LOAD_MASK(p, mask) V_STORE_MASK(p, mask, v)   other lanes: zero / not touched
  *   TILE_SIZES(X)                             X(filters, vectors) for all tiles there are
- *   TILE_FILTERS, TILE_VECTORS, TILE_EFFICIENCY   initialisers of the table's members
+ *   TILE_FILTERS, TILE_VECTORS                initialisers of the table's members
+ *   HAS_FEW                                   1: there are registers enough for the tiles FEW
  * and the functions
- *   KERNEL(spread)(p, first, last, step)      lane i = p[i*step] for first <= i < last, else zero
- *   KERNEL(even)(p)                           lane i = p[2*i]; reads 2*LANES floats
+ *   KERNEL(take)(copy, step, p)               what a group_copy writes; p: of lane 0. Lanes outside of its
+ *                                             range may lie outside of x: they are not read
  *   KERNEL(split)(p, out)                     out[j] lane t = p[4*t + j], j < 4
  *   KERNEL(weave)(v, p)                       p[4*t + j] = v[j] lane t
  * All are undefined at the end. No include guard: this is a template. */
@@ -28,18 +28,27 @@ KERNEL_INLINE void KERNEL(store_one)(float sum, VECTOR scale, VECTOR shift, cons
     V_STORE_MASK(y + at, V_FIRST(1), value);
 }
 
+/* `extra`: pixels behind the vectors that have filters in lanes. */
 KERNEL_INLINE void KERNEL(tile)(const group_tile_kind kind, const int filters, const int vectors,
-                                int64_t depth, const int32_t *offsets, const float *x, const float *w,
-                                int tail, float *y, int64_t y_plane, int64_t ahead, const int32_t *channels,
-                                const group_store *store)
+                                const int extra, int64_t depth, const int32_t *offsets, const float *x,
+                                const float *w, int tail, float *y, int64_t y_plane, const group_ahead *ahead,
+                                const int32_t *channels, const group_store *store)
 {
-    const MASK last = V_FIRST(tail);
-    VECTOR sums[GROUP_FILTERS][GROUP_VECTORS], odd = V_ZERO(); /* odd: filters in lanes, of one pixel */
+    const MASK last = V_FIRST(extra > 0 ? LANES : tail);
+    const int64_t x_ahead = ahead->x, w_step = ahead->w_step, found = extra > 0 ? tail - LANES : 0;
+    const char *w_ahead = ahead->w;
+    int64_t extra_at[GROUP_FEW];
+    VECTOR sums[GROUP_FILTERS][GROUP_VECTORS], extras[GROUP_FEW];
     UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++) sums[f][v] = V_ZERO();
+    UNROLL for (int e = 0; e < extra; e++)
+    {
+        extras[e] = V_ZERO();
+        extra_at[e] = vectors * LANES + (e < found ? e : 0);
+    }
     if (kind != GROUP_TILE_RAW && !store->streams)
         UNROLL for (int f = 0; f < filters; f++) UNROLL for (int v = 0; v < vectors; v++)
             __builtin_prefetch(y + channels[f] * y_plane + v * LANES, 1);
-    for (int64_t r = 0; r < depth; r++, w += filters) {
+    for (int64_t r = 0; r < depth; r++, w += filters, w_ahead += w_step) {
         const float *pixels = x + offsets[r];
         VECTOR value[GROUP_VECTORS];
         UNROLL for (int v = 0; v < vectors - 1; v++) value[v] = V_LOAD(pixels + v * LANES);
@@ -48,9 +57,13 @@ KERNEL_INLINE void KERNEL(tile)(const group_tile_kind kind, const int filters, c
         else
             value[vectors - 1] = V_LOAD(pixels + (vectors - 1) * LANES);
         if (kind != GROUP_TILE_RAW)
-            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(pixels + ahead + v * LANES);
-        if (kind == GROUP_TILE_ODD)
-            odd = V_FMA(V_LOAD_MASK(w, V_FIRST(filters)), V_SET(pixels[vectors * LANES]), odd);
+            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(pixels + x_ahead + v * LANES);
+        __builtin_prefetch(w_ahead);
+        if (extra > 0) {
+            const VECTOR column = V_LOAD_MASK(w, V_FIRST(filters));
+            UNROLL for (int e = 0; e < extra; e++) extras[e] =
+                V_FMA(column, V_SET(pixels[extra_at[e]]), extras[e]);
+        }
         UNROLL for (int f = 0; f < filters; f++)
         {
             const VECTOR weight = V_SET(w[f]);
@@ -62,9 +75,8 @@ KERNEL_INLINE void KERNEL(tile)(const group_tile_kind kind, const int filters, c
             V_STORE(y + f * y_plane + v * LANES, sums[f][v]);
         return;
     }
-    float odds[LANES];
-    if (kind == GROUP_TILE_ODD)
-        V_STORE(odds, odd);
+    float rest[GROUP_FEW][LANES];
+    UNROLL for (int e = 0; e < extra; e++) V_STORE(rest[e], extras[e]);
     UNROLL for (int f = 0; f < filters; f++)
     {
         const int64_t at = channels[f] * y_plane;
@@ -86,53 +98,27 @@ KERNEL_INLINE void KERNEL(tile)(const group_tile_kind kind, const int filters, c
         }
         UNROLL for (int v = 0; v < vectors - 1; v++) V_STORE(y + at + v * LANES, sums[f][v]);
         V_STORE_MASK(y + at + (vectors - 1) * LANES, last, sums[f][vectors - 1]);
-        if (kind == GROUP_TILE_ODD)
-            KERNEL(store_one)(odds[f], scale, shift, store, at + vectors * LANES, y);
+        UNROLL for (int e = 0; e < extra; e++) if (e < found)
+            KERNEL(store_one)(rest[e][f], scale, shift, store, at + vectors * LANES + e, y);
     }
 }
 
-/* A vector of a run, from `source`, of which only lanes [begin, end) are there: others are not read, their
- * addresses may lie outside of x. */
-KERNEL_INLINE VECTOR KERNEL(copy_edge)(int64_t step, const float *source, int64_t begin, int64_t end)
+KERNEL_INLINE void KERNEL(copy_all)(const group_copy *copies, int64_t count, int64_t step, const float *from,
+                                    float *to)
 {
-    const int64_t first = begin < 0 ? 0 : begin < LANES ? begin : LANES;
-    const int64_t last = end < 0 ? 0 : end < LANES ? end : LANES;
-    if (step == 1)
-        return V_LOAD_MASK(source, V_BETWEEN(first, last));
-    return KERNEL(spread)(source, first, last, step);
+    for (int64_t i = 0; i < count; i++)
+        V_STORE(to + copies[i].to, KERNEL(take)(copies + i, step, from + copies[i].from));
 }
 
-/* Whole vectors are written: the run that follows, or what lies behind the last one, hides the rest. */
-KERNEL_INLINE void KERNEL(copy_run)(const group_copy *run, int64_t step, const float *from, float *to)
-{
-    const int64_t begin = run->lead, end = begin + run->length, total = end + run->trail;
-    const float *source = from + run->from - begin * step;
-    float *target = to + run->to;
-    int64_t i = 0;
-    for (; i < begin; i += LANES)
-        V_STORE(target + i, KERNEL(copy_edge)(step, source + i * step, begin - i, end - i));
-    if (step == 1)
-        for (; i + LANES <= end; i += LANES)
-            V_STORE(target + i, V_LOAD(source + i));
-    else if (step == 2)
-        for (; i + LANES < end; i += LANES)
-            V_STORE(target + i, KERNEL(even)(source + 2 * i));
-    for (; i < total; i += LANES)
-        V_STORE(target + i, KERNEL(copy_edge)(step, source + i * step, 0, end - i));
-}
-
-KERNEL_TARGET static void KERNEL(copy)(const group_copy *runs, int64_t count, int64_t step, const float *from,
-                                       float *to)
+KERNEL_TARGET static void KERNEL(copy)(const group_copy *copies, int64_t count, int64_t step,
+                                       const float *from, float *to)
 {
     if (step == 1)
-        for (int64_t i = 0; i < count; i++)
-            KERNEL(copy_run)(runs + i, 1, from, to);
+        KERNEL(copy_all)(copies, count, 1, from, to);
     else if (step == 2)
-        for (int64_t i = 0; i < count; i++)
-            KERNEL(copy_run)(runs + i, 2, from, to);
+        KERNEL(copy_all)(copies, count, 2, from, to);
     else
-        for (int64_t i = 0; i < count; i++)
-            KERNEL(copy_run)(runs + i, step, from, to);
+        KERNEL(copy_all)(copies, count, step, from, to);
 }
 
 KERNEL_TARGET static void KERNEL(finish)(const group_segment *segments, int64_t count, const float *sums,
@@ -230,34 +216,48 @@ KERNEL_TARGET static void KERNEL(winograd_output)(const float *m, int64_t point_
 }
 /* clang-format on */
 
-#define TILE_KERNEL(kind, name, filters, vectors)                                                            \
+#define TILE_KERNEL(kind, name, extra, filters, vectors)                                                     \
     KERNEL_TARGET static void KERNEL(name##_##filters##_##vectors)(                                          \
         int64_t depth, const int32_t *offsets, const float *x, const float *w, int tail, float *y,           \
-        int64_t y_plane, int64_t ahead, const int32_t *channels, const group_store *store)                   \
+        int64_t y_plane, const group_ahead *ahead, const int32_t *channels, const group_store *store)        \
     {                                                                                                        \
         KERNEL(tile)                                                                                         \
-        (kind, filters, vectors, depth, offsets, x, w, kind == GROUP_TILE_STORED ? tail : LANES, y, y_plane, \
-         ahead, channels, store);                                                                            \
+        (kind, filters, vectors, extra, depth, offsets, x, w, tail, y, y_plane, ahead, channels, store);     \
     }
-#define RAW_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_RAW, raw_tile, filters, vectors)
-#define STORED_KERNEL(filters, vectors) TILE_KERNEL(GROUP_TILE_STORED, stored_tile, filters, vectors)
-#define ODD_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_ODD, odd_tile, filters, vectors)
+#define RAW_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_RAW, raw_tile, 0, filters, vectors)
+#define STORED_KERNEL(filters, vectors) TILE_KERNEL(GROUP_TILE_STORED, stored_tile, 0, filters, vectors)
+#define ODD_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_ODD, odd_tile, 1, filters, vectors)
+#define FEW_KERNEL(filters, vectors)    TILE_KERNEL(GROUP_TILE_FEW, few_tile, GROUP_FEW, filters, vectors)
 
-#define TILE_INDEX(filters, vectors) (filters) * GROUP_VECTORS + (vectors)-1
-#define RAW_ENTRY(filters, vectors)  [TILE_INDEX(filters, vectors)] = KERNEL(raw_tile_##filters##_##vectors),
-#define STORED_ENTRY(filters, vectors)                                                                       \
-    [TILE_INDEX(filters, vectors)] = KERNEL(stored_tile_##filters##_##vectors),
-#define ODD_ENTRY(filters, vectors) [TILE_INDEX(filters, vectors)] = KERNEL(odd_tile_##filters##_##vectors),
+#define TILE_ENTRY(name, filters, vectors)                                                                   \
+    [(filters)*GROUP_VECTORS + (vectors)-1] = KERNEL(name##_##filters##_##vectors),
+#define RAW_ENTRY(filters, vectors)    TILE_ENTRY(raw_tile, filters, vectors)
+#define STORED_ENTRY(filters, vectors) TILE_ENTRY(stored_tile, filters, vectors)
+#define ODD_ENTRY(filters, vectors)    TILE_ENTRY(odd_tile, filters, vectors)
+#define FEW_ENTRY(filters, vectors)    TILE_ENTRY(few_tile, filters, vectors)
+
+/* An odd pixel has its filters in lanes: there must be enough. */
+#define HAS_ODD (LANES >= TILE_FILTERS)
 
 /* clang-format off: lists without separators. */
 TILE_SIZES(RAW_KERNEL)
 TILE_SIZES(STORED_KERNEL)
+#if HAS_ODD
 TILE_SIZES(ODD_KERNEL)
+#endif
+#if HAS_FEW
+TILE_SIZES(FEW_KERNEL)
+#endif
 
-static group_tile_fn *const KERNEL(raw_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {TILE_SIZES(RAW_ENTRY)};
-static group_tile_fn *const KERNEL(stored_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {
-    TILE_SIZES(STORED_ENTRY)};
-static group_tile_fn *const KERNEL(odd_tiles)[(GROUP_FILTERS + 1) * GROUP_VECTORS] = {TILE_SIZES(ODD_ENTRY)};
+typedef group_tile_fn *const KERNEL(tile_table)[(GROUP_FILTERS + 1) * GROUP_VECTORS];
+static KERNEL(tile_table) KERNEL(raw_tiles) = {TILE_SIZES(RAW_ENTRY)};
+static KERNEL(tile_table) KERNEL(stored_tiles) = {TILE_SIZES(STORED_ENTRY)};
+#if HAS_ODD
+static KERNEL(tile_table) KERNEL(odd_tiles) = {TILE_SIZES(ODD_ENTRY)};
+#endif
+#if HAS_FEW
+static KERNEL(tile_table) KERNEL(few_tiles) = {TILE_SIZES(FEW_ENTRY)};
+#endif
 /* clang-format on */
 
 static const group_kernels KERNEL(kernels) = {
@@ -265,9 +265,17 @@ static const group_kernels KERNEL(kernels) = {
     .lanes = LANES,
     .filters = TILE_FILTERS,
     .vectors = TILE_VECTORS,
-    .efficiency = TILE_EFFICIENCY,
-    /* An odd pixel has its filters in lanes: there must be enough. */
-    .tiles = {KERNEL(raw_tiles), KERNEL(stored_tiles), LANES >= TILE_FILTERS ? KERNEL(odd_tiles) : NULL},
+    .tiles =
+        {
+            [GROUP_TILE_RAW] = KERNEL(raw_tiles),
+            [GROUP_TILE_STORED] = KERNEL(stored_tiles),
+#if HAS_ODD
+            [GROUP_TILE_ODD] = KERNEL(odd_tiles),
+#endif
+#if HAS_FEW
+            [GROUP_TILE_FEW] = KERNEL(few_tiles),
+#endif
+        },
     .copy = KERNEL(copy),
     .finish = KERNEL(finish),
     .winograd_input = KERNEL(winograd_input),
@@ -278,10 +286,14 @@ static const group_kernels KERNEL(kernels) = {
 #undef RAW_KERNEL
 #undef STORED_KERNEL
 #undef ODD_KERNEL
-#undef TILE_INDEX
+#undef FEW_KERNEL
+#undef TILE_ENTRY
 #undef RAW_ENTRY
 #undef STORED_ENTRY
 #undef ODD_ENTRY
+#undef FEW_ENTRY
+#undef HAS_ODD
+#undef HAS_FEW
 #undef KERNEL
 #undef KERNEL_TARGET
 #undef KERNEL_ISA
@@ -289,7 +301,6 @@ static const group_kernels KERNEL(kernels) = {
 #undef LANES
 #undef MASK
 #undef V_FIRST
-#undef V_BETWEEN
 #undef V_ZERO
 #undef V_SET
 #undef V_LOAD
@@ -305,4 +316,3 @@ static const group_kernels KERNEL(kernels) = {
 #undef TILE_SIZES
 #undef TILE_FILTERS
 #undef TILE_VECTORS
-#undef TILE_EFFICIENCY

@@ -36,25 +36,25 @@ static int64_t vectors_for(const esp_group_conv *plan, int64_t pixels)
     return conv_ceil_divide(pixels, plan->kernels->lanes);
 }
 
-/* One pixel too many for whole vectors (7x7) can go along with the last of them, filters in lanes. */
-static bool is_odd(const esp_group_conv *plan, int64_t pixels)
+/* A few pixels too many for whole vectors (7x7, 14x14) go along with the last of them, filters in lanes. */
+static int64_t extra_pixels(const esp_group_conv *plan, int64_t pixels)
 {
-    return plan->kernels->tiles[GROUP_TILE_ODD] != NULL && pixels > 1 && pixels % plan->kernels->lanes == 1;
+    const int64_t lanes = plan->kernels->lanes, extra = pixels % lanes;
+    group_tile_kind kind = extra == 1 ? GROUP_TILE_ODD : GROUP_TILE_FEW;
+    return pixels > lanes && extra <= GROUP_FEW && plan->kernels->tiles[kind] != NULL ? extra : 0;
 }
 
-/* Vectors of a unit's pixels. */
+/* Vectors of the pixels of a unit of one image (extra pixels do not count), or of several. */
 static int64_t unit_vectors(const esp_group_conv *plan, int64_t pixels)
 {
-    return plan->source.unit_images <= 1 && is_odd(plan, pixels) ? pixels / plan->kernels->lanes
-                                                                 : vectors_for(plan, pixels);
+    return vectors_for(plan, plan->source.unit_images > 1 ? pixels : pixels - extra_pixels(plan, pixels));
 }
 
 /* Vectors of all images when none are joined. */
 static int64_t vectors_alone(const esp_group_conv *plan)
 {
-    const esp_conv_geometry *g = &plan->geometry;
-    int64_t pixels = conv_pixels(g);
-    return g->batch * (is_odd(plan, pixels) ? pixels / plan->kernels->lanes : vectors_for(plan, pixels));
+    int64_t pixels = conv_pixels(&plan->geometry);
+    return plan->geometry.batch * vectors_for(plan, pixels - extra_pixels(plan, pixels));
 }
 
 static bool joins_images(const esp_group_conv *plan)
@@ -100,7 +100,8 @@ static esp_status make_source(esp_group_conv *plan, int64_t *phases, esp_error *
 {
     const esp_conv_geometry *g = &plan->geometry;
     group_source *source = &plan->source;
-    *source = (group_source){.row_step = g->stride_h,
+    *source = (group_source){.lanes = plan->kernels->lanes,
+                             .row_step = g->stride_h,
                              .column_step = g->stride_w,
                              .rows = g->out_height,
                              .columns = g->out_width,
@@ -155,11 +156,15 @@ static void fill_offsets(esp_group_conv *plan, const int64_t *phases)
     }
 }
 
-/* Vectors of a unit are gone through in ranges. */
-static int64_t range_count(const esp_group_conv *plan, int64_t vectors)
+/* Vectors of a unit are gone through in ranges, the last of which may be half as long again. */
+static int64_t range_count(int64_t vectors)
 {
-    (void)plan;
-    return conv_ceil_divide(vectors, RANGE_VECTORS);
+    return conv_max((vectors + RANGE_VECTORS / 2) / RANGE_VECTORS, 1);
+}
+
+static int64_t range_first(int64_t vectors, int64_t range)
+{
+    return range == range_count(vectors) ? vectors : range * RANGE_VECTORS;
 }
 
 esp_status esp_group_rows_plan(esp_group_conv *plan, esp_error *err)
@@ -181,7 +186,7 @@ esp_status esp_group_rows_plan(esp_group_conv *plan, esp_error *err)
         else
             fill_offsets(plan, phases);
         plan->is_shared = source->is_direct || source->units < FEW_UNITS;
-        int64_t ranges = range_count(plan, unit_vectors(plan, group_most_pixels(source)));
+        int64_t ranges = range_count(unit_vectors(plan, group_most_pixels(source)));
         int64_t tasks = conv_min(GOOD_TASKS, esp_group_conv_macs(plan) / TASK_MACS);
         int64_t chunks =
             plan->is_shared ? conv_ceil_divide(tasks, ranges * (source->is_direct ? g->batch : 1)) : 1;
@@ -292,10 +297,10 @@ static int64_t cut_segments(const esp_group_conv *plan, int64_t first, int64_t l
     return count;
 }
 
-/* The pixels of one image are neighbours in y as well: the tile stores them. A tail longer than a vector: an
- * odd pixel goes along. */
+/* The pixels of one image are neighbours in y as well: the tile stores them. A tail longer than a vector:
+ * extra pixels go along. */
 static void tile_alone(const rows_job *job, const group_block *block, const float *x, const float *w,
-                       int64_t y, int64_t vectors, int tail, int64_t ahead)
+                       int64_t y, int64_t vectors, int tail, const group_ahead *ahead)
 {
     const esp_group_conv *plan = job->run->plan;
     const group_part *part = &plan->parts[block->part];
@@ -304,14 +309,16 @@ static void tile_alone(const rows_job *job, const group_block *block, const floa
     store.streams = job->streams;
     if (store.residual != NULL)
         store.residual += y;
-    group_tile_kind kind = tail > plan->kernels->lanes ? GROUP_TILE_ODD : GROUP_TILE_STORED;
+    const int extra = tail - plan->kernels->lanes;
+    group_tile_kind kind = extra <= 0 ? GROUP_TILE_STORED : extra == 1 ? GROUP_TILE_ODD : GROUP_TILE_FEW;
     plan->kernels->tiles[kind][block->filters * GROUP_VECTORS + vectors - 1](
         part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, tail, job->run->y + y,
         conv_pixels(&plan->geometry), ahead, plan->y_channel + block->first_filter, &store);
 }
 
 static void tile_joined(const rows_job *job, const group_block *block, const float *x, const float *w,
-                        int64_t y, int64_t first, int64_t last, int64_t vectors, int tail, char *buffer)
+                        int64_t y, int64_t first, int64_t last, int64_t vectors, const group_ahead *ahead,
+                        char *buffer)
 {
     const esp_group_conv *plan = job->run->plan;
     const group_part *part = &plan->parts[block->part];
@@ -320,8 +327,8 @@ static void tile_joined(const rows_job *job, const group_block *block, const flo
     float *sums =
         (float *)(void *)(buffer + conv_aligned((size_t)segment_limit(plan) * sizeof(group_segment)));
     plan->kernels->tiles[GROUP_TILE_RAW][block->filters * GROUP_VECTORS + vectors - 1](
-        part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, tail, sums, width, 0,
-        NULL, NULL);
+        part->channel_count * taps, plan->offsets + part->first_offset * taps, x, w, plan->kernels->lanes,
+        sums, width, ahead, NULL, NULL);
     int64_t count = cut_segments(plan, first, last, segments);
     for (int64_t f = 0; f < block->filters; f++) {
         int64_t channel = plan->y_channel[block->first_filter + f];
@@ -387,7 +394,7 @@ static void compute_range(const rows_job *job, const group_unit *unit, const gro
 {
     const esp_group_conv *plan = job->run->plan;
     const esp_conv_geometry *g = &plan->geometry;
-    const int lanes = plan->kernels->lanes;
+    const int64_t lanes = plan->kernels->lanes, taps = conv_taps(g);
     const int64_t pixels = group_unit_pixels(&plan->source, unit), all = unit_vectors(plan, pixels);
     const float *x = plan->source.is_direct
                          ? job->run->x + unit->first_image * g->channels * g->height * g->width
@@ -398,20 +405,24 @@ static void compute_range(const rows_job *job, const group_unit *unit, const gro
     for (int64_t b = chunk->first; b < chunk->last; b++) {
         fetch_some(plan, &fetch, chunk->last - b);
         const group_block *block = &plan->blocks[b];
-        const int64_t most = plan->kernels->vectors[block->filters];
-        int64_t tiles = conv_ceil_divide(last - first, most), v = first;
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t vectors = group_tile_vectors(last - first, most, t), p = v * lanes;
+        const int64_t depth = plan->parts[block->part].channel_count * taps;
+        const group_tiles tiles = group_cut_tiles(last - first, plan->kernels->vectors[block->filters]);
+        group_ahead ahead = esp_group_ahead(job->run, w, depth, block->filters, tiles.count);
+        int64_t v = first;
+        for (uint32_t t = 0; t < tiles.count; t++) {
+            int64_t vectors = group_tile_width(&tiles, t), p = v * lanes;
             int64_t end = v + vectors == all ? pixels : p + vectors * lanes;
             int tail = (int)(end - p - (vectors - 1) * lanes);
+            ahead.x = end < pixels ? vectors * lanes : 0;
             if (plan->source.unit_images > 1)
-                tile_joined(job, block, x + p, w, y, p, end, vectors, tail,
+                tile_joined(job, block, x + p, w, y, p, end, vectors, &ahead,
                             buffer_of(job->run, slot, job->slots));
             else
-                tile_alone(job, block, x + p, w, y + p, vectors, tail, end < pixels ? vectors * lanes : 0);
+                tile_alone(job, block, x + p, w, y + p, vectors, tail, &ahead);
             v += vectors;
+            ahead.w += depth * ahead.w_step;
         }
-        w += plan->parts[block->part].channel_count * conv_taps(g) * block->filters;
+        w += depth * block->filters;
     }
     if (job->streams)
         finish_streams();
@@ -422,14 +433,14 @@ static void run_local(void *context, int64_t task, int slot)
     const rows_job *job = context;
     const esp_group_conv *plan = job->run->plan;
     group_unit unit = esp_group_unit(&plan->source, &plan->geometry, task);
-    int64_t copies = esp_group_source_runs(&plan->source, &plan->geometry, &unit, runs_of(job->run, slot));
+    int64_t copies = esp_group_source_copies(&plan->source, &plan->geometry, &unit, runs_of(job->run, slot));
     for (int64_t i = 0; i < plan->used_count; i++)
         fill_channel(job, &unit, i, slot, copies);
     int64_t vectors = unit_vectors(plan, group_unit_pixels(&plan->source, &unit));
-    int64_t ranges = range_count(plan, vectors);
+    int64_t ranges = range_count(vectors);
     for (int64_t r = 0; r < ranges; r++)
         for (int64_t c = 0; c < plan->chunk_count; c++)
-            compute_range(job, &unit, &plan->chunks[c], vectors * r / ranges, vectors * (r + 1) / ranges,
+            compute_range(job, &unit, &plan->chunks[c], range_first(vectors, r), range_first(vectors, r + 1),
                           slot);
 }
 
@@ -453,8 +464,9 @@ static void run_products(void *context, int64_t task, int slot)
     int64_t index = plan->source.is_direct ? task / plan->chunk_count / job->ranges : job->run->unit;
     group_unit unit = esp_group_unit(&plan->source, &plan->geometry, index);
     int64_t vectors = unit_vectors(plan, group_unit_pixels(&plan->source, &unit));
-    compute_range(job, &unit, &plan->chunks[chunk], vectors * range / job->ranges,
-                  vectors * (range + 1) / job->ranges, slot);
+    if (range < range_count(vectors))
+        compute_range(job, &unit, &plan->chunks[chunk], range_first(vectors, range),
+                      range_first(vectors, range + 1), slot);
 }
 
 esp_status esp_group_rows_run(const esp_compute *compute, group_run *run)
@@ -468,16 +480,16 @@ esp_status esp_group_rows_run(const esp_compute *compute, group_run *run)
     if (!plan->is_shared)
         return esp_compute_run(compute, source->units, run_local, &job);
     if (source->is_direct) {
-        job.ranges = range_count(plan, unit_vectors(plan, conv_pixels(&plan->geometry)));
+        job.ranges = range_count(unit_vectors(plan, conv_pixels(&plan->geometry)));
         return esp_compute_run(compute, source->units * job.ranges * plan->chunk_count, run_products, &job);
     }
     esp_status status = ESP_OK;
     for (run->unit = 0; status == ESP_OK && run->unit < source->units; run->unit++) {
         group_unit unit = esp_group_unit(source, &plan->geometry, run->unit);
-        job.copies = esp_group_source_runs(source, &plan->geometry, &unit, runs_of(run, 0));
+        job.copies = esp_group_source_copies(source, &plan->geometry, &unit, runs_of(run, 0));
         if (plan->used_count > 0)
             status = esp_compute_run(compute, conv_min(plan->used_count, GOOD_TASKS), run_fill, &job);
-        job.ranges = range_count(plan, unit_vectors(plan, group_unit_pixels(source, &unit)));
+        job.ranges = range_count(unit_vectors(plan, group_unit_pixels(source, &unit)));
         if (status == ESP_OK)
             status = esp_compute_run(compute, job.ranges * plan->chunk_count, run_products, &job);
     }
@@ -486,22 +498,46 @@ esp_status esp_group_rows_run(const esp_compute *compute, group_run *run)
 
 /* ---- Estimate ---- */
 
-double esp_group_rows_cost(const esp_group_conv *plan)
+enum { FAR_FLOATS = 150 << 10, FAR_ROWS = 20 /* taller images are cut into units */ };
+
+static void count_cycles(const esp_group_conv *plan, group_cycles *cycles)
 {
     const esp_conv_geometry *g = &plan->geometry;
-    const group_kernels *kernels = plan->kernels;
-    double lanes = kernels->lanes, sums = 0.0, weights = 0.0;
-    bool joins = joins_images(plan);
-    double vectors =
-        joins ? (double)vectors_for(plan, g->batch * conv_pixels(g)) : (double)vectors_alone(plan);
-    for (int64_t b = 0; b < plan->block_count; b++) {
-        const group_block *block = &plan->blocks[b];
-        double depth = (double)(plan->parts[block->part].channel_count * conv_taps(g));
-        sums += ((depth + 2.0) / (double)kernels->efficiency[block->filters] + 4.0) * (double)block->filters;
-        weights += depth * (double)block->filters;
+    int64_t pixels = conv_pixels(g), extra = extra_pixels(plan, pixels);
+    double count = (double)g->batch;
+    if (joins_images(plan)) {
+        pixels *= g->batch;
+        count = 1.0;
+        extra = 0;
     }
-    double copied = can_read_x(g) && !joins
-                        ? 0.0
-                        : (double)(plan->used_count * g->kernel_w) * (joins ? (double)g->kernel_h : 1.5);
-    return vectors * lanes * (sums + copied * 24.0) + weights * 8.0;
+    int64_t vectors = vectors_for(plan, pixels - extra), ranges = range_count(vectors);
+    for (int64_t r = 0; r < ranges; r++)
+        esp_group_add_cycles(plan->kernels, count, range_first(vectors, r + 1) - range_first(vectors, r),
+                             r == ranges - 1 ? extra : 0, joins_images(plan) ? 1 : g->kernel_h, cycles);
+}
+
+/* Copies of a channel of all images, and the floats they make of one. */
+static double copy_count(const esp_group_conv *plan, double *floats)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    int64_t phases = conv_min(g->kernel_h, g->stride_h), reach = (g->kernel_h - 1) / g->stride_h;
+    int64_t rows = joins_images(plan)
+                       ? g->kernel_h * g->out_height
+                       : conv_min(phases * (g->out_height + reach), g->kernel_h * g->out_height);
+    *floats = (double)(rows * g->kernel_w * g->out_width);
+    return (double)(g->batch * rows * g->kernel_w * vectors_for(plan, g->out_width));
+}
+
+double esp_group_rows_cycles(esp_group_conv *plan)
+{
+    const esp_conv_geometry *g = &plan->geometry;
+    group_cycles cycles = {0};
+    count_cycles(plan, &cycles);
+    double products = esp_group_blocks(plan, conv_taps(g), &cycles), floats;
+    if (can_read_x(g) && !joins_images(plan))
+        return products;
+    double copies = (double)plan->used_count * copy_count(plan, &floats);
+    /* Planes that do not fit into a second-level cache beside the weights are read from the third. */
+    bool is_far = (double)plan->used_count * floats >= FAR_FLOATS && g->out_height * g->stride_h < FAR_ROWS;
+    return products * (is_far ? 1.3 : 1.0) + copies * (g->stride_w == 1 ? 8.0 : 16.0);
 }

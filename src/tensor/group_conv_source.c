@@ -1,5 +1,5 @@
-/* Group convolution, the way in: which rows of x are copied where. A list of runs is made per unit and serves
- * every channel, so that the edges of images cost nothing while pixels are moved. */
+/* Group convolution, the way in: which rows of x are copied where. A list of copies, a vector each, is made
+ * per unit and serves every channel, so that the edges of images cost nothing while pixels are moved. */
 #include "tensor/group_conv_internal.h"
 
 #include "base/memory.h"
@@ -12,7 +12,7 @@ void esp_group_source_divide(group_source *source, const esp_conv_geometry *g, i
     source->units = conv_ceil_divide(g->batch, source->unit_images) * source->image_units;
     int64_t plane_rows = source->unit_images * (source->unit_rows + source->extra_rows);
     source->plane = conv_ceil_divide(plane_rows * source->row_floats, 64) * 64;
-    source->copies = source->plane_count * plane_rows;
+    source->copies = source->plane_count * plane_rows * conv_ceil_divide(source->row_floats, source->lanes);
 }
 
 group_unit esp_group_unit(const group_source *source, const esp_conv_geometry *g, int64_t unit)
@@ -25,8 +25,21 @@ group_unit esp_group_unit(const group_source *source, const esp_conv_geometry *g
     return result;
 }
 
+/* `lead` zeros, `length` floats from `from` on, a step apart, and `trail` zeros, to go to `to`. */
+typedef struct row_run {
+    int64_t to, from, lead, length, trail;
+} row_run;
+
+/* What is on its way from rows of x to copies. */
+typedef struct run_list {
+    const group_source *source;
+    group_copy *copies;
+    int64_t count;
+    row_run last; /* grows as long as rows go on from each other */
+} run_list;
+
 /* Whether `run` goes on where `last` ends, there and here. */
-static bool goes_on(const group_copy *last, const group_copy *run, int64_t step)
+static bool goes_on(const row_run *last, const row_run *run, int64_t step)
 {
     if (last->to + last->lead + last->length + last->trail != run->to)
         return false;
@@ -35,23 +48,47 @@ static bool goes_on(const group_copy *last, const group_copy *run, int64_t step)
     return last->trail == 0 && run->lead == 0 && last->from + last->length * step == run->from;
 }
 
-/* Adds a run, or makes the last one longer. */
-static int64_t add_run(group_copy *runs, int64_t count, int64_t step, const group_copy *run)
+static uint32_t mask_of(int64_t begin, int64_t end, int64_t step)
 {
-    if (count == 0 || !goes_on(&runs[count - 1], run, step)) {
-        runs[count] = *run;
-        return count + 1;
-    }
-    runs[count - 1].lead += run->lead;
-    runs[count - 1].length += run->length;
-    runs[count - 1].trail = run->trail;
-    return count;
+    uint32_t mask = 0;
+    for (int64_t i = begin; step <= 2 && i < end; i++)
+        mask |= (uint32_t)1 << i * step;
+    return mask;
 }
 
-static int64_t add_plane(group_copy *runs, int64_t count, const group_source *source,
-                         const esp_conv_geometry *g, const group_unit *unit, const group_plane *plane,
-                         int64_t to)
+/* Cuts the last run into vectors. */
+static void finish_run(run_list *list)
 {
+    const row_run *run = &list->last;
+    const int64_t lanes = list->source->lanes, step = list->source->column_step;
+    for (int64_t i = 0; i < run->lead + run->length + run->trail; i += lanes) {
+        int64_t begin = conv_min(conv_max(run->lead - i, 0), lanes);
+        int64_t end = conv_min(conv_max(run->lead + run->length - i, 0), lanes + 1);
+        list->copies[list->count++] = (group_copy){.to = (int32_t)(run->to + i),
+                                                   .from = (int32_t)(run->from + (i - run->lead) * step),
+                                                   .begin = (int16_t)begin,
+                                                   .end = (int16_t)end,
+                                                   .mask = mask_of(begin, conv_min(end, lanes), step)};
+    }
+    list->last = (row_run){.to = -1};
+}
+
+static void add_run(run_list *list, const row_run *run)
+{
+    if (!goes_on(&list->last, run, list->source->column_step)) {
+        finish_run(list);
+        list->last = *run;
+        return;
+    }
+    list->last.lead += run->lead;
+    list->last.length += run->length;
+    list->last.trail = run->trail;
+}
+
+static void add_plane(run_list *list, const esp_conv_geometry *g, const group_unit *unit,
+                      const group_plane *plane, int64_t to)
+{
+    const group_source *source = list->source;
     int64_t first, last;
     esp_window_outputs(g->width, source->row_floats, source->column_step, g->pad_left, plane->dx, &first,
                        &last);
@@ -59,26 +96,26 @@ static int64_t add_plane(group_copy *runs, int64_t count, const group_source *so
     for (int64_t n = 0; n < unit->images; n++) {
         for (int64_t r = 0; r < unit->rows + source->extra_rows; r++, to += source->row_floats) {
             int64_t y = (unit->first_row + r) * source->row_step + plane->dy - g->pad_top;
-            group_copy run = {.to = (int32_t)to, .lead = (int32_t)source->row_floats};
+            row_run run = {.to = to, .lead = source->row_floats};
             if (y >= 0 && y < g->height && first < last)
-                run = (group_copy){.to = (int32_t)to,
-                                   .from = (int32_t)((n * g->channels * g->height + y) * g->width + x),
-                                   .lead = (int32_t)first,
-                                   .length = (int32_t)(last - first),
-                                   .trail = (int32_t)(source->row_floats - last)};
-            count = add_run(runs, count, source->column_step, &run);
+                run = (row_run){.to = to,
+                                .from = (n * g->channels * g->height + y) * g->width + x,
+                                .lead = first,
+                                .length = last - first,
+                                .trail = source->row_floats - last};
+            add_run(list, &run);
         }
     }
-    return count;
 }
 
-int64_t esp_group_source_runs(const group_source *source, const esp_conv_geometry *g, const group_unit *unit,
-                              group_copy *runs)
+int64_t esp_group_source_copies(const group_source *source, const esp_conv_geometry *g,
+                                const group_unit *unit, group_copy *copies)
 {
-    int64_t count = 0;
+    run_list list = {.source = source, .copies = copies, .last = {.to = -1}};
     for (int64_t k = 0; k < source->plane_count; k++)
-        count = add_plane(runs, count, source, g, unit, &source->planes[k], k * source->plane);
-    return count;
+        add_plane(&list, g, unit, &source->planes[k], k * source->plane);
+    finish_run(&list);
+    return list.count;
 }
 
 void esp_group_source_fetch(const group_source *source, const esp_conv_geometry *g, const group_unit *unit,

@@ -11,6 +11,8 @@
 #include "tensor/group_conv_internal.h"
 #include "tensor/winograd_transform.h"
 
+#include <math.h>
+
 #include "base/memory.h"
 
 enum {
@@ -77,7 +79,8 @@ static esp_status make_source(esp_group_conv *plan, esp_error *err)
     const esp_conv_geometry *g = &plan->geometry;
     group_source *source = &plan->source;
     int64_t columns = conv_ceil_divide(g->out_width, WINOGRAD_TILE);
-    *source = (group_source){.row_step = WINOGRAD_TILE,
+    *source = (group_source){.lanes = plan->kernels->lanes,
+                             .row_step = WINOGRAD_TILE,
                              .column_step = 1,
                              .rows = conv_ceil_divide(g->out_height, WINOGRAD_TILE),
                              .columns = columns,
@@ -224,7 +227,7 @@ static void transform_channels(const winograd_job *job, const group_unit *unit, 
     const esp_group_conv *plan = job->run->plan;
     const esp_conv_geometry *g = &plan->geometry;
     const group_source *source = &plan->source;
-    int64_t copies = esp_group_source_runs(source, g, unit, slot->runs);
+    int64_t copies = esp_group_source_copies(source, g, unit, slot->runs);
     int64_t tiles = group_unit_pixels(source, unit);
     int64_t below = source->extra_rows > 0 ? source->row_floats : 2 * WINOGRAD_TILE * source->plane;
     for (int64_t i = first; i < last; i++) {
@@ -252,14 +255,17 @@ static void multiply(const winograd_job *job, const group_chunk *chunk, int64_t 
         for (int64_t b = chunk->first; b < chunk->last; b++) {
             const group_block *block = &plan->blocks[b];
             const group_part *part = &plan->parts[block->part];
-            const int64_t most = plan->kernels->vectors[block->filters],
-                          tiles = conv_ceil_divide(vectors, most);
-            for (int64_t t = 0, at = 0; t < tiles; t++) {
-                int64_t width = group_tile_vectors(vectors, most, t);
+            const group_tiles tiles = group_cut_tiles(vectors, plan->kernels->vectors[block->filters]);
+            group_ahead ahead =
+                esp_group_ahead(job->run, w, part->channel_count, block->filters, tiles.count);
+            int64_t at = 0;
+            for (uint32_t t = 0; t < tiles.count; t++) {
+                int64_t width = group_tile_width(&tiles, t);
                 plan->kernels->tiles[GROUP_TILE_RAW][block->filters * GROUP_VECTORS + width - 1](
                     part->channel_count, plan->offsets + part->first_offset, v + at, w, lanes, m + at,
-                    plan->channel_stride, 0, NULL, NULL);
+                    plan->channel_stride, &ahead, NULL, NULL);
                 at += width * lanes;
+                ahead.w += part->channel_count * ahead.w_step;
             }
             w += part->channel_count * block->filters;
             m += block->filters * plan->channel_stride;
@@ -377,21 +383,23 @@ esp_status esp_group_winograd_run(const esp_compute *compute, group_run *run)
 
 /* ---- Estimate ---- */
 
-double esp_group_winograd_cost(const esp_group_conv *plan)
+#define WEIGHT_CYCLES    0.7   /* to read one from memory */
+#define TRANSFORM_CYCLES 550.0 /* of a vector of tiles and a channel, with reading or writing its pixels */
+
+double esp_group_winograd_cycles(esp_group_conv *plan)
 {
     const esp_conv_geometry *g = &plan->geometry;
     const group_kernels *kernels = plan->kernels;
     int64_t rows = conv_ceil_divide(g->out_height, WINOGRAD_TILE);
     int64_t columns = conv_ceil_divide(g->out_width, WINOGRAD_TILE);
-    int64_t tiles = round_to_vectors(plan, g->batch * rows * columns);
-    double sums = 0.0, weights = 0.0;
-    for (int64_t b = 0; b < plan->block_count; b++) {
-        const group_block *block = &plan->blocks[b];
-        double depth = (double)plan->parts[block->part].channel_count;
-        sums += ((depth + 2.0) / (double)kernels->efficiency[block->filters] + 4.0) * (double)block->filters;
-        weights += depth * (double)block->filters;
-    }
-    double transforms = 400.0 * (double)plan->used_count + 300.0 * (double)g->filters;
-    /* 1.2: V and M do not stay in the first-level cache. */
-    return 1.2 * ((double)tiles * (WINOGRAD_POINTS * sums + transforms) + WINOGRAD_POINTS * weights * 8.0);
+    int64_t vectors = round_to_vectors(plan, g->batch * rows * columns) / kernels->lanes;
+    group_cycles cycles = {0};
+    double weights = 0.0;
+    esp_group_add_cycles(kernels, WINOGRAD_POINTS, vectors, 0, 2, &cycles);
+    double products = esp_group_blocks(plan, 1, &cycles);
+    for (int64_t p = 0; p < plan->part_count; p++)
+        weights += (double)(plan->parts[p].channel_count * plan->parts[p].filters);
+    /* Few tiles: the weights must come from memory. */
+    return fmax(products, WINOGRAD_POINTS * weights * WEIGHT_CYCLES) +
+           (double)(vectors * (plan->used_count + g->filters)) * TRANSFORM_CYCLES;
 }

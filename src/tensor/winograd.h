@@ -18,7 +18,9 @@
  * much larger ones of its tile loses digits; an infinity or NaN in a patch makes the whole tile NaN; values
  * above 1e36 can overflow.
  *
- * Memory. Transformed weights take 36/9 = 4 times the plain ones (filters rounded up to 16). */
+ * Memory. Transformed weights take 36/9 = 4 times the plain ones (filters rounded up to 16). They are packed
+ * only for up to 64 channels and filters; more weights are packed as they are and transformed in every run, a
+ * part at a time. */
 #ifndef ESP_TENSOR_WINOGRAD_H
 #define ESP_TENSOR_WINOGRAD_H
 

@@ -40,6 +40,13 @@ typedef struct winograd_grid {
     int64_t tile_rows, tile_columns;
 } winograd_grid;
 
+/* Where the nine taps of a vector of filters lie: floats from row to row of the filter and from column to
+ * column. Negative ones, with `first` at the last tap, flip the filter. */
+typedef struct winograd_taps {
+    const float *first;
+    int64_t row, column;
+} winograd_taps;
+
 typedef struct winograd_transforms {
     /* v[point*point_stride + i*ESP_BLOCK + c] for the tiles first+i, i < count. x is the channel block of the
      * first image; `entry` does not touch the zeros around it. */
@@ -56,6 +63,12 @@ typedef struct winograd_transforms {
     /* u[point*point_stride + f] from g[tap*tap_stride + f], nine taps in row-major order; a negative stride
      * and g at the last tap flip the filter. */
     void (*weights)(const float *g, int64_t tap_stride, float *u, int64_t point_stride);
+
+    /* The same, bit by bit, for channels that are neighbours in g and in u, `width` filters (a multiple of
+     * ESP_BLOCK) of each: u[(point - 6*first_row)*point_stride + c*width + f], rows [first_row, last_row) of
+     * points only. `taps` are those of the first channel. */
+    void (*weight_rows)(int first_row, int last_row, const winograd_taps *taps, int64_t channels,
+                        int64_t width, float *u, int64_t point_stride);
 } winograd_transforms;
 
 /* The set for an engine; never NULL. */

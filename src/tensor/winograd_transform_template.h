@@ -61,7 +61,8 @@ KERNEL_INLINE void KERNEL(input_tile)(const float *x, int64_t row, float *v, int
     }
 }
 
-/* The patch whose first pixel is (y, x) of the plane, as `entry` makes it, with zeros where the plane ends. */
+/* The patch whose first pixel is (y, x) of the plane, as `entry` makes it, with zeros where the plane ends.
+ */
 KERNEL_INLINE void KERNEL(fill_patch)(const bool enters, const winograd_grid *grid,
                                       const blocked_entry *entry, const float *plane, int64_t y, int64_t x,
                                       float *patch)
@@ -88,9 +89,9 @@ KERNEL_INLINE void KERNEL(fill_patch)(const bool enters, const winograd_grid *gr
     }
 }
 
-KERNEL_TARGET static void KERNEL(input)(const winograd_grid *grid, const blocked_entry *entry,
-                                        const float *x, int64_t image_stride, int64_t first, int64_t count,
-                                        float *v, int64_t point_stride)
+KERNEL_TARGET static void KERNEL(input)(const winograd_grid *grid, const blocked_entry *entry, const float *x,
+                                        int64_t image_stride, int64_t first, int64_t count, float *v,
+                                        int64_t point_stride)
 {
     _Alignas(64) float patch[WINOGRAD_PATCH * WINOGRAD_PATCH * ESP_BLOCK];
     const int64_t columns = grid->tile_columns, row = grid->width * ESP_BLOCK;
@@ -178,25 +179,25 @@ KERNEL_INLINE void KERNEL(store_row)(const bool adds, const bool clips, const bl
 
 KERNEL_INLINE void KERNEL(output_half)(const bool is_odd, const bool adds, const bool clips,
                                        const blocked_store *store, const float *m, int64_t point_stride,
-                                       int lane, const KERNEL(target) *to)
+                                       int lane, const KERNEL(target) * to)
 {
     VECTOR half[2][WINOGRAD_PATCH];
-    UNROLL for (int j = 0; j < WINOGRAD_PATCH; j++)
-        KERNEL(output_pair)(is_odd, m + j * point_stride, WINOGRAD_PATCH * point_stride, &half[0][j],
-                            &half[1][j]);
+    UNROLL for (int j = 0; j < WINOGRAD_PATCH; j++) KERNEL(output_pair)(
+        is_odd, m + j * point_stride, WINOGRAD_PATCH * point_stride, &half[0][j], &half[1][j]);
     UNROLL for (int i = 0; i < 2; i++)
     {
         const int64_t line = 2 * i + is_odd;
         VECTOR sums[WINOGRAD_TILE];
         KERNEL(output_column)(half[i], sums);
         if (line < to->rows)
-            KERNEL(store_row)(adds, clips, store, sums, to->columns, lane, to->y + line * to->row + lane,
-                              adds ? to->residual + line * to->row + lane : NULL);
+            KERNEL(store_row)
+        (adds, clips, store, sums, to->columns, lane, to->y + line * to->row + lane,
+         adds ? to->residual + line * to->row + lane : NULL);
     }
 }
 
 KERNEL_INLINE void KERNEL(output_tile)(const bool adds, const bool clips, const blocked_store *store,
-                                       const float *m, int64_t point_stride, const KERNEL(target) *to)
+                                       const float *m, int64_t point_stride, const KERNEL(target) * to)
 {
     for (int lane = 0; lane < ESP_BLOCK; lane += LANES) {
         KERNEL(output_half)(false, adds, clips, store, m + lane, point_stride, lane, to);
@@ -243,8 +244,8 @@ KERNEL_INLINE void KERNEL(output_tiles)(const bool adds, const bool clips, const
                                            int64_t residual_image, const float *m, int64_t point_stride,     \
                                            int64_t first, int64_t count, float *y, int64_t image_stride)     \
     {                                                                                                        \
-        KERNEL(output_tiles)(adds, clips, grid, store, residual_image, m, point_stride, first, count, y,     \
-                             image_stride);                                                                  \
+        KERNEL(output_tiles)                                                                                 \
+        (adds, clips, grid, store, residual_image, m, point_stride, first, count, y, image_stride);          \
     }
 OUTPUT_VARIANT(output_bare, false, false)
 OUTPUT_VARIANT(output_clips, false, true)
@@ -258,13 +259,13 @@ static void KERNEL(output)(const winograd_grid *grid, const blocked_store *store
 {
     bool adds = store->residual != NULL;
     if (adds && store->clips)
-        KERNEL(output_adds_clips)(grid, store, residual_image, m, point_stride, first, count, y, image_stride);
+        KERNEL(output_adds_clips)
+    (grid, store, residual_image, m, point_stride, first, count, y, image_stride);
     else if (adds)
         KERNEL(output_adds)(grid, store, residual_image, m, point_stride, first, count, y, image_stride);
     else if (store->clips)
         KERNEL(output_clips)(grid, store, residual_image, m, point_stride, first, count, y, image_stride);
-    else
-        KERNEL(output_bare)(grid, store, residual_image, m, point_stride, first, count, y, image_stride);
+    else KERNEL(output_bare)(grid, store, residual_image, m, point_stride, first, count, y, image_stride);
 }
 
 /* G times a column of three. */
@@ -281,32 +282,63 @@ KERNEL_INLINE void KERNEL(weight_column)(VECTOR g0, VECTOR g1, VECTOR g2, VECTOR
     out[5] = g2;
 }
 
-KERNEL_TARGET static void KERNEL(weights)(const float *g, int64_t tap_stride, float *u, int64_t point_stride)
+/* One row of U. What the other rows would need of the columns is left out by the compiler. */
+KERNEL_INLINE void KERNEL(weight_row)(const int row, const winograd_taps *taps, int64_t channels,
+                                      int64_t width, float *u, int64_t point_stride)
 {
-    for (int lane = 0; lane < ESP_BLOCK; lane += LANES) {
-        VECTOR columns[WINOGRAD_PATCH][3];
+    const float *above = taps->first, *middle = above + taps->row, *below = middle + taps->row;
+    for (int64_t i = 0; i < channels * width; i += LANES) {
+        VECTOR column[3];
         UNROLL for (int j = 0; j < 3; j++)
         {
-            const float *tap = g + j * tap_stride + lane;
+            const int64_t at = i + j * taps->column;
             VECTOR out[WINOGRAD_PATCH];
-            KERNEL(weight_column)
-            (V_LOAD(tap), V_LOAD(tap + 3 * tap_stride), V_LOAD(tap + 6 * tap_stride), out);
-            UNROLL for (int i = 0; i < WINOGRAD_PATCH; i++) columns[i][j] = out[i];
+            KERNEL(weight_column)(V_LOAD(above + at), V_LOAD(middle + at), V_LOAD(below + at), out);
+            column[j] = out[row];
         }
-        float *to = u + lane;
-        UNROLL for (int i = 0; i < WINOGRAD_PATCH; i++)
-        {
-            VECTOR out[WINOGRAD_PATCH];
-            KERNEL(weight_column)(columns[i][0], columns[i][1], columns[i][2], out);
-            UNROLL for (int j = 0; j < WINOGRAD_PATCH; j++, to += point_stride) V_STORE(to, out[j]);
+        VECTOR out[WINOGRAD_PATCH];
+        KERNEL(weight_column)(column[0], column[1], column[2], out);
+        UNROLL for (int j = 0; j < WINOGRAD_PATCH; j++) V_STORE(u + i + j * point_stride, out[j]);
+    }
+}
+
+KERNEL_TARGET static void KERNEL(weight_rows)(int first_row, int last_row, const winograd_taps *taps,
+                                              int64_t channels, int64_t width, float *u, int64_t point_stride)
+{
+    for (int row = first_row; row < last_row; row++, u += WINOGRAD_PATCH * point_stride) {
+        switch (row) {
+        case 0:
+            KERNEL(weight_row)(0, taps, channels, width, u, point_stride);
+            break;
+        case 1:
+            KERNEL(weight_row)(1, taps, channels, width, u, point_stride);
+            break;
+        case 2:
+            KERNEL(weight_row)(2, taps, channels, width, u, point_stride);
+            break;
+        case 3:
+            KERNEL(weight_row)(3, taps, channels, width, u, point_stride);
+            break;
+        case 4:
+            KERNEL(weight_row)(4, taps, channels, width, u, point_stride);
+            break;
+        default:
+            KERNEL(weight_row)(5, taps, channels, width, u, point_stride);
         }
     }
+}
+
+KERNEL_TARGET static void KERNEL(weights)(const float *g, int64_t tap_stride, float *u, int64_t point_stride)
+{
+    const winograd_taps taps = {.first = g, .row = 3 * tap_stride, .column = tap_stride};
+    KERNEL(weight_rows)(0, WINOGRAD_PATCH, &taps, 1, ESP_BLOCK, u, point_stride);
 }
 
 static const winograd_transforms KERNEL(transforms) = {
     .input = KERNEL(input),
     .output = KERNEL(output),
     .weights = KERNEL(weights),
+    .weight_rows = KERNEL(weight_rows),
 };
 
 #undef KERNEL

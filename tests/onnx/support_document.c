@@ -48,8 +48,10 @@ static char *read_document(void)
     char *document = NULL;
     size_t size;
     esp_error err = {0};
-    if (esp_file_read(DOCUMENT_PATH, &document, &size, &err) != ESP_OK)
+    if (esp_file_read(DOCUMENT_PATH, &document, &size, &err) != ESP_OK) {
         printf("WRONG %s\n", err.message);
+        return NULL;
+    }
     return document;
 }
 

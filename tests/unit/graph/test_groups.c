@@ -277,6 +277,57 @@ static void a_layer_that_grouping_does_not_speed_up_runs_dense(void **state)
     free(g);
 }
 
+/* ---- fully connected layers ---- */
+
+/* The layer's data as rows: two nodes. */
+static void flatten(layer *at)
+{
+    int pooled = net_add(at->n, "GlobalAveragePool", IN(at->x), NULL);
+    at->x = net_add(at->n, "Flatten", IN(pooled), AT(esp_attr_int("axis", 1)));
+}
+
+/* Filters that read every `step`-th channel; the weight is [filters, channels] when `is_usual`. */
+static int dense_branch(const layer *at, int first, int step, int filters, bool is_usual)
+{
+    int count, chosen = gather(at, first, step, &count);
+    int w = is_usual ? net_constant(at->n, S2(filters, count), NULL)
+                     : net_constant(at->n, S2(count, filters), NULL);
+    int b = at->has_bias ? net_constant(at->n, S1(filters), NULL) : NET_NONE;
+    return net_add(at->n, "Gemm", IN(chosen, w, b), AT(esp_attr_int("transB", is_usual)));
+}
+
+static void groups_of_a_fully_connected_layer_become_one_step(void **state)
+{
+    (void)state;
+    for (int has_bias = 0; has_bias <= 1; has_bias++) {
+        grouped_net *g = start();
+        g->at.has_bias = has_bias;
+        flatten(&g->at);
+        int a = dense_branch(&g->at, 0, 2, 5, true), b = dense_branch(&g->at, 1, 7, 15, true);
+        expect_steps(g, block_concat(&g->n, IN(a, b)), "abchhhhh");
+    }
+}
+
+static void what_follows_a_fully_connected_layer_is_taken_in(void **state)
+{
+    (void)state;
+    grouped_net *g = start();
+    flatten(&g->at);
+    int a = dense_branch(&g->at, 0, 1, 13, true), b = dense_branch(&g->at, 3, 4, 7, true);
+    int y = block_norm(&g->n, reorder(&g->at, block_concat(&g->n, IN(a, b)), 20), 20);
+    y = block_relu(&g->n, net_add(&g->n, "Add", IN(y, g->at.x), NULL));
+    expect_steps(g, y, "abchhhhhhhhh");
+}
+
+static void products_that_are_no_layers_stay_apart(void **state)
+{
+    (void)state;
+    grouped_net *g = start();
+    flatten(&g->at);
+    int a = dense_branch(&g->at, 0, 2, 5, true), b = dense_branch(&g->at, 1, 7, 15, false);
+    expect_steps(g, block_concat(&g->n, IN(a, b)), "abcdefgh");
+}
+
 /* ---- what stays apart ---- */
 
 static void a_group_that_somebody_else_reads_keeps_the_layer_apart(void **state)
@@ -418,6 +469,9 @@ int main(void)
         cmocka_unit_test(norm_addition_and_relu_are_taken_in),
         cmocka_unit_test(layers_in_a_row_agree_with_dense_ones_between),
         cmocka_unit_test(a_layer_that_grouping_does_not_speed_up_runs_dense),
+        cmocka_unit_test(groups_of_a_fully_connected_layer_become_one_step),
+        cmocka_unit_test(what_follows_a_fully_connected_layer_is_taken_in),
+        cmocka_unit_test(products_that_are_no_layers_stay_apart),
         cmocka_unit_test(a_group_that_somebody_else_reads_keeps_the_layer_apart),
         cmocka_unit_test(groups_of_different_strides_stay_apart),
         cmocka_unit_test(groups_of_different_images_stay_apart),

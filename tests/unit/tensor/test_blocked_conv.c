@@ -353,6 +353,33 @@ static void shapes_of_real_networks_agree_with_the_naive_loops(void **state)
         }
 }
 
+/* Batch-norm and ReLU in front of a 1x1: filters of several panels, pixels of several tasks and chunks, groups,
+ * and channels that do not fill their last block. */
+static void pixels_are_changed_on_the_way_into_every_panel_task_and_chunk(void **state)
+{
+    contexts *all = *state;
+    esp_rng rng;
+    esp_rng_seed(&rng, 34);
+    esp_conv_geometry shapes[] = {
+        square(1, 72, 14, 128, 1, 1, 0),   square(2, 250, 7, 130, 1, 1, 0),
+        square(1, 4000, 12, 33, 1, 1, 0), /* more than a chunk */
+        square(1, 64, 9, 96, 1, 1, 0),     square(3, 40, 14, 70, 1, 2, 0),
+        square(20, 33, 1, 64, 1, 1, 0),
+    };
+    shapes[3].group = 2;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int clips = 0; clips < 2; clips++) {
+            conv_case c = case_new(&rng, &shapes[s], true);
+            c.has_entry = true;
+            c.extras.in_scale = c.in_scale.f, c.extras.in_shift = c.in_shift.f;
+            c.extras.in_clips = clips != 0;
+            c.extras.in_low = 0.0f, c.extras.in_high = INFINITY;
+            expect(&c);
+            assert_true(check_case(&all->compute[1 + (int)s % MOST_THREADS], &c) > 0);
+            case_free(&c);
+        }
+}
+
 static void results_have_the_same_bits_for_one_two_and_three_threads(void **state)
 {
     contexts *all = *state;
@@ -500,6 +527,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_the_naive_loops_on_random_geometries),
         cmocka_unit_test(shapes_of_real_networks_agree_with_the_naive_loops),
+        cmocka_unit_test(pixels_are_changed_on_the_way_into_every_panel_task_and_chunk),
         cmocka_unit_test(results_have_the_same_bits_for_one_two_and_three_threads),
         cmocka_unit_test(nan_and_infinity_reach_the_filters_that_see_them_and_no_others),
         cmocka_unit_test(plans_refuse_what_no_method_can_do),

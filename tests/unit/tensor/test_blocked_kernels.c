@@ -110,6 +110,90 @@ static void tiles_are_sums_of_products_with_scale_shift_residual_and_clip(void *
         pair_free(*pairs[i]);
 }
 
+/* ---- tiles that fill x themselves ---- */
+
+enum { TAKEN_RUNS = 4, TAKEN_CHANNELS = TAKEN_RUNS * ESP_BLOCK - 11, MOST_TAKEN = MOST_PIXELS * ESP_BLOCK };
+
+/* Runs of whole blocks, the last one of 5 channels; x holds the blocks in another order than the source. */
+static const blocked_run taken_runs[TAKEN_RUNS] = {
+    {2 * MOST_TAKEN, 16}, {0, 16}, {3 * MOST_TAKEN, 16}, {MOST_TAKEN, 5}};
+
+typedef struct intake_case {
+    pair source, w, scale, shift; /* source [run][pixel][16] */
+    int pixels, blocks;
+    float low, high;
+} intake_case;
+
+static double taken(const intake_case *c, int r, int p, int lane)
+{
+    int channel = r * ESP_BLOCK + lane;
+    double value = c->source.d[r * MOST_TAKEN + p * ESP_BLOCK + lane];
+    return fmin(fmax(value * c->scale.d[channel] + c->shift.d[channel], (double)c->low), (double)c->high);
+}
+
+static void check_intake(const blocked_kernels *kernels, const intake_case *c)
+{
+    float *w = esp_alloc((size_t)c->w.count, sizeof *w);
+    memcpy(w, c->w.f, (size_t)c->w.count * sizeof *w);
+    float *x = floats_new(TAKEN_RUNS * MOST_TAKEN), *y = floats_new(MOST_BLOCKS * MOST_TAKEN);
+    blocked_intake intake = {.source = c->source.f,
+                             .source_run = MOST_TAKEN,
+                             .target = x,
+                             .scale = c->scale.f,
+                             .shift = c->shift.f,
+                             .low = c->low,
+                             .high = c->high};
+    blocked_store store = {.intake = &intake};
+    blocked_tile_fn *tile = kernels->tiles(ESP_BLOCK, c->blocks)[c->pixels];
+    tile(x, taken_runs, TAKEN_RUNS, w, y, MOST_TAKEN, ESP_BLOCK, &store);
+    int64_t filled = 0;
+    for (int64_t i = 0; i < TAKEN_RUNS * MOST_TAKEN; i++)
+        filled += !isnan(x[i]);
+    assert_int_equal(filled, TAKEN_RUNS * c->pixels * ESP_BLOCK);
+    for (int p = 0; p < c->pixels; p++) {
+        for (int r = 0; r < TAKEN_RUNS; r++)
+            for (int lane = 0; lane < ESP_BLOCK; lane++)
+                assert_float_equal(x[taken_runs[r].offset + p * ESP_BLOCK + lane], taken(c, r, p, lane),
+                                   1e-6);
+        for (int f = 0; f < c->blocks * ESP_BLOCK; f++) {
+            double sum = 0.0;
+            for (int i = 0; i < TAKEN_CHANNELS; i++)
+                sum += taken(c, i / ESP_BLOCK, p, i % ESP_BLOCK) * c->w.d[i * c->blocks * ESP_BLOCK + f];
+            assert_float_equal(y[f / ESP_BLOCK * MOST_TAKEN + p * ESP_BLOCK + f % ESP_BLOCK], sum, 1e-5);
+        }
+    }
+    free(x);
+    free(y);
+    esp_free(w);
+}
+
+static void tiles_take_pixels_in_and_leave_them_for_the_next_panel(void **state)
+{
+    (void)state;
+    esp_rng rng;
+    esp_rng_seed(&rng, 43);
+    intake_case c = {.source = pair_random(&rng, TAKEN_RUNS * MOST_TAKEN, -1.0, 1.0),
+                     .w = pair_random(&rng, TAKEN_CHANNELS * MOST_BLOCKS * ESP_BLOCK, -1.0, 1.0),
+                     .scale = pair_random(&rng, TAKEN_RUNS * ESP_BLOCK, -2.0, 2.0),
+                     .shift = pair_random(&rng, TAKEN_RUNS * ESP_BLOCK, -1.0, 1.0)};
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        const blocked_kernels *kernels = kernels_of(isa);
+        if (kernels == NULL)
+            continue;
+        for (c.blocks = 1; c.blocks <= kernels->filter_block / ESP_BLOCK; c.blocks++)
+            for (c.pixels = 1; c.pixels <= kernels->tile_pixels; c.pixels++)
+                for (int kind = 0; kind < 3; kind++) {
+                    c.low = kind == 0 ? -INFINITY : 0.0f;
+                    c.high = kind == 2 ? 1.0f : INFINITY;
+                    check_intake(kernels, &c);
+                }
+    }
+    pair_free(c.source);
+    pair_free(c.w);
+    pair_free(c.scale);
+    pair_free(c.shift);
+}
+
 static void clipping_keeps_nan(void **state)
 {
     (void)state;
@@ -192,6 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiles_are_sums_of_products_with_scale_shift_residual_and_clip),
+        cmocka_unit_test(tiles_take_pixels_in_and_leave_them_for_the_next_panel),
         cmocka_unit_test(clipping_keeps_nan),
         cmocka_unit_test(pixels_are_copied_side_by_side_and_changed_on_the_way),
         cmocka_unit_test(weights_are_transposed_with_zeros_for_missing_filters),

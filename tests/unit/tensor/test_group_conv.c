@@ -258,9 +258,11 @@ static esp_conv_geometry square(int64_t batch, int64_t channels, int64_t size, i
 
 /* Large enough that work is divided: bands of rows, joined images, several chunks of filters. */
 static const int64_t large_cases[][7] = {
-    {1, 40, 28, 64, 3, 1, 1},  {8, 96, 7, 80, 1, 1, 0},    {9, 24, 7, 48, 3, 1, 1},  {1, 64, 56, 40, 1, 1, 0},
-    {2, 32, 56, 32, 3, 2, 1},  {1, 200, 14, 130, 3, 1, 1}, {5, 16, 14, 40, 3, 2, 1}, {1, 3, 64, 40, 7, 2, 3},
-    {3, 128, 14, 60, 3, 1, 1}, {1, 100, 7, 150, 3, 1, 1},
+    {1, 40, 28, 64, 3, 1, 1},  {8, 96, 7, 80, 1, 1, 0},  {9, 24, 7, 48, 3, 1, 1},
+    {1, 64, 56, 40, 1, 1, 0},  {2, 32, 56, 32, 3, 2, 1}, {1, 200, 14, 130, 3, 1, 1},
+    {5, 16, 14, 40, 3, 2, 1},  {1, 3, 64, 40, 7, 2, 3},  {3, 128, 14, 60, 3, 1, 1},
+    {1, 100, 7, 150, 3, 1, 1}, {1, 60, 14, 70, 1, 1, 0}, {1, 300, 14, 96, 3, 2, 1},
+    {3, 40, 10, 33, 1, 1, 0},
 };
 enum { LARGE_CASES = sizeof large_cases / sizeof *large_cases };
 
@@ -278,6 +280,24 @@ static void layers_of_real_size_equal_the_dense_layer(void **state)
     for (int i = 0; i < LARGE_CASES; i++) {
         esp_conv_geometry g = large_case(i);
         check_case(&rng, &g);
+    }
+}
+
+/* One pixel too many for whole vectors, and up to five, for vectors of 4, 8 and 16 pixels. */
+static void pixels_left_over_from_vectors_equal_the_dense_layer(void **state)
+{
+    (void)state;
+    esp_rng rng;
+    esp_rng_seed(&rng, 26);
+    for (int64_t kernel = 1; kernel <= 3; kernel += 2) {
+        for (int64_t pixels = 33; pixels <= 37; pixels++) {
+            for (int64_t filters = 1; filters <= 50; filters += 7) {
+                esp_conv_geometry g = square(2, 5, pixels, filters, kernel, 1, kernel / 2);
+                g.height = 1;
+                derive_output(&g);
+                check_case(&rng, &g);
+            }
+        }
     }
 }
 
@@ -458,6 +478,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_grouping_equals_the_dense_layer_with_zeros),
         cmocka_unit_test(layers_of_real_size_equal_the_dense_layer),
+        cmocka_unit_test(pixels_left_over_from_vectors_equal_the_dense_layer),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(not_a_number_stays_in_the_pixels_that_read_it),
         cmocka_unit_test(outputs_longer_than_a_cache_are_the_same),
