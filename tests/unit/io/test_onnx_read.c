@@ -526,7 +526,7 @@ static void hostile_constants_are_not_folded(void **state)
         for (int i = 0; i < 20 && is_chain; i++) { /* each twice as large as the one before */
             const int64_t axis[] = {0};
             wire_message attribute = {0};
-            char in[16], out[8], name[8];
+            char in[32], out[16], name[16];
 
             snprintf(in, sizeof in, "z%d z%d", i, i);
             snprintf(out, sizeof out, "z%d", i + 1);
