@@ -156,8 +156,8 @@ static void multiply(const pointwise_job *job, const pointwise_place *place, int
             intake.source = place->image + at;
             intake.target = place->copy + at;
         }
-        tiles[to - from](place->x + at, job->runs, job->blocks, w,
-                         y + from * job->y_pixel, job->y_block, job->y_pixel, &store);
+        tiles[to - from](place->x + at, job->runs, job->blocks, w, y + from * job->y_pixel, job->y_block,
+                         job->y_pixel, &store);
         from = to;
     }
 }

@@ -353,17 +353,17 @@ static void shapes_of_real_networks_agree_with_the_naive_loops(void **state)
         }
 }
 
-/* Batch-norm and ReLU in front of a 1x1: filters of several panels, pixels of several tasks and chunks, groups,
- * and channels that do not fill their last block. */
+/* Batch-norm and ReLU in front of a 1x1: filters of several panels, pixels of several tasks and chunks,
+ * groups, and channels that do not fill their last block. */
 static void pixels_are_changed_on_the_way_into_every_panel_task_and_chunk(void **state)
 {
     contexts *all = *state;
     esp_rng rng;
     esp_rng_seed(&rng, 34);
     esp_conv_geometry shapes[] = {
-        square(1, 72, 14, 128, 1, 1, 0),   square(2, 250, 7, 130, 1, 1, 0),
+        square(1, 72, 14, 128, 1, 1, 0),  square(2, 250, 7, 130, 1, 1, 0),
         square(1, 4000, 12, 33, 1, 1, 0), /* more than a chunk */
-        square(1, 64, 9, 96, 1, 1, 0),     square(3, 40, 14, 70, 1, 2, 0),
+        square(1, 64, 9, 96, 1, 1, 0),    square(3, 40, 14, 70, 1, 2, 0),
         square(20, 33, 1, 64, 1, 1, 0),
     };
     shapes[3].group = 2;
