@@ -9,6 +9,7 @@
 #include "graph/op.h"
 #include "graph/opaque.h"
 #include "graph/program.h"
+#include "graph/thread_trial.h"
 #include "tensor/arrange.h"
 #include "tensor/blas.h"
 #include "tensor/blocked.h"
@@ -25,6 +26,7 @@ struct esp_exec {
     bool *output_grad_is_asked; /* the caller fills these; the others are taken as zero */
     bool has_run_forward;
     double *node_seconds;
+    esp_thread_trial trial;
 };
 
 void esp_exec_free(esp_exec *exec)
@@ -243,15 +245,11 @@ static esp_status pack_failed(const esp_step *step, esp_status status, esp_error
                     esp_status_word(status));
 }
 
-esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_error *err)
+static esp_status run_forward(esp_exec *exec, const esp_compute *compute, esp_error *err)
 {
     esp_program *program = exec->program;
-    esp_status status = check_run(exec, compute, err);
-    exec->has_run_forward = false;
-    if (exec->node_seconds != NULL)
-        clear_times(exec);
-    if (status == ESP_OK)
-        status = esp_program_refresh(program, exec->request.params, compute, err);
+    esp_status status = ESP_OK;
+
     for (int s = 0; status == ESP_OK && s < program->step_count; s++) {
         esp_step *step = &program->steps[s];
         if (!step->runs_forward)
@@ -265,6 +263,34 @@ esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_erro
         if (exec->node_seconds != NULL)
             exec->node_seconds[step->node] += esp_clock_s() - start;
     }
+    return status;
+}
+
+/* Small networks on all threads or on this one, as the trial has it. */
+static esp_status run_on_threads(esp_exec *exec, const esp_compute *compute, esp_error *err)
+{
+    if (esp_compute_slots(compute) == 1)
+        return run_forward(exec, compute, err);
+
+    esp_compute alone = *compute;
+    alone.pool = NULL;
+    double start = esp_clock_s();
+    esp_status status = run_forward(exec, esp_thread_trial_next(&exec->trial) ? &alone : compute, err);
+    esp_thread_trial_record(&exec->trial, esp_clock_s() - start);
+    return status;
+}
+
+esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_error *err)
+{
+    esp_program *program = exec->program;
+    esp_status status = check_run(exec, compute, err);
+    exec->has_run_forward = false;
+    if (exec->node_seconds != NULL)
+        clear_times(exec);
+    if (status == ESP_OK)
+        status = esp_program_refresh(program, exec->request.params, compute, err);
+    if (status == ESP_OK)
+        status = run_on_threads(exec, compute, err);
     if (program->updates_params)
         esp_params_touch(exec->request.params);
     exec->has_run_forward = status == ESP_OK;

@@ -49,7 +49,7 @@ class Runner {
             times.push(performance.now() - begin);
         }
         return { ms: median(times), runs: times.length, elapsed_s: (performance.now() - start) / 1000,
-            cpu_s: processorSeconds() - processor, memory: { rss_peak: process.resourceUsage().maxRSS * 1024 } };
+            cpu_s: processorSeconds() - processor, memory: { rss_peak: rssPeak() } };
     }
 
     follow(line) {
@@ -61,9 +61,12 @@ class Runner {
     }
 }
 
+// Not resourceUsage: what that says begins with the peak of the process that started this one.
+const rssPeak = () => 1024 * Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync("/proc/self/status", "utf8"))[1]);
+
 async function main() {
     const ort = load();
-    const rssBefore = process.resourceUsage().maxRSS * 1024;
+    const rssBefore = rssPeak();
     const threads = option("--threads", 1);
     const session = await ort.InferenceSession.create(process.argv[2], { intraOpNumThreads: threads, interOpNumThreads: 1,
         graphOptimizationLevel: "all", executionProviders: ["cpu"], logSeverityLevel: 3 });
