@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,12 +117,24 @@ esp_status esp_cli_parse(const esp_command_syntax *syntax, int argc, char **argv
     return status;
 }
 
+/* Who read through a pipe has seen enough, as `| head` does: no reason to say anything. */
+static bool reader_is_gone(void)
+{
+    struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    return poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
+}
+
 esp_status esp_cli_finish_output(esp_error *err)
 {
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        return esp_fail(err, ESP_IO, "standard output: %s", strerror(errno));
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return ESP_OK;
     }
-    return ESP_OK;
+    int reason = errno;
+    if (!reader_is_gone()) {
+        return esp_fail(err, ESP_IO, "standard output: %s", strerror(reason));
+    }
+    *err = (esp_error){0};
+    return ESP_IO;
 }
 
 void esp_cli_complain(const char *kind, const esp_error *err)
@@ -267,7 +280,9 @@ int esp_cli_main(int argc, char **argv, esp_workbench_fn *workbench)
         return 130;
     }
     if (status != ESP_OK) {
-        esp_cli_complain(kind, &err);
+        if (err.message[0]) {
+            esp_cli_complain(kind, &err);
+        }
         return status == ESP_INVALID ? 2 : 1;
     }
     return 0;

@@ -59,7 +59,8 @@ esp_status esp_cli_set_kernels(const esp_cli *cli, esp_error *err);
 /* Ends a progress line on the terminal, so that other output starts on its own line. */
 void esp_cli_end_progress(void);
 
-/* Flushes standard output; ESP_IO when it cannot take what was printed (full disk, closed pipe). */
+/* Flushes standard output; ESP_IO when it cannot take what was printed: with a message (full disk),
+ * without one when whoever reads a pipe has gone. */
 esp_status esp_cli_finish_output(esp_error *err);
 
 /* An error or a warning as a line on standard error. */

@@ -37,6 +37,11 @@ corpus() {
         printf '\012\000\000\000\010\001\000\000\000\002\000\001\000\000\010\003\000\000\000\002\000\000\000\002\000\000\000\002abcdefgh' \
             > "$build/corpus/idx/two"
         ;;
+    safetensors)
+        for file in "$source"/tests/lua/data/*.safetensors; do
+            head -c 65536 "$file" > "$build/corpus/safetensors/$(basename "$file")"
+        done
+        ;;
     cifar)
         head -c 6146 /dev/zero > "$build/corpus/cifar/two"
         ;;
