@@ -9,6 +9,8 @@ build cmake
 build ninja-build
 build pkg-config            pkg-config
 build zlib1g-dev
+build libjpeg62-turbo-dev
+build libpng-dev
 build libjansson-dev
 build libopenblas-pthread-dev
 build libonnx-dev

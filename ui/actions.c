@@ -34,7 +34,8 @@ static const char *needs_plannable_layer(const ui_state *state)
 {
     const char *reason = needs_layer(state);
 
-    if (!reason && ui_selected_preview(state)->role == ESP_ROLE_GROUPED)
+    if (!reason && ui_selected_preview(state)->role == ESP_ROLE_GROUPED &&
+        !ui_selected_preview(state)->takes_part)
         reason = "a grouped convolution is cut with the layers around it";
     return reason;
 }
@@ -58,6 +59,13 @@ static const char *needs_grouping(const ui_state *state)
     return reason;
 }
 
+static const char *needs_groupable_layer(const ui_state *state)
+{
+    const char *reason = needs_grouping(state);
+
+    return reason ? reason : needs_layer(state);
+}
+
 static const char *needs_wsp(const ui_state *state)
 {
     const char *reason = needs_model(state);
@@ -65,6 +73,38 @@ static const char *needs_wsp(const ui_state *state)
     if (!reason && esp_snapshot_preview(state->snapshot)->plan.method != ESP_METHOD_WSP)
         reason = "the scatter belongs to WSP: press m to change the method";
     return reason;
+}
+
+static const char *needs_filter(const ui_state *state)
+{
+    const char *reason = needs_model(state);
+
+    if (!reason && esp_snapshot_preview(state->snapshot)->plan.method != ESP_METHOD_FILTER)
+        reason = "the criterion belongs to the method filter: press m to change the method";
+    return reason;
+}
+
+static const char *needs_modes(const ui_state *state)
+{
+    const char *reason = needs_model(state);
+
+    if (!reason && esp_snapshot_preview(state->snapshot)->plan.method == ESP_METHOD_FILTER)
+        reason = "sound and faithful are modes of wsp and sg";
+    return reason;
+}
+
+static const char *needs_ranking(const ui_state *state)
+{
+    const char *reason = needs_model(state);
+
+    if (!reason && !esp_plan_ranks_slots(&esp_snapshot_preview(state->snapshot)->plan))
+        reason = "only filter and sound wsp rank whole filters";
+    return reason;
+}
+
+static const char *needs_detail(const ui_state *state)
+{
+    return ui_selected_detail(state) ? NULL : "the layer is still being scored";
 }
 
 static const char *needs_quiet(const ui_state *state)
@@ -88,6 +128,13 @@ static const char *needs_data(const ui_state *state)
     const char *reason = needs_quiet(state);
 
     return !reason && !state->snapshot->data.is_open ? "no data is open: start with --data SPEC" : reason;
+}
+
+static const char *needs_cut_and_data(const ui_state *state)
+{
+    const char *reason = needs_cut(state);
+
+    return reason ? reason : needs_data(state);
 }
 
 static const char *needs_training(const ui_state *state)
@@ -229,20 +276,68 @@ static void run_plan_edit(ui_state *state, const ui_action *action)
         double amount;
     } edits[] = {{UI_ACTION_METHOD, ESP_EDIT_METHOD_NEXT, 0.0},
                  {UI_ACTION_MODE, ESP_EDIT_MODE_NEXT, 0.0},
+                 {UI_ACTION_PLAN_CRITERION, ESP_EDIT_CRITERION_NEXT, 0.0},
+                 {UI_ACTION_SCOPE, ESP_EDIT_SCOPE_NEXT, 0.0},
+                 {UI_ACTION_ROUND, ESP_EDIT_ROUND_NEXT, 0.0},
                  {UI_ACTION_GROUPS_UP, ESP_EDIT_GROUPS_ADD, 1.0},
                  {UI_ACTION_GROUPS_DOWN, ESP_EDIT_GROUPS_ADD, -1.0},
                  {UI_ACTION_CLEAR, ESP_EDIT_RESET, 0.0}};
 
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++)
         if (edits[i].id == action->id)
-            send_edit(state, edits[i].kind, edits[i].amount);
+            send_edit(state, edits[i].kind,
+                      action->id == UI_ACTION_PLAN_CRITERION ? state->snapshot->data.is_open
+                                                             : edits[i].amount);
+}
+
+static void run_budget(ui_state *state, const ui_action *action)
+{
+    (void)action;
+    ui_prompt_open(state, UI_PROMPT_BUDGET, "macs=0.5", "budget: macs, params, latency; how to spread it");
+}
+
+static void run_suggest(ui_state *state, const ui_action *action)
+{
+    esp_error err = {0};
+
+    (void)action;
+    ui_say_failure(state, esp_session_suggest_groups(state->session, state->layer, &err), &err);
 }
 
 static void run_criterion(ui_state *state, const ui_action *action)
 {
     (void)action;
-    state->criterion = (state->criterion + 1) % esp_criterion_count();
+    do
+        state->criterion = (state->criterion + 1) % esp_criterion_count();
+    while (esp_criterion_needs_data(esp_criterion_at(state->criterion)) && !state->snapshot->data.is_open);
+    state->rank = -1;
     ui_look_at_layer(state);
+}
+
+static void run_rank(ui_state *state, const ui_action *action)
+{
+    int last = (int)ui_selected_detail(state)->filters - 1;
+
+    state->rank += action->id == UI_ACTION_FILTER_NEXT ? 1 : -1;
+    state->rank = state->rank < 0 ? 0 : state->rank > last ? last : state->rank;
+    ui_look_at_filter(state);
+}
+
+static void run_versions(ui_state *state, const ui_action *action)
+{
+    (void)action;
+    state->shows_versions = !state->shows_versions;
+}
+
+static void run_scan(ui_state *state, const ui_action *action)
+{
+    esp_error err = {0};
+    esp_status status = esp_session_scan(state->session, &err);
+
+    (void)action;
+    ui_say_failure(state, status, &err);
+    if (status == ESP_OK)
+        state->view = UI_VIEW_TRADEOFF;
 }
 
 static void run_scatter(ui_state *state, const ui_action *action)
@@ -259,6 +354,12 @@ static void run_job(ui_state *state, const ui_action *action)
     switch (action->id) {
     case UI_ACTION_CUT:
         status = esp_session_cut(state->session, &err);
+        break;
+    case UI_ACTION_CUT_SOLVED:
+        status = esp_session_cut_reconstructed(state->session, &err);
+        break;
+    case UI_ACTION_RECALIBRATE:
+        status = esp_session_recalibrate(state->session, &err);
         break;
     case UI_ACTION_EVALUATE:
         status = esp_session_evaluate(state->session, &err);
@@ -281,7 +382,7 @@ static void run_finetune(ui_state *state, const ui_action *action)
 
     (void)action;
     snprintf(initial, sizeof initial, "2 %g", esp_train_defaults().schedule.lr);
-    ui_prompt_open(state, UI_PROMPT_EPOCHS, initial, "fine-tune version %d: epochs, learning rate",
+    ui_prompt_open(state, UI_PROMPT_EPOCHS, initial, "fine-tune version %d: epochs, learning rate, words",
                    state->snapshot->current);
 }
 

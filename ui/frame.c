@@ -29,9 +29,9 @@ static void draw_tabs(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     const esp_study_version *root = esp_snapshot_baseline(state->snapshot);
     int x = rect.x + 1;
     char place[128] = "";
-    bool is_wide = rect.width >= 76;
+    bool is_wide = rect.width >= 76; /* room for the names of all views */
 
-    if (is_wide)
+    if (rect.width >= 96)
         x += ui_text(canvas, x, rect.y, 9, "espalier", UI_BRAND) + 2;
     for (int view = 0; view < UI_VIEW_COUNT; view++) {
         bool is_active = view == (int)state->view;
@@ -183,25 +183,38 @@ static void shorten_path(char *spec)
         memmove(colon + 1, slash + 1, strlen(slash));
 }
 
+/* "plan sg . sound . 0.50 . 16 groups . 2 layer rules" */
+static void describe_plan(const esp_plan *plan, const char *dot, char *text, size_t size)
+{
+    char method[48] = "", scope[24] = "", multiple[24] = "", rules[32] = "";
+
+    if (plan->method == ESP_METHOD_SG)
+        snprintf(method, sizeof method, " %s %d groups", dot, plan->groups);
+    if (plan->scope == ESP_SCOPE_GLOBAL)
+        snprintf(scope, sizeof scope, " %s %s", dot, esp_scope_word(plan->scope));
+    if (plan->round_to > 1)
+        snprintf(multiple, sizeof multiple, " %s by %d", dot, plan->round_to);
+    if (plan->rule_count > 0)
+        snprintf(rules, sizeof rules, " %s %d layer rule%s", dot, plan->rule_count,
+                 plan->rule_count == 1 ? "" : "s");
+    snprintf(text, size, "plan %s %s %s %s %.2f%s%s%s%s", esp_method_word(plan->method), dot,
+             plan->method == ESP_METHOD_FILTER ? plan->criterion : esp_mode_word(plan->mode), dot,
+             plan->conv_ratio, method, scope, multiple, rules);
+}
+
 /* The rule between view and status, with the plan at its left and the data at its right. */
 static void draw_plan(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
     const esp_data_state *data = &state->snapshot->data;
     const char *dot = canvas->alphabet == UI_ASCII ? "|" : "\u00b7";
-    char text[256], groups[32] = "", rules[32] = "";
+    char text[256];
     int used, room;
 
     ui_heading(canvas, rect.x, rect.y, rect.width, "");
     if (!preview)
         return;
-    if (preview->plan.method == ESP_METHOD_SG)
-        snprintf(groups, sizeof groups, " %s %d groups", dot, preview->plan.groups);
-    if (preview->plan.rule_count > 0)
-        snprintf(rules, sizeof rules, " %s %d layer rule%s", dot, preview->plan.rule_count,
-                 preview->plan.rule_count == 1 ? "" : "s");
-    snprintf(text, sizeof text, "plan %s %s %s %s %.2f%s%s", esp_method_word(preview->plan.method), dot,
-             esp_mode_word(preview->plan.mode), dot, preview->plan.conv_ratio, groups, rules);
+    describe_plan(&preview->plan, dot, text, sizeof text);
     ui_heading(canvas, rect.x, rect.y, rect.width, text);
     used = ui_text_width(text) + 4;
     room = rect.width - used - 6;

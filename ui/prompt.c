@@ -85,19 +85,54 @@ static void answer_ratio(ui_state *state)
     ui_say_failure(state, status, &err);
 }
 
-/* "EPOCHS" or "EPOCHS LR": a learning rate that is not there is the usual one. */
+/* A word of an optimizer, a schedule, or "distil". */
+static esp_status take_training_word(const char *word, esp_finetune *out, esp_error *err)
+{
+    esp_error ignored = {0};
+
+    if (strcmp(word, "distil") == 0) {
+        out->distils = true;
+        return ESP_OK;
+    }
+    if (esp_optimizer_parse_kind(word, &out->optimizer, &ignored) == ESP_OK)
+        return ESP_OK;
+    if (esp_schedule_parse_kind(word, &out->schedule, &ignored) == ESP_OK &&
+        out->schedule != ESP_SCHEDULE_SEQUENCE && out->schedule != ESP_SCHEDULE_MULTISTEP) {
+        out->has_schedule = true;
+        return ESP_OK;
+    }
+    return esp_fail(err, ESP_INVALID,
+                    "'%s', expected a number, an optimizer (sgd, adam, adamw), a schedule, or distil", word);
+}
+
+static esp_status take_training_number(const char *text, int place, esp_finetune *out, esp_error *err)
+{
+    if (place == 0 && (!esp_parse_f64(text, &out->epochs) || !(out->epochs > 0.0 && out->epochs <= 10000.0)))
+        return esp_fail(err, ESP_INVALID, "epochs '%s', expected a number above 0, up to 10000", text);
+    if (place == 1 && (!esp_parse_f64(text, &out->lr) || !(out->lr > 0.0 && out->lr <= 100.0)))
+        return esp_fail(err, ESP_INVALID, "learning rate '%s', expected a number above 0, up to 100", text);
+    return ESP_OK;
+}
+
+/* "EPOCHS [LR] [WORD...]": a learning rate that is not there is the optimizer's usual one. */
 static esp_status parse_finetune(const char *text, esp_finetune *out, esp_error *err)
 {
-    char epochs[64] = "", lr[64] = "", more[2] = "";
-    int count = sscanf(text, "%63s %63s %1s", epochs, lr, more);
+    char copy[sizeof((ui_prompt *)0)->text], *rest = copy, *word;
+    int numbers = 0;
+    esp_status status = ESP_OK;
 
-    if (count > 2)
-        return esp_fail(err, ESP_INVALID, "'%s', expected epochs and a learning rate, as in '2 0.01'", text);
-    if (!esp_parse_f64(epochs, &out->epochs) || !(out->epochs > 0.0 && out->epochs <= 10000.0))
-        return esp_fail(err, ESP_INVALID, "epochs '%s', expected a number above 0, up to 10000", epochs);
-    if (count == 2 && (!esp_parse_f64(lr, &out->lr) || !(out->lr > 0.0 && out->lr <= 100.0)))
-        return esp_fail(err, ESP_INVALID, "learning rate '%s', expected a number above 0, up to 100", lr);
-    return ESP_OK;
+    snprintf(copy, sizeof copy, "%s", text);
+    while (status == ESP_OK && (word = strtok_r(rest, " ", &rest)) != NULL) {
+        bool is_number = word[0] == '-' || word[0] == '.' || (word[0] >= '0' && word[0] <= '9');
+        if (numbers < 2 && (is_number || numbers == 0))
+            status = take_training_number(word, numbers++, out, err);
+        else
+            status = take_training_word(word, out, err);
+    }
+    if (status == ESP_OK && numbers == 0)
+        status =
+            esp_fail(err, ESP_INVALID, "'%s', expected epochs, as in '2 0.01 adamw onecycle distil'", text);
+    return status;
 }
 
 static void answer_epochs(ui_state *state)
@@ -112,6 +147,17 @@ static void answer_epochs(ui_state *state)
     ui_say_failure(state, status, &err);
     if (status == ESP_OK)
         state->view = UI_VIEW_TRAIN;
+}
+
+static void answer_budget(ui_state *state)
+{
+    esp_error err = {0};
+
+    close_prompt(state);
+    if (state->prompt.text[0])
+        ui_say_failure(state, esp_session_solve(state->session, state->prompt.text, &err), &err);
+    else
+        ui_say(state, UI_WARN, "budget: no target was given");
 }
 
 static void apply_filter(ui_state *state)
@@ -135,6 +181,9 @@ static void answer(ui_state *state)
         break;
     case UI_PROMPT_EPOCHS:
         answer_epochs(state);
+        break;
+    case UI_PROMPT_BUDGET:
+        answer_budget(state);
         break;
     default:
         close_prompt(state);

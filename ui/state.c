@@ -153,6 +153,33 @@ const esp_layer_detail *ui_selected_detail(const ui_state *state)
                : NULL;
 }
 
+int64_t ui_selected_filter(const ui_state *state)
+{
+    const esp_layer_detail *detail = ui_selected_detail(state);
+
+    return detail && state->rank >= 0 && state->rank < detail->filters ? detail->order[state->rank] : -1;
+}
+
+const esp_explanation *ui_selected_explanation(const ui_state *state)
+{
+    const esp_explanation *explanation = state->snapshot ? state->snapshot->explanation : NULL;
+    int64_t filter = ui_selected_filter(state);
+
+    return explanation && filter >= 0 && explanation->box == state->snapshot->box &&
+                   explanation->layer == state->layer && explanation->channel == filter
+               ? explanation
+               : NULL;
+}
+
+void ui_look_at_filter(ui_state *state)
+{
+    int64_t filter = ui_selected_filter(state);
+    esp_error err = {0};
+
+    if (state->session && filter >= 0)
+        ui_say_failure(state, esp_session_explain(state->session, state->layer, filter, &err), &err);
+}
+
 bool ui_layer_is_visible(const ui_state *state, int layer)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
@@ -184,8 +211,10 @@ void ui_move_layer(ui_state *state, int delta)
             state->layer = i;
             left--;
         }
-    if (state->layer != before)
+    if (state->layer != before) {
+        state->rank = -1;
         ui_look_at_layer(state);
+    }
 }
 
 /* ---- versions ---- */

@@ -14,6 +14,7 @@
     X(GROUPS, ui_view_groups)                                                                                \
     X(TRAIN, ui_view_train)                                                                                  \
     X(HISTORY, ui_view_history)                                                                              \
+    X(TRADEOFF, ui_view_tradeoff)                                                                            \
     X(HELP, ui_view_help)
 
 typedef enum ui_view_id {
@@ -30,6 +31,7 @@ typedef enum ui_prompt_kind {
     UI_PROMPT_RATIO,     /* a ratio for the layer */
     UI_PROMPT_FILTER,    /* a part of layer names; acts while typing */
     UI_PROMPT_EPOCHS,    /* epochs of a fine-tuning */
+    UI_PROMPT_BUDGET,    /* targets, and how to spread them */
     UI_PROMPT_QUIT,      /* y or n */
 } ui_prompt_kind;
 
@@ -48,6 +50,9 @@ typedef struct ui_state {
     int layer_top; /* first row of the table on screen */
     int criterion;
     bool shows_scatter;
+    int rank; /* filter looked at in the saliency view, in ascending order of its score; -1: none */
+    bool shows_versions; /* the trade-off view where there is room for one half only */
+    int scan_top;
     int version_row; /* selected row of the history */
     int history_top, help_top;
     char filter[64];
@@ -96,6 +101,12 @@ void ui_say_failure(ui_state *state, esp_status status, const esp_error *err);
 /* Selected layer and its part of the preview; NULL without a model. */
 const esp_layer *ui_selected_layer(const ui_state *state);
 const esp_preview_layer *ui_selected_preview(const ui_state *state);
+
+/* The filter at `rank` of the selected layer, and why it stays or goes; -1 and NULL while that is not known.
+ */
+int64_t ui_selected_filter(const ui_state *state);
+const esp_explanation *ui_selected_explanation(const ui_state *state);
+void ui_look_at_filter(ui_state *state);
 
 /* The detail of the selected layer; NULL while it is being computed. */
 const esp_layer_detail *ui_selected_detail(const ui_state *state);

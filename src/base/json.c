@@ -215,3 +215,14 @@ esp_status esp_json_save(const json_t *value, const char *path, esp_error *err)
     esp_free(text);
     return status;
 }
+
+json_t *esp_json_text(const char *text)
+{
+    json_t *good = json_string(text);
+    char *copy = good != NULL ? NULL : esp_strdup(text);
+    for (char *byte = copy; byte != NULL && *byte != '\0'; byte++)
+        *byte = (unsigned char)*byte < 0x80 ? *byte : '?';
+    json_t *result = good != NULL || copy == NULL ? good : json_string(copy);
+    esp_free(copy);
+    return result;
+}

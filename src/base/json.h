@@ -16,6 +16,9 @@ esp_status esp_json_parse(const char *text, const char *where, json_t **out, esp
  * is out. */
 char *esp_json_dump(const json_t *value, int is_compact);
 
+/* A string of any bytes: those of a text that is no UTF-8 become question marks. NULL when memory is out. */
+json_t *esp_json_text(const char *text);
+
 /* Writes esp_json_dump's text atomically. */
 esp_status esp_json_save(const json_t *value, const char *path, esp_error *err);
 

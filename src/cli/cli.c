@@ -146,13 +146,18 @@ void esp_cli_complain(const char *kind, const esp_error *err)
 
 static void print_overview(void)
 {
+    int widest = 0;
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        int width = (int)strlen(commands[i].name);
+        widest = width > widest ? width : widest;
+    }
     printf("espalier %s: structured pruning of convolutional networks\n\n"
            "espalier [MODEL.onnx] [--data SPEC] [--study DIR]   open the workbench (no MODEL: the bundled "
            "sample)\n"
            "espalier COMMAND ...\n\nCommands\n",
            esp_version());
     for (int i = 0; i < COMMAND_COUNT; i++) {
-        printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+        printf("  %-*s  %s\n", widest, commands[i].name, commands[i].summary);
     }
     printf("\nespalier COMMAND --help explains one. Exit status: 0 done, 1 failed, 2 bad usage, 130 "
            "interrupted.\n");

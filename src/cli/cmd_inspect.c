@@ -116,6 +116,22 @@ static esp_status find_fields(esp_inspection *it, esp_error *err)
     return ESP_OK;
 }
 
+/* Whether an input leaves more open than the batch. */
+static bool has_open_sizes(const esp_graph *graph)
+{
+    for (int i = 0; i < esp_graph_input_count(graph); i++) {
+        const esp_shape *shape = &esp_graph_value(graph, esp_graph_input(graph, i))->shape;
+        bool is_open = shape->rank < 0;
+        for (int d = 0; d < shape->rank; d++) {
+            is_open = is_open || (shape->dims[d] < 0 && shape->dims[d] != ESP_DIM_BATCH);
+        }
+        if (is_open) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static esp_status infer_twice(esp_inspection *it, const esp_option_list *items, esp_error *err)
 {
     esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
@@ -124,6 +140,10 @@ static esp_status infer_twice(esp_inspection *it, const esp_option_list *items, 
     esp_status status = esp_cli_input_shapes(items, it->graph, shapes, &count, err);
     if (status == ESP_OK) {
         status = esp_infer(it->graph, 1, shapes, count, &it->one, err);
+    }
+    if (status == ESP_SHAPE && count == 0 && has_open_sizes(it->graph)) {
+        it->run_error = *err; /* the first message says what to give */
+        return esp_infer_declared(it->graph, 1, &it->one, err);
     }
     if (status == ESP_OK) {
         esp_infer(it->graph, 2, shapes, count, &it->two, &ignored); /* a fixed batch has no second size */

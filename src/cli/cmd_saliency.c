@@ -10,6 +10,7 @@
 #include "cli/inputs.h"
 #include "cli/table.h"
 #include "graph/layers.h"
+#include "io/dataset.h"
 #include "io/onnx.h"
 #include "prune/criteria.h"
 
@@ -19,8 +20,12 @@ typedef struct saliency_request {
     esp_inferred *inferred;
     esp_layers layers;
     const esp_criterion *criterion;
+    const char *spec; /* NULL: no data */
+    esp_dataset *dataset;
+    esp_criterion_data data;
     uint64_t seed;
     bool is_json;
+    double **scores; /* per layer; NULL where the criterion says nothing */
 } saliency_request;
 
 static int compare_doubles(const void *a, const void *b)
@@ -31,6 +36,14 @@ static int compare_doubles(const void *a, const void *b)
 
 static void summary_row(esp_table *table, const esp_layer *layer, const double *scores)
 {
+    esp_table_cell(table, "%s", layer->name);
+    esp_table_cell(table, "%lld", (long long)layer->filters);
+    for (int i = 0; !scores && i < 6; i++) {
+        esp_table_cell(table, "%s", "-");
+    }
+    if (!scores) {
+        return;
+    }
     double *sorted = esp_alloc((size_t)layer->filters, sizeof *sorted);
     double sum = 0;
     int64_t zeros = 0;
@@ -43,8 +56,6 @@ static void summary_row(esp_table *table, const esp_layer *layer, const double *
         zeros += scores[f] == 0;
     }
     qsort(sorted, (size_t)layer->filters, sizeof *sorted, compare_doubles);
-    esp_table_cell(table, "%s", layer->name);
-    esp_table_cell(table, "%lld", (long long)layer->filters);
     esp_table_cell(table, "%.4g", sorted[0]);
     esp_table_cell(table, "%.4g", esp_percentile(sorted, layer->filters, 25));
     esp_table_cell(table, "%.4g", esp_percentile(sorted, layer->filters, 50));
@@ -54,10 +65,11 @@ static void summary_row(esp_table *table, const esp_layer *layer, const double *
     esp_free(sorted);
 }
 
+/* null where the criterion says nothing of the layer */
 static json_t *layer_json(const esp_layer *layer, const double *scores)
 {
-    json_t *values = json_array();
-    for (int64_t f = 0; f < layer->filters; f++) {
+    json_t *values = scores ? json_array() : json_null();
+    for (int64_t f = 0; scores && f < layer->filters; f++) {
         json_array_append_new(values, esp_cli_json_real(scores[f]));
     }
     return json_pack("{s:o, s:o, s:o}", "name", esp_cli_json_text(layer->name), "weight",
@@ -103,41 +115,80 @@ static esp_status fail_unknown_layer(const esp_layers *layers, const char *name,
     return status;
 }
 
-static esp_status score(const saliency_request *it, int layer, double **out, esp_error *err)
+static esp_status make_room(saliency_request *it, esp_error *err)
 {
-    const esp_layer *item = &it->layers.items[layer];
-    *out = esp_alloc((size_t)item->filters, sizeof **out);
-    if (!*out) {
-        return esp_fail_memory(err, "saliency", (size_t)item->filters * sizeof **out);
-    }
-    return esp_saliency(it->compute, it->graph, item, it->criterion, it->seed, *out, err);
+    it->scores = esp_alloc_zero((size_t)it->layers.count, sizeof *it->scores);
+    return it->scores ? ESP_OK
+                      : esp_fail_memory(err, "saliency", (size_t)it->layers.count * sizeof *it->scores);
 }
 
-static esp_status print_all(const saliency_request *it, esp_error *err)
+/* One layer by a criterion that needs no data; else all of them, which takes one pass. */
+static esp_status score(saliency_request *it, int only, esp_error *err)
 {
-    esp_status status = ESP_OK;
-    json_t *list = json_array();
-    esp_table *table = esp_table_new("lrrrrrrr");
+    esp_status status = make_room(it, err);
+    if (status != ESP_OK) {
+        return status;
+    }
+    if (only < 0 || esp_criterion_needs_data(it->criterion)) {
+        return esp_saliency_all(it->compute, it->graph, &it->layers, it->criterion,
+                                it->dataset ? &it->data : NULL, it->seed, it->scores, err);
+    }
+    const esp_layer *layer = &it->layers.items[only];
+    it->scores[only] = esp_alloc((size_t)layer->filters, sizeof **it->scores);
+    if (!it->scores[only]) {
+        return esp_fail_memory(err, "saliency", (size_t)layer->filters * sizeof **it->scores);
+    }
+    return esp_saliency(it->compute, it->graph, layer, it->criterion, it->seed, it->scores[only], err);
+}
+
+/* {"criterion":.., "source":.., "definition":.., "layers":[..]}, and what data it was. */
+static esp_status print_json(const saliency_request *it, json_t *take_layers, esp_error *err)
+{
+    json_t *object =
+        json_pack("{s:s, s:s, s:s, s:o}", "criterion", it->criterion->name, "source", it->criterion->source,
+                  "definition", it->criterion->definition, "layers", take_layers);
+    if (object && esp_criterion_needs_data(it->criterion)) {
+        json_object_set_new(object, "data", esp_cli_json_text(it->spec));
+        json_object_set_new(object, "images", json_integer(it->data.images));
+        json_object_set_new(object, "seed", json_integer((json_int_t)it->seed));
+    }
+    return esp_cli_print_json(object, err);
+}
+
+static void print_heading(const saliency_request *it)
+{
+    printf("%s (%s)\nscore: %s\n", it->criterion->title, it->criterion->source, it->criterion->definition);
+    if (esp_criterion_needs_data(it->criterion)) {
+        printf("on %lld images of %s, chosen by seed %llu\n", (long long)it->data.images, it->spec,
+               (unsigned long long)it->seed);
+    }
+    putchar('\n');
+}
+
+static esp_status print_all(saliency_request *it, esp_error *err)
+{
     static const char *const headings[] = {"layer",  "filters", "least", "25 %",
                                            "median", "most",    "mean",  "zeros"};
+    json_t *list = json_array();
+    esp_table *table = esp_table_new("lrrrrrrr");
+    esp_status status = score(it, -1, err);
     for (size_t i = 0; i < 8; i++) {
         esp_table_cell(table, "%s", headings[i]);
     }
     for (int i = 0; i < it->layers.count && status == ESP_OK; i++) {
-        double *scores = NULL;
-        status = score(it, i, &scores, err);
-        if (status == ESP_OK && it->is_json) {
-            json_array_append_new(list, layer_json(&it->layers.items[i], scores));
-        } else if (status == ESP_OK) {
-            summary_row(table, &it->layers.items[i], scores);
+        if (it->is_json) {
+            json_array_append_new(list, layer_json(&it->layers.items[i], it->scores[i]));
+        } else {
+            summary_row(table, &it->layers.items[i], it->scores[i]);
         }
-        esp_free(scores);
+    }
+    if (status == ESP_OK) {
+        esp_cli_end_progress();
     }
     if (status == ESP_OK && it->is_json) {
-        status = esp_cli_print_json(json_pack("{s:s, s:O}", "criterion", it->criterion->name, "layers", list),
-                                    err);
+        status = print_json(it, json_incref(list), err);
     } else if (status == ESP_OK) {
-        printf("%s (%s)\n\n", it->criterion->title, it->criterion->source);
+        print_heading(it);
         status = esp_table_print(table, err);
     }
     json_decref(list);
@@ -145,59 +196,142 @@ static esp_status print_all(const saliency_request *it, esp_error *err)
     return status;
 }
 
-static esp_status print_one(const saliency_request *it, const char *name, esp_error *err)
+static esp_status print_one(saliency_request *it, const char *name, esp_error *err)
 {
     int layer = esp_layers_find(&it->layers, name);
-    double *scores = NULL;
     if (layer < 0) {
         return fail_unknown_layer(&it->layers, name, err);
     }
-    esp_status status = score(it, layer, &scores, err);
-    if (status == ESP_OK && it->is_json) {
-        status = esp_cli_print_json(json_pack("{s:s, s:[o]}", "criterion", it->criterion->name, "layers",
-                                              layer_json(&it->layers.items[layer], scores)),
-                                    err);
-    } else if (status == ESP_OK) {
-        printf("%s: %s\n\n filter    saliency\n", it->layers.items[layer].name, it->criterion->title);
-        print_filters(&it->layers.items[layer], scores);
+    esp_status status = score(it, layer, err);
+    const double *scores = status == ESP_OK ? it->scores[layer] : NULL;
+    if (status == ESP_OK && !scores) {
+        status = esp_fail(err, ESP_UNSUPPORTED, "layer '%s': criterion '%s' says nothing of it (it is: %s)",
+                          it->layers.items[layer].name, it->criterion->name, it->criterion->definition);
     }
-    esp_free(scores);
+    if (status != ESP_OK) {
+        return status;
+    }
+    esp_cli_end_progress();
+    if (it->is_json) {
+        return print_json(it, json_pack("[o]", layer_json(&it->layers.items[layer], scores)), err);
+    }
+    printf("%s: ", it->layers.items[layer].name);
+    print_heading(it);
+    puts(" filter    saliency");
+    print_filters(&it->layers.items[layer], scores);
+    return ESP_OK;
+}
+
+static esp_status open_data(saliency_request *it, const char *split, esp_error *err)
+{
+    bool is_test = strcmp(split, "test") == 0;
+    if (!is_test && strcmp(split, "train") != 0) {
+        return esp_fail(err, ESP_INVALID, "--split: found '%s', expected train or test", split);
+    }
+    if (!esp_criterion_needs_data(it->criterion) || !it->spec) {
+        return ESP_OK;
+    }
+    esp_status status = esp_dataset_open_for(it->spec, is_test ? ESP_SPLIT_TEST : ESP_SPLIT_TRAIN, it->graph,
+                                             &it->dataset, err);
+    if (status == ESP_OK) {
+        int64_t count = esp_dataset_count(it->dataset);
+        it->data.dataset = it->dataset;
+        it->data.images = it->data.images < count ? it->data.images : count;
+        it->data.seed = it->seed;
+    }
     return status;
+}
+
+/* What there is to choose from, for the help. */
+static void list_criteria(esp_text *names)
+{
+    for (int i = 0; i < esp_criterion_count(); i++) {
+        esp_text_printf(names, "%s%s", i ? ", " : "one of ", esp_criterion_at(i)->name);
+    }
+}
+
+static esp_status run(saliency_request *it, const char *path, const char *criterion, const char *layer,
+                      const char *split, const esp_option_list *inputs, esp_error *err)
+{
+    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
+    int shape_count = 0;
+    esp_status status = esp_criterion_find(criterion, &it->criterion, err);
+    if (status == ESP_OK) {
+        status = esp_onnx_load(path, &it->graph, err);
+    }
+    if (status == ESP_OK) {
+        status = open_data(it, split, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_cli_input_shapes(inputs, it->graph, shapes, &shape_count, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_infer(it->graph, 1, shapes, shape_count, &it->inferred, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
+    }
+    if (status == ESP_OK) {
+        status = layer ? print_one(it, layer, err) : print_all(it, err);
+    }
+    return status;
+}
+
+static void release(saliency_request *it)
+{
+    for (int i = 0; it->scores && i < it->layers.count; i++) {
+        esp_free(it->scores[i]);
+    }
+    esp_free(it->scores);
+    esp_dataset_unref(it->dataset);
+    esp_layers_free(&it->layers);
+    esp_inferred_free(it->inferred);
+    esp_graph_unref(it->graph);
 }
 
 esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    const char *criterion = "l1";
-    const char *layer = NULL;
+    const char *criterion = "l1", *layer = NULL, *split = "train";
     int64_t seed = 0, threads = 0;
     bool is_done = false;
-    saliency_request it = {.compute = &cli->compute};
+    saliency_request it = {.compute = &cli->compute, .data = {.images = ESP_CALIBRATION_IMAGES}};
     esp_option_list inputs = {0};
     esp_text names = {0};
-    for (int i = 0; i < esp_criterion_count(); i++) {
-        esp_text_printf(&names, "%s%s", i ? ", " : "one of ", esp_criterion_at(i)->name);
-    }
+    char data_help[128];
+    list_criteria(&names);
     const esp_option options[] = {
         {"criterion", 'c', ESP_OPTION_TEXT, &criterion, "NAME", names.data ? names.data : "criterion", 0, 0,
          0},
         {"layer", 'l', ESP_OPTION_TEXT, &layer, "NAME", "every filter of one layer", 0, 0, 0},
-        {"seed", 0, ESP_OPTION_INT, &seed, "N", "for the random criterion", 0, 1e15, 0},
+        {"data", 'd', ESP_OPTION_TEXT, &it.spec, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0,
+         0},
+        {"calibrate", 0, ESP_OPTION_INT, &it.data.images, "N", "class-balanced images of it (default 256)", 1,
+         1e9, 0},
+        {"split", 0, ESP_OPTION_TEXT, &split, "NAME", "images for training (train, default) or test", 0, 0,
+         0},
+        {"batch", 'b', ESP_OPTION_INT, &it.data.batch, "N", "images at once (default: what memory allows)", 1,
+         65536, 0},
+        {"mean", 0, ESP_OPTION_TEXT, &it.data.mean, "M[,M..]", "normalisation instead of the model's own", 0,
+         0, 0},
+        {"std", 0, ESP_OPTION_TEXT, &it.data.std, "S[,S..]", "likewise", 0, 0, 0},
+        {"seed", 0, ESP_OPTION_INT, &seed, "N", "chooses the images, and the random criterion's numbers", 0,
+         1e15, 0},
         {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
         {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
         {0},
     };
-    const esp_command_syntax syntax = {"saliency",
-                                       "How much each filter matters, by a criterion.",
-                                       "MODEL.onnx [options]",
-                                       "  espalier saliency model.onnx --criterion fpgm --layer conv1",
-                                       1,
-                                       1,
-                                       options,
-                                       false};
+    const esp_command_syntax syntax = {
+        "saliency",
+        "How much each filter matters, by a criterion. Higher is more important.",
+        "MODEL.onnx [options]",
+        "  espalier saliency model.onnx --criterion fpgm --layer conv1\n"
+        "  espalier saliency model.onnx --criterion taylor --data fashion-mnist --calibrate 512",
+        1,
+        1,
+        options,
+        false};
     char *items[argc + 1];
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
     esp_positionals positionals = {0, items};
     esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
     esp_text_free(&names);
@@ -207,25 +341,8 @@ esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *
     it.seed = (uint64_t)seed;
     status = esp_cli_start(cli, threads, err);
     if (status == ESP_OK) {
-        status = esp_criterion_find(criterion, &it.criterion, err);
+        status = run(&it, positionals.items[0], criterion, layer, split, &inputs, err);
     }
-    if (status == ESP_OK) {
-        status = esp_onnx_load(positionals.items[0], &it.graph, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_cli_input_shapes(&inputs, it.graph, shapes, &shape_count, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_infer(it.graph, 1, shapes, shape_count, &it.inferred, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_layers_list(it.graph, it.inferred, &it.layers, err);
-    }
-    if (status == ESP_OK) {
-        status = layer ? print_one(&it, layer, err) : print_all(&it, err);
-    }
-    esp_layers_free(&it.layers);
-    esp_inferred_free(it.inferred);
-    esp_graph_unref(it.graph);
+    release(&it);
     return status;
 }

@@ -29,6 +29,94 @@ char *esp_cli_data_help(char *buffer, size_t size)
     return buffer;
 }
 
+static void add_option(esp_text *spec, char *separator, const char *name, const char *value)
+{
+    if (value) {
+        esp_text_printf(spec, "%c%s=%s", *separator, name, value);
+        *separator = ',';
+    }
+}
+
+esp_status esp_cli_open_data(const char *spec, const esp_cli_images *images, esp_split split,
+                             const esp_graph *graph, esp_dataset **out, esp_error *err)
+{
+    *out = NULL;
+    esp_text full = {0};
+    char separator = strchr(spec, '?') ? ',' : '?';
+    esp_text_append(&full, spec);
+    if (images) {
+        add_option(&full, &separator, "resize", images->resize);
+        add_option(&full, &separator, "crop", images->crop);
+        add_option(&full, &separator, "interpolation", images->interpolation);
+        if (images->skips_bad) {
+            esp_text_printf(&full, "%cskip-bad", separator);
+        }
+    }
+    char *text = esp_text_take(&full);
+    if (!text) {
+        return esp_fail_memory(err, "a dataset's name", strlen(spec));
+    }
+    esp_status status =
+        graph ? esp_dataset_open_for(text, split, graph, out, err) : esp_dataset_open(text, split, out, err);
+    esp_free(text);
+    return status;
+}
+
+void esp_cli_explain_size(esp_status status, const esp_graph *graph, const esp_dataset *dataset,
+                          esp_error *err)
+{
+    esp_input_shape input;
+    if (status != ESP_SHAPE || err->hint[0] || !graph || !dataset || esp_graph_input_count(graph) == 0 ||
+        !esp_dataset_input_shape(dataset, graph, 1, &input)) {
+        return;
+    }
+    const int64_t *dims = input.shape.dims;
+    esp_error_set_hint(err, "the model's input sizes are open: %lldx%lldx%lld is from the data",
+                       (long long)dims[1], (long long)dims[2], (long long)dims[3]);
+}
+
+char *esp_cli_transform_text(const esp_dataset *dataset, char *buffer, size_t size)
+{
+    const esp_transform *transform = esp_dataset_transform(dataset);
+    if (!transform || esp_dataset_is_float(dataset)) {
+        snprintf(buffer, size, "as they are");
+        return buffer;
+    }
+    char resize[64] = "as they are";
+    if (transform->resize > 0) {
+        snprintf(resize, sizeof resize, "shorter side to %d", transform->resize);
+    } else if (transform->resize_height > 0) {
+        snprintf(resize, sizeof resize, "resized to %dx%d", transform->resize_height,
+                 transform->resize_width);
+    }
+    snprintf(buffer, size, "%s, centre %dx%d, %s, %s", resize, transform->height, transform->width,
+             transform->interpolation == ESP_INTERPOLATION_BICUBIC ? "bicubic" : "bilinear",
+             transform->channels == 1 ? "grey" : "RGB");
+    return buffer;
+}
+
+json_t *esp_cli_skipped_json(const esp_dataset *dataset)
+{
+    json_t *list = json_array();
+    char message[512];
+    for (int64_t i = 0; esp_dataset_skipped_message(dataset, i, message, sizeof message); i++) {
+        json_array_append_new(list, esp_cli_json_text(message));
+    }
+    return list;
+}
+
+void esp_cli_warn_skipped(const esp_dataset *dataset)
+{
+    char message[512];
+    int64_t count = esp_dataset_skipped(dataset), shown = 0;
+    for (; esp_dataset_skipped_message(dataset, shown, message, sizeof message); shown++) {
+        fprintf(stderr, "left out: %s\n", message);
+    }
+    if (count > shown) {
+        fprintf(stderr, "left out: %lld more\n", (long long)(count - shown));
+    }
+}
+
 json_t *esp_cli_json_real(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
@@ -36,14 +124,7 @@ json_t *esp_cli_json_real(double value)
 
 json_t *esp_cli_json_text(const char *text)
 {
-    json_t *good = json_string(text);
-    char *copy = good ? NULL : esp_strdup(text);
-    for (char *byte = copy; byte && *byte; byte++) {
-        *byte = (unsigned char)*byte < 0x80 ? *byte : '?';
-    }
-    json_t *result = good ? good : json_string(copy);
-    esp_free(copy);
-    return result;
+    return esp_json_text(text);
 }
 
 esp_status esp_cli_print_json(json_t *take_object, esp_error *err)
@@ -69,10 +150,11 @@ json_t *esp_cli_eval_json(const esp_eval_result *result)
         json_array_append_new(mean, json_real((double)result->normalization.mean[c]));
         json_array_append_new(std, json_real((double)result->normalization.std[c]));
     }
-    return json_pack("{s:I, s:f, s:f, s:o, s:f, s:f, s:f, s:o, s:o}", "images", (json_int_t)result->images,
-                     "top1", result->top1, "top5", result->top5, "loss", esp_cli_json_real(result->loss),
-                     "top1_error", result->top1_error, "seconds", result->seconds, "images_per_s",
-                     result->images_per_s, "mean", mean, "std", std);
+    return json_pack("{s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:f, s:o, s:o}", "images",
+                     (json_int_t)result->images, "skipped", (json_int_t)result->skipped, "top1", result->top1,
+                     "top5", result->top5, "loss", esp_cli_json_real(result->loss), "top1_error",
+                     result->top1_error, "seconds", result->seconds, "images_per_s", result->images_per_s,
+                     "mean", mean, "std", std);
 }
 
 char *esp_cli_accuracy_text(const esp_eval_result *result, char *buffer, size_t size)

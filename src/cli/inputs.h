@@ -19,6 +19,68 @@ esp_status esp_cli_input_shapes(const esp_option_list *items, const esp_graph *g
 /* "dataset: fashion-mnist, idx:DIR, ..." from the readers' own list. `buffer` of at least 128. Returns it. */
 char *esp_cli_data_help(char *buffer, size_t size);
 
+/* ---- images that do not lie in memory ---- */
+
+/* What --resize, --crop, --interpolation and --skip-bad say: short for options after the spec. */
+typedef struct esp_cli_images {
+    const char *resize, *crop, *interpolation;
+    bool skips_bad;
+} esp_cli_images;
+
+/* Rows for a table of options. Commands whose --crop means something else leave the sizes to the spec. */
+#define ESP_CLI_SKIP_BAD(images)                                                                             \
+    {                                                                                                        \
+        "skip-bad", 0, ESP_OPTION_FLAG, &(images)->skips_bad, NULL,                                          \
+            "leave out images that cannot be read, and count them", 0, 0, 0                                  \
+    }
+#define ESP_CLI_IMAGES(images)                                                                               \
+    {"resize",                                                                                               \
+     0,                                                                                                      \
+     ESP_OPTION_TEXT,                                                                                        \
+     &(images)->resize,                                                                                      \
+     "N|HxW",                                                                                                \
+     "images of files: the shorter side becomes N (default: crop * 256/224)",                                \
+     0,                                                                                                      \
+     0,                                                                                                      \
+     0},                                                                                                     \
+        {"crop",                                                                                             \
+         0,                                                                                                  \
+         ESP_OPTION_TEXT,                                                                                    \
+         &(images)->crop,                                                                                    \
+         "N|HxW",                                                                                            \
+         "images of files: then the centre (default: the model's input)",                                    \
+         0,                                                                                                  \
+         0,                                                                                                  \
+         0},                                                                                                 \
+        {"interpolation",                                                                                    \
+         0,                                                                                                  \
+         ESP_OPTION_TEXT,                                                                                    \
+         &(images)->interpolation,                                                                           \
+         "NAME",                                                                                             \
+         "bilinear (default) or bicubic",                                                                    \
+         0,                                                                                                  \
+         0,                                                                                                  \
+         0},                                                                                                 \
+        ESP_CLI_SKIP_BAD(images)
+
+/* Opens a split of `spec` with what `images` (or NULL) adds to it, for a model (NULL: at the images' own
+ * size). */
+esp_status esp_cli_open_data(const char *spec, const esp_cli_images *images, esp_split split,
+                             const esp_graph *graph, esp_dataset **out, esp_error *err);
+
+/* Says in the hint of a failed computation where the size of the images came from, when the model leaves it
+ * open. `graph` and `dataset` may be NULL. */
+void esp_cli_explain_size(esp_status status, const esp_graph *graph, const esp_dataset *dataset,
+                          esp_error *err);
+
+/* How images come to their size: "shorter side to 256, centre 224x224, bilinear, 3 channels". `buffer` of at
+ * least 160. Returns it; "as they are" for a set in memory. */
+char *esp_cli_transform_text(const esp_dataset *dataset, char *buffer, size_t size);
+
+/* Bad images that were left out: their messages as an array, and as lines on standard error. */
+json_t *esp_cli_skipped_json(const esp_dataset *dataset);
+void esp_cli_warn_skipped(const esp_dataset *dataset);
+
 /* JSON has no NaN and no infinity: they become null. */
 json_t *esp_cli_json_real(double value);
 

@@ -84,7 +84,9 @@ static void put_label(const esp_inspection *it, int index)
     printf("\\n");
     put_name(esp_inspect_operator(node));
     if (layer && layer->is_conv) {
-        printf(" %lldx%lld", (long long)layer->kernel_h, (long long)layer->kernel_w);
+        for (int i = 0; i < layer->kernel_rank; i++) {
+            printf("%s%lld", i > 0 ? "x" : " ", (long long)layer->kernel[i]);
+        }
     }
     if (output >= 0) {
         printf("\\n%s", esp_inspect_shape(it, output, text, sizeof text));

@@ -49,17 +49,30 @@ static json_t *layer_sets_json(const esp_inspection *it, int layer)
     return list;
 }
 
+/* [h, w]; one number for signals, three for volumes; [1, 1] of fully connected layers. */
+static json_t *kernel_json(const esp_layer *layer)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < layer->kernel_rank; i++) {
+        json_array_append_new(list, json_integer((json_int_t)layer->kernel[i]));
+    }
+    for (int i = 0; i < 2 && layer->kernel_rank == 0; i++) {
+        json_array_append_new(list, json_integer(1));
+    }
+    return list;
+}
+
 static json_t *layer_json(const esp_inspection *it, int index)
 {
     const esp_layer *layer = &it->layers.items[index];
     int output = esp_graph_node(it->graph, layer->node)->outputs[0];
     bool has_shape = esp_inspect_has_shape(it, output);
-    return json_pack("{s:o, s:o, s:s, s:s, s:o, s:I, s:I, s:I, s:[I,I], s:I, s:o, s:o, s:o, s:o}", "name",
+    return json_pack("{s:o, s:o, s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:b, s:I, s:o, s:o, s:o, s:o}", "name",
                      esp_cli_json_text(layer->name), "weight", esp_cli_json_text(layer->weight_name), "kind",
                      layer->is_conv ? "conv" : "fc", "role", esp_role_word(layer->role), "output",
                      shape_json(it, output), "filters", (json_int_t)layer->filters, "channels",
                      (json_int_t)layer->channels, "group", (json_int_t)layer->group, "kernel",
-                     (json_int_t)layer->kernel_h, (json_int_t)layer->kernel_w, "params",
+                     kernel_json(layer), "transposed", layer->is_conv && layer->filter_axis > 0, "params",
                      (json_int_t)layer->params, "macs",
                      has_shape ? json_integer((json_int_t)layer->macs) : json_null(), "receptive_field",
                      field_json(&it->fields[output]), "activation_bytes",
@@ -125,8 +138,13 @@ esp_status esp_inspect_print_coupling(const esp_inspection *it, bool is_json, es
         return err->code;
     }
     if (is_json) {
-        return esp_cli_print_json(
-            json_pack("{s:o, s:o}", "model", esp_cli_json_text(it->path), "sets", sets_json(it)), err);
+        json_t *sets = NULL;
+        esp_status packed = esp_coupling_to_json(it->coupling, &sets, err);
+        if (packed != ESP_OK) {
+            return packed;
+        }
+        json_object_set_new(sets, "model", esp_cli_json_text(it->path));
+        return esp_cli_print_json(sets, err);
     }
     esp_status status = esp_coupling_print(it->coupling, &text, err);
     if (status == ESP_OK && text.data) {

@@ -55,8 +55,14 @@ static const char *kind_of(const esp_layer *layer, char *buffer, size_t size)
     if (!layer->is_conv) {
         return "fc";
     }
-    snprintf(buffer, size, "conv %lldx%lld%s", (long long)layer->kernel_h, (long long)layer->kernel_w,
-             layer->group > 1 ? " grouped" : "");
+    size_t used = (size_t)snprintf(buffer, size, "%s", layer->filter_axis > 0 ? "up " : "conv ");
+    for (int i = 0; i < layer->kernel_rank && used < size; i++) {
+        used += (size_t)snprintf(buffer + used, size - used, "%s%lld", i > 0 ? "x" : "",
+                                 (long long)layer->kernel[i]);
+    }
+    if (layer->group > 1 && used < size) {
+        snprintf(buffer + used, size - used, " grouped");
+    }
     return buffer;
 }
 
@@ -200,7 +206,10 @@ static void print_coupling(const esp_inspection *it)
     for (int i = 0; i < count; i++) {
         pinned += esp_coupling_set(it->coupling, i)->pinned_by != NULL;
     }
+    esp_coupling_totals totals = esp_coupling_count(it->coupling);
     printf("%-10s %d sets of channels, %d of them pinned (--coupling says why)\n", "coupled", count, pinned);
+    printf("%-10s %lld of %lld channels that layers write\n", "cuttable", (long long)totals.cuttable,
+           (long long)totals.slots);
 }
 
 esp_status esp_inspect_print_table(const esp_inspection *it, size_t width, esp_error *err)

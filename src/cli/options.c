@@ -10,7 +10,8 @@
 static const esp_option *find_option(const esp_option *options, const char *name, size_t length, char letter)
 {
     for (const esp_option *option = options; option && option->name; option++) {
-        bool has_name = name && strlen(option->name) == length && memcmp(option->name, name, length) == 0;
+        bool has_name =
+            name && length > 0 && strlen(option->name) == length && memcmp(option->name, name, length) == 0;
         if (has_name || (letter && option->letter == letter)) {
             return option;
         }
@@ -21,11 +22,13 @@ static const esp_option *find_option(const esp_option *options, const char *name
 static esp_status fail_unknown(const esp_command_syntax *syntax, const char *given, size_t length,
                                esp_error *err)
 {
-    const char *names[64];
+    const char *names[128];
     char word[64];
     size_t count = 0;
-    for (const esp_option *option = syntax->options; option && option->name && count < 62; option++) {
-        names[count++] = option->name;
+    for (const esp_option *option = syntax->options; option && option->name && count < 126; option++) {
+        if (option->name[0]) {
+            names[count++] = option->name;
+        }
     }
     names[count++] = "help";
     snprintf(word, sizeof word, "%.*s", (int)length, given);
@@ -92,6 +95,8 @@ static esp_status store_value(const esp_option *option, const char *value, esp_e
         list->items[list->count++] = value;
         return ESP_OK;
     }
+    case ESP_OPTION_HEADING:
+        return ESP_OK;
     }
     return ESP_OK;
 }
@@ -185,6 +190,10 @@ void esp_options_help(const esp_command_syntax *syntax)
     for (const esp_option *option = syntax->options; option && option->name; option++) {
         char left[64];
         char letter[8] = "    ";
+        if (option->kind == ESP_OPTION_HEADING) {
+            printf("%s%s\n", option == syntax->options ? "" : "\n", option->help);
+            continue;
+        }
         if (option->letter) {
             snprintf(letter, sizeof letter, "-%c, ", option->letter);
         }

@@ -9,12 +9,19 @@
 #include "base/status.h"
 
 typedef enum esp_option_kind {
-    ESP_OPTION_FLAG, /* bool */
-    ESP_OPTION_TEXT, /* const char *, borrowed from argv */
-    ESP_OPTION_INT,  /* int64_t, in [least, most] */
-    ESP_OPTION_REAL, /* double, in [least, most] (most is excluded when excludes_most) */
-    ESP_OPTION_LIST, /* esp_option_list: may be given several times */
+    ESP_OPTION_FLAG,    /* bool */
+    ESP_OPTION_TEXT,    /* const char *, borrowed from argv */
+    ESP_OPTION_INT,     /* int64_t, in [least, most] */
+    ESP_OPTION_REAL,    /* double, in [least, most] (most is excluded when excludes_most) */
+    ESP_OPTION_LIST,    /* esp_option_list: may be given several times */
+    ESP_OPTION_HEADING, /* no option: `help` is printed as a title above the rows that follow; name "" */
 } esp_option_kind;
+
+/* A title in a table of options. */
+#define ESP_OPTIONS_ABOUT(title)                                                                             \
+    {                                                                                                        \
+        "", 0, ESP_OPTION_HEADING, NULL, NULL, title, 0, 0, 0                                                \
+    }
 
 #define ESP_OPTION_LIST_MAX 64
 typedef struct esp_option_list {

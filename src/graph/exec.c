@@ -119,6 +119,11 @@ esp_status esp_exec_new(const esp_graph *graph, const esp_exec_options *options,
     return status;
 }
 
+esp_rng *esp_exec_rng(esp_exec *exec)
+{
+    return &exec->rng;
+}
+
 const esp_inferred *esp_exec_inferred(const esp_exec *exec)
 {
     return exec->inferred;

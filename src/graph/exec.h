@@ -4,6 +4,7 @@
 #define ESP_GRAPH_EXEC_H
 
 #include "base/compute.h"
+#include "base/rng.h"
 #include "graph/graph.h"
 #include "graph/infer.h"
 #include "graph/params.h"
@@ -57,6 +58,9 @@ esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_err
  * the input. */
 esp_status esp_exec_want_input_grad(esp_exec *exec, int index, esp_error *err);
 const esp_view *esp_exec_input_grad(const esp_exec *exec, int index);
+
+/* The random state of dropout, which every training run moves on: to be saved, and set to what was saved. */
+esp_rng *esp_exec_rng(esp_exec *exec);
 
 /* Bytes of planned activation memory, and what it would be without reuse. */
 size_t esp_exec_planned_bytes(const esp_exec *exec);

@@ -163,7 +163,7 @@ static esp_status resolve_input(const esp_infer_request *request, const esp_valu
     bool is_known = shape.rank >= 0;
     for (int i = 0; i < shape.rank; i++)
         is_known = is_known && shape.dims[i] >= 0;
-    if (!is_known && request->allows_unknown) {
+    if (!is_known && (request->allows_unknown || request->trusts_file)) {
         shape = (esp_shape){.rank = -1};
     } else if (!is_known) {
         esp_fail(err, ESP_SHAPE, "input '%s' has no fixed size: %s", value->name,
@@ -197,6 +197,7 @@ static esp_status set_inputs(const esp_infer_request *request, esp_inferred *inf
             resolve_input(request, esp_graph_value(graph, v), &inferred->values[v].shape, is_stretched, err);
         if (status != ESP_OK)
             return status;
+        inferred->values[v].is_tainted = request->trusts_file && inferred->values[v].shape.rank < 0;
         const char *name = esp_graph_value(graph, v)->batch_name;
         if (inferred->batch_name == NULL && (inferred->batch_name = esp_strdup(name)) == NULL)
             return esp_fail_memory(err, "a name", strlen(name));
@@ -535,6 +536,12 @@ esp_status esp_infer(const esp_graph *graph, int64_t batch, const esp_input_shap
 {
     esp_infer_request request = {
         .graph = graph, .batch = batch, .input_shapes = input_shapes, .input_shape_count = input_shape_count};
+    return esp_infer_run(&request, out, err);
+}
+
+esp_status esp_infer_declared(const esp_graph *graph, int64_t batch, esp_inferred **out, esp_error *err)
+{
+    esp_infer_request request = {.graph = graph, .batch = batch, .trusts_file = true};
     return esp_infer_run(&request, out, err);
 }
 

@@ -30,6 +30,10 @@ typedef struct esp_inferred esp_inferred;
  * node, its inputs' shapes and what does not fit. */
 esp_status esp_infer(const esp_graph *graph, int64_t batch, const esp_input_shape *input_shapes,
                      int input_shape_count, esp_inferred **out, esp_error *err);
+
+/* For looking at a model whose input sizes are open: values behind such an input have the shape that the file
+ * declares for them, or none (rank -1). Nothing can be run with it. */
+esp_status esp_infer_declared(const esp_graph *graph, int64_t batch, esp_inferred **out, esp_error *err);
 void esp_inferred_free(esp_inferred *inferred);
 
 const esp_shape *esp_inferred_shape(const esp_inferred *inferred, int value);

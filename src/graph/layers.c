@@ -22,6 +22,34 @@ static int bias_value(const esp_graph *graph, const esp_node *node, const esp_la
     return bias != NULL && esp_tensor_elements(bias) == filters ? value : -1;
 }
 
+static bool is_transposed(const esp_layer_form *form)
+{
+    return form->is_conv && form->filter_axis > form->channel_axis;
+}
+
+static void describe_kernel(const esp_shape *weight, esp_layer *layer)
+{
+    layer->kernel_rank = layer->is_conv ? weight->rank - 2 : 0;
+    layer->kernel_positions = 1;
+    for (int i = 0; i < layer->kernel_rank; i++) {
+        layer->kernel[i] = weight->dims[i + 2];
+        layer->kernel_positions *= layer->kernel[i];
+    }
+    layer->kernel_w = layer->kernel_rank > 0 ? layer->kernel[layer->kernel_rank - 1] : 1;
+    layer->kernel_h = layer->kernel_w > 0 ? layer->kernel_positions / layer->kernel_w : 0;
+}
+
+/* A weight is met once per output place; once per input place when the convolution is transposed. */
+static int64_t count_positions(const esp_inferred *inferred, const esp_node *node, const esp_layer_form *form,
+                               const esp_layer *layer)
+{
+    int value = is_transposed(form) ? node->inputs[0] : node->outputs[0];
+    int64_t channels = is_transposed(form) ? layer->channels * layer->group : layer->filters;
+    const esp_shape *shape = esp_inferred_shape(inferred, value);
+    int64_t elements = shape->rank < 0 ? -1 : esp_shape_elements(shape);
+    return channels == 0 || elements < 0 ? 0 : elements / channels;
+}
+
 static bool describe_layer(const esp_graph *graph, const esp_inferred *inferred, int n, esp_layer *out)
 {
     const esp_node *node = esp_graph_node(graph, n);
@@ -30,7 +58,10 @@ static bool describe_layer(const esp_graph *graph, const esp_inferred *inferred,
         return false;
     const esp_value *weight = esp_graph_value(graph, node->inputs[form.weight_input]);
     const esp_shape *shape = &weight->shape;
-    if (weight->constant == NULL || shape->rank != (form.is_conv ? 4 : 2))
+    if (weight->constant == NULL || (form.is_conv ? shape->rank < 3 || shape->rank > 5 : shape->rank != 2))
+        return false;
+    int64_t group = form.is_conv ? esp_node_int(node, "group", 1) : 1;
+    if (group < 1 || shape->dims[0] % group != 0)
         return false;
     esp_layer layer = {.node = n,
                        .name = node->name,
@@ -39,16 +70,17 @@ static bool describe_layer(const esp_graph *graph, const esp_inferred *inferred,
                        .weight = node->inputs[form.weight_input],
                        .filters = shape->dims[form.filter_axis],
                        .channels = shape->dims[form.channel_axis],
-                       .group = form.is_conv ? esp_node_int(node, "group", 1) : 1,
-                       .kernel_h = form.is_conv ? shape->dims[2] : 1,
-                       .kernel_w = form.is_conv ? shape->dims[3] : 1,
+                       .group = group,
                        .filter_axis = form.filter_axis,
                        .channel_axis = form.channel_axis};
+    if (is_transposed(&form)) { /* [channels of all groups, filters of one, kernel] */
+        layer.filters *= group;
+        layer.channels /= group;
+    }
+    describe_kernel(shape, &layer);
     layer.bias = bias_value(graph, node, &form, layer.filters);
-    const esp_shape *output_shape = esp_inferred_shape(inferred, node->outputs[0]);
-    int64_t outputs = output_shape->rank < 0 ? -1 : esp_shape_elements(output_shape);
     int64_t elements = esp_tensor_elements(weight->constant);
-    layer.positions = layer.filters == 0 || outputs < 0 ? 0 : outputs / layer.filters;
+    layer.positions = count_positions(inferred, node, &form, &layer);
     layer.params = elements + (layer.bias >= 0 ? layer.filters : 0);
     layer.macs = elements * layer.positions;
     *out = layer;
@@ -93,17 +125,28 @@ int esp_layers_find(const esp_layers *layers, const char *node_or_weight_name)
     return -1;
 }
 
+int64_t esp_layer_slice(const esp_layer *layer, int64_t filter, int64_t channel)
+{
+    if (layer->filter_axis < layer->channel_axis)
+        return (filter * layer->channels + channel) * layer->kernel_positions;
+    int64_t filters = layer->filters / layer->group, group = filter / filters;
+    int64_t row = group * layer->channels + channel;
+    return (row * filters + filter % filters) * layer->kernel_positions;
+}
+
 void esp_layer_weight_canonical(const esp_layer *layer, const esp_tensor *weight, float *out)
 {
     const float *data = esp_tensor_f32(weight);
-    int64_t inner = layer->kernel_h * layer->kernel_w;
+    int64_t length = layer->kernel_positions;
     if (layer->filter_axis < layer->channel_axis) {
-        memcpy(out, data, (size_t)(layer->filters * layer->channels * inner) * sizeof *out);
+        memcpy(out, data, (size_t)(layer->filters * layer->channels * length) * sizeof *out);
         return;
     }
-    for (int64_t c = 0; c < layer->channels; c++) {
-        for (int64_t f = 0; f < layer->filters; f++)
-            out[f * layer->channels + c] = data[c * layer->filters + f];
+    for (int64_t f = 0; f < layer->filters; f++) {
+        for (int64_t c = 0; c < layer->channels; c++) {
+            memcpy(out, data + esp_layer_slice(layer, f, c), (size_t)length * sizeof *out);
+            out += length;
+        }
     }
 }
 

@@ -13,7 +13,7 @@ typedef enum esp_role {
     ESP_ROLE_STEM,     /* first convolution: reads the network's input */
     ESP_ROLE_SHORTCUT, /* 1x1 convolution beside a residual branch: its way to the Add is shorter than the
                           other's and starts from the same value */
-    ESP_ROLE_GROUPED,  /* group > 1 (depthwise): has no filter x channel choice of its own */
+    ESP_ROLE_GROUPED,  /* group > 1 (depthwise, ResNeXt, ...) */
 } esp_role;
 
 /* "body", "stem", "shortcut", "grouped". */
@@ -28,9 +28,15 @@ typedef struct esp_layer {
     int64_t filters;  /* output channels */
     int64_t channels; /* input channels the weight has per group */
     int64_t group;
-    int64_t kernel_h, kernel_w;    /* 1 for fully connected */
-    int filter_axis, channel_axis; /* axes of the weight tensor */
-    int64_t positions;             /* H_out * W_out (batch 1); 1 for fully connected on [N, in] */
+    int kernel_rank;            /* axes of the window: 1 signals, 2 images, 3 volumes; 0: fully connected */
+    int64_t kernel[3];          /* [kernel_rank] */
+    int64_t kernel_positions;   /* their product; 1 for fully connected */
+    int64_t kernel_h, kernel_w; /* of images; of others two numbers whose product is kernel_positions */
+    int filter_axis, channel_axis; /* axes of the weight tensor. Filters behind channels: Gemm(transB=0),
+                                      MatMul, and ConvTranspose, whose weight is [channels * group, filters /
+                                      group, kernel] */
+    int64_t positions;             /* how often an image meets a weight: H_out * W_out; H_in * W_in of a
+                                      ConvTranspose; 1 for fully connected on [N, in] */
     int64_t params;                /* elements of weight and bias */
     int64_t macs;                  /* per image */
     esp_role role;
@@ -47,9 +53,13 @@ esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred,
 void esp_layers_free(esp_layers *layers);
 int esp_layers_find(const esp_layers *layers, const char *node_or_weight_name); /* -1 when there is none */
 
-/* Copies a layer's weight into [filters, channels, kernel_h*kernel_w] order whatever the stored axes (Gemm
- * transB=0, MatMul): what saliency and masks are defined on. `weight` may be another tensor of the layer's
- * weight shape. */
+/* Where the slice of a filter and one of its channels begins in the weight, in elements; it has
+ * kernel_positions elements in a row. */
+int64_t esp_layer_slice(const esp_layer *layer, int64_t filter, int64_t channel);
+
+/* Copies a layer's weight into [filters, channels, kernel_positions] order whatever the stored axes (Gemm
+ * transB=0, MatMul, ConvTranspose): what saliency and masks are defined on. `weight` may be another tensor of
+ * the layer's weight shape. */
 void esp_layer_weight_canonical(const esp_layer *layer, const esp_tensor *weight, float *out);
 
 /* Whole-network figures at batch 1. */

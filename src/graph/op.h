@@ -18,6 +18,10 @@ typedef enum esp_channel_rule {
                           positions  of channels in the output are found by moving indices through the forward
                           kernel */
     ESP_CHANNEL_CUT,   /* a layer: reads its input's channels, makes new ones from its filters */
+    ESP_CHANNEL_APART, /* as COPY without parameters when a trial run shows that every channel is computed
+                          from itself alone (softmax over space); else as BLOCK */
+    ESP_CHANNEL_GROUP, /* channels fall into as many equal runs as the attribute num_groups says, each
+                          computed together: a run stays or goes; parameters are per channel or per run */
     ESP_CHANNEL_BLOCK, /* nothing can be cut through it: its inputs must keep all channels */
 } esp_channel_rule;
 
@@ -140,11 +144,14 @@ typedef struct esp_narrow_context {
     int64_t input_kept_count;
     const int64_t *output_kept;
     int64_t output_kept_count;
-    const int64_t *output_source; /* per old output channel: old input channel, or -1 = padding */
+    const int64_t *output_source;      /* per old output channel: old input channel, or -1 = padding */
+    int output_count;                  /* of the node: `output` is an array */
+    const int64_t *output_kept_counts; /* per output: channels that remain */
     /* results: replacements for constant inputs (NULL = unchanged) and for attributes */
     esp_tensor *new_inputs[8];
     esp_attr new_attrs[8]; /* `ints` memory comes from `arena` */
     int new_attr_count;
+    const char *dropped_attr; /* an attribute that must go; NULL: none */
     struct esp_arena *arena;
 } esp_narrow_context;
 

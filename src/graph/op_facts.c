@@ -10,6 +10,8 @@
     X(TIE, "tie", "equal positions of all inputs and the output are cut together")                           \
     X(MOVE, "move", "channels are followed to where they go")                                                \
     X(CUT, "cut", "reads channels, makes new ones: a layer with filters to cut")                             \
+    X(APART, "apart", "copy where each channel is computed from itself alone, else block")                   \
+    X(GROUP, "group", "channels normalised together are cut together")                                       \
     X(BLOCK, "block", "its inputs keep all their channels")
 
 const char *esp_channel_word(esp_channel_rule rule)

@@ -262,3 +262,13 @@ int64_t esp_op_conv_transpose_macs(const esp_infer_context *context)
     const esp_shape *x = &context->inputs[0]->shape;
     return x->dims[0] * esp_shape_product(x, 2, x->rank) * esp_shape_elements(&context->inputs[1]->shape);
 }
+
+bool esp_op_conv_transpose_layer(const esp_node *node, esp_layer_form *form)
+{
+    *form = (esp_layer_form){.weight_input = 1,
+                             .bias_input = node->input_count > 2 && node->inputs[2] >= 0 ? 2 : -1,
+                             .filter_axis = 1,
+                             .channel_axis = 0,
+                             .is_conv = true};
+    return true;
+}

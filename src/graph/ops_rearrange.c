@@ -87,6 +87,37 @@ void esp_op_split_prepare(const esp_op_context *context, void *plan)
     read_split(&as_infer, plan, NULL); /* infer has accepted it */
 }
 
+/* Equal parts may become unequal ones: then the sizes must be said. */
+esp_status esp_op_split_narrow(esp_narrow_context *context, esp_error *err)
+{
+    esp_infer_context as_infer = esp_narrow_as_infer(context);
+    split_plan plan;
+    int64_t sizes[MOST_PARTS], total = 0;
+    int parts = context->output_count, given = 0;
+    as_infer.output_count = parts;
+    esp_status status = read_split(&as_infer, &plan, err);
+    if (status == ESP_OK)
+        status = read_given_sizes(&as_infer, sizes, &given, err);
+    if (status != ESP_OK || plan.axis != context->input_axis)
+        return status;
+    bool is_even = given == 0;
+    for (int i = 0; i < parts; i++) {
+        total += context->output_kept_counts[i];
+        is_even = is_even && context->output_kept_counts[i] == context->output_kept_counts[0];
+    }
+    if (total != context->input_kept_count)
+        return esp_fail(err, ESP_UNSUPPORTED,
+                        "the kept channels are not those of its parts, one after another");
+    if (is_even)
+        return ESP_OK;
+    if (context->opset < 13)
+        return esp_narrow_ints(context, "split", -1, context->output_kept_counts, parts, err);
+    if (esp_node_attr(context->node, "num_outputs") != NULL)
+        context->dropped_attr = "num_outputs"; /* it goes with no sizes */
+    return esp_op_replace_ints(esp_infer_input(&as_infer, 1), context->output_kept_counts, parts,
+                               &context->new_inputs[1], err);
+}
+
 /* Copies one part from or to its place in the whole, which begins at `offset` along the axis. */
 static esp_status copy_part(const esp_op_context *context, const split_plan *plan, int part, int64_t offset,
                             const esp_view *whole, const esp_view *target, bool is_forward)

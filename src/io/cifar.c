@@ -1,7 +1,7 @@
-/* CIFAR-10, binary version (Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html): records of one label
- * byte and 3072 pixel bytes, the red, green and blue planes of 32x32 in that order. Training images come in
- * five batch files; those that are there are read, and the dataset's note says how many. batches.meta.txt
- * names the classes, one a line. */
+/* CIFAR-10 and CIFAR-100, binary versions (Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html): records
+ * of one label byte, or of two (coarse, fine: the fine one counts), and 3072 pixel bytes, the red, green and
+ * blue planes of 32x32 in that order. CIFAR-10's training images come in five batch files; those that are
+ * there are read, and the dataset's note says how many. A text file names the classes, one a line. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,24 +10,46 @@
 #include "base/memory.h"
 #include "io/dataset_internal.h"
 
-enum {
-    CHANNELS = 3,
-    SIDE = 32,
-    CLASSES = 10,
-    IMAGE_BYTES = CHANNELS * SIDE * SIDE,
-    RECORD_BYTES = 1 + IMAGE_BYTES
+enum { CHANNELS = 3, SIDE = 32, IMAGE_BYTES = CHANNELS * SIDE * SIDE };
+
+#define META_LIMIT  ((size_t)1 << 20)
+#define BATCHES_MAX 5
+
+typedef struct cifar_format {
+    int classes, label_bytes; /* the last label byte counts */
+    const char *train_files[BATCHES_MAX + 1], *test_files[2], *names_file;
+} cifar_format;
+
+static const cifar_format cifar10 = {
+    .classes = 10,
+    .label_bytes = 1,
+    .train_files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
+                    "data_batch_5.bin"},
+    .test_files = {"test_batch.bin"},
+    .names_file = "batches.meta.txt",
 };
 
-#define META_LIMIT ((size_t)1 << 20)
+static const cifar_format cifar100 = {
+    .classes = 100,
+    .label_bytes = 2,
+    .train_files = {"train.bin"},
+    .test_files = {"test.bin"},
+    .names_file = "fine_label_names.txt",
+};
 
-static const char *const train_files[] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
-                                          "data_batch_4.bin", "data_batch_5.bin"};
-static const char *const test_files[] = {"test_batch.bin"};
+static size_t record_bytes(const cifar_format *format)
+{
+    return (size_t)format->label_bytes + IMAGE_BYTES;
+}
 
-enum { BATCHES_MAX = sizeof train_files / sizeof train_files[0] };
+static int record_label(const cifar_format *format, const char *record)
+{
+    return (uint8_t)record[format->label_bytes - 1];
+}
 
 /* The batch files that are there, in memory. */
 typedef struct batches {
+    const cifar_format *format;
     int wanted, count;
     struct {
         char *path, *data;
@@ -43,17 +65,20 @@ static void batches_free(batches *set)
     }
 }
 
-static esp_status check_batch(const char *path, const char *data, size_t size, esp_error *err)
+static esp_status check_batch(const cifar_format *format, const char *path, const char *data, size_t size,
+                              esp_error *err)
 {
-    if (size == 0 || size % RECORD_BYTES != 0)
-        return esp_fail(err, ESP_FORMAT, "%s: %zu bytes, expected a multiple of %d (one record); truncated?",
-                        path, size, RECORD_BYTES);
-    for (size_t i = 0; i < size / RECORD_BYTES; i++) {
-        uint8_t label = (uint8_t)data[i * RECORD_BYTES];
+    size_t record = record_bytes(format);
 
-        if (label >= CLASSES)
+    if (size == 0 || size % record != 0)
+        return esp_fail(err, ESP_FORMAT, "%s: %zu bytes, expected a multiple of %zu (one record); truncated?",
+                        path, size, record);
+    for (size_t i = 0; i < size / record; i++) {
+        int label = record_label(format, data + i * record);
+
+        if (label >= format->classes)
             return esp_fail(err, ESP_FORMAT, "%s: label %d of record %zu, expected 0 to %d", path, label, i,
-                            CLASSES - 1);
+                            format->classes - 1);
     }
     return ESP_OK;
 }
@@ -69,10 +94,10 @@ static esp_status read_batch(const char *directory, const char *name, batches *s
         return status;
     status = esp_file_read_gz(path, ESP_DATASET_FILE_LIMIT, &data, &size, err);
     if (status == ESP_OK)
-        status = check_batch(path, data, size, err);
+        status = check_batch(set->format, path, data, size, err);
     set->items[set->count].path = path;
     set->items[set->count].data = data;
-    set->items[set->count].records = (int64_t)(size / RECORD_BYTES);
+    set->items[set->count].records = (int64_t)(size / record_bytes(set->format));
     set->count++;
     return status;
 }
@@ -80,15 +105,17 @@ static esp_status read_batch(const char *directory, const char *name, batches *s
 static esp_status read_batches(const esp_dataset_request *request, batches *set, esp_error *err)
 {
     bool is_train = request->split == ESP_SPLIT_TRAIN;
-    const char *const *names = is_train ? train_files : test_files;
+    const char *const *names = is_train ? set->format->train_files : set->format->test_files;
     esp_status status = ESP_OK;
 
-    set->wanted = is_train ? BATCHES_MAX : 1;
+    while (set->wanted < BATCHES_MAX && names[set->wanted])
+        set->wanted++;
     for (int i = 0; i < set->wanted && status == ESP_OK; i++)
         status = read_batch(request->directory, names[i], set, err);
     if (status == ESP_OK && set->count == 0)
         return esp_fail(err, ESP_IO, "%s has no %s batch, expected %s%s (.gz or not)", request->directory,
-                        esp_split_name(request->split), names[0], is_train ? " to data_batch_5.bin" : "");
+                        esp_split_name(request->split), names[0],
+                        set->wanted > 1 ? " to data_batch_5.bin" : "");
     return status;
 }
 
@@ -104,29 +131,31 @@ static int64_t count_records(const batches *set)
 static void copy_records(const batches *set, esp_dataset *dataset)
 {
     int64_t image = 0;
+    size_t size = record_bytes(set->format);
 
     for (int i = 0; i < set->count; i++)
         for (int64_t r = 0; r < set->items[i].records; r++, image++) {
-            const char *record = set->items[i].data + r * RECORD_BYTES;
+            const char *record = set->items[i].data + (size_t)r * size;
 
-            esp_dataset_set_label(dataset, image, (uint8_t)record[0]);
-            memcpy(esp_dataset_pixels_mut(dataset, image), record + 1, IMAGE_BYTES);
+            esp_dataset_set_label(dataset, image, record_label(set->format, record));
+            memcpy(esp_dataset_pixels_mut(dataset, image), record + set->format->label_bytes, IMAGE_BYTES);
         }
 }
 
 /* Class names are a courtesy: without the file, classes have numbers. */
-static esp_status name_classes(const char *directory, esp_dataset *dataset, esp_error *err)
+static esp_status name_classes(const char *directory, const cifar_format *format, esp_dataset *dataset,
+                               esp_error *err)
 {
-    char *path = esp_path_join(directory, "batches.meta.txt"), *text = NULL;
+    char *path = esp_path_join(directory, format->names_file), *text = NULL;
     size_t size;
     esp_status status = ESP_OK;
 
     if (!path)
-        return esp_fail_memory(err, "batches.meta.txt", strlen(directory));
+        return esp_fail_memory(err, format->names_file, strlen(directory));
     if (esp_file_exists(path))
         status = esp_file_read_gz(path, META_LIMIT, &text, &size, err);
     char *line = text;
-    for (int label = 0; line && *line && label < CLASSES && status == ESP_OK; label++) {
+    for (int label = 0; line && *line && label < format->classes && status == ESP_OK; label++) {
         size_t length = strcspn(line, "\r\n");
         char *next = line + length + strspn(line + length, "\r\n");
 
@@ -149,17 +178,19 @@ static esp_status make_dataset(const esp_dataset_request *request, const batches
         snprintf(note, sizeof note, "%" PRId64 " train images, %d of %d batches", count, set->count,
                  set->wanted);
     else
-        snprintf(note, sizeof note, "%" PRId64 " test images", count);
-    esp_status status = esp_dataset_new(request->spec, note, count, CHANNELS, SIDE, SIDE, CLASSES, out, err);
+        snprintf(note, sizeof note, "%" PRId64 " %s images", count, esp_split_name(request->split));
+    esp_status status =
+        esp_dataset_new(request->spec, note, count, CHANNELS, SIDE, SIDE, set->format->classes, out, err);
     if (status != ESP_OK)
         return status;
     copy_records(set, *out);
-    return name_classes(request->directory, *out, err);
+    return name_classes(request->directory, set->format, *out, err);
 }
 
-esp_status esp_cifar10_open(const esp_dataset_request *request, esp_dataset **out, esp_error *err)
+static esp_status cifar_open(const esp_dataset_request *request, const cifar_format *format,
+                             esp_dataset **out, esp_error *err)
 {
-    batches set = {0};
+    batches set = {.format = format};
     esp_status status = read_batches(request, &set, err);
 
     *out = NULL;
@@ -171,4 +202,14 @@ esp_status esp_cifar10_open(const esp_dataset_request *request, esp_dataset **ou
     }
     batches_free(&set);
     return status;
+}
+
+esp_status esp_cifar10_open(const esp_dataset_request *request, esp_dataset **out, esp_error *err)
+{
+    return cifar_open(request, &cifar10, out, err);
+}
+
+esp_status esp_cifar100_open(const esp_dataset_request *request, esp_dataset **out, esp_error *err)
+{
+    return cifar_open(request, &cifar100, out, err);
 }

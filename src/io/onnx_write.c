@@ -13,6 +13,7 @@
 
 #include "base/memory.h"
 #include "base/text.h"
+#include "graph/infer.h"
 #include "graph/op.h"
 #include "graph/opaque.h"
 
@@ -24,6 +25,7 @@ typedef struct writer {
     esp_arena *arena;
     const char *batch;             /* name of the open batch */
     esp_onnx_placement *placement; /* NULL: all tensors in the message */
+    esp_inferred *one, *two;       /* at batch 1 and 2, where outputs have no declared shape; NULL: unknown */
     bool is_out_of_memory;         /* checked once, at the end */
 } writer;
 
@@ -210,6 +212,45 @@ static Onnx__ValueInfoProto *write_value(writer *out, const esp_value *value, co
     return info;
 }
 
+/* The shape of an output that the graph declares none for: a dim that grows with an open batch is the batch,
+ * one that grows otherwise stays open. */
+static esp_shape inferred_shape(const writer *out, int value)
+{
+    const esp_shape unknown = {.rank = -1};
+    esp_shape shape = out->one ? *esp_inferred_shape(out->one, value) : unknown;
+    const esp_shape *two = out->two ? esp_inferred_shape(out->two, value) : NULL;
+
+    for (int i = 0; two && i < shape.rank && i < two->rank; i++)
+        if (two->dims[i] != shape.dims[i])
+            shape.dims[i] =
+                i == 0 && shape.dims[i] == 1 && two->dims[i] == 2 ? ESP_DIM_BATCH : ESP_DIM_UNKNOWN;
+    return shape;
+}
+
+static bool lacks_shapes(const esp_graph *graph)
+{
+    for (int i = 0; i < esp_graph_output_count(graph); i++)
+        if (esp_graph_value(graph, esp_graph_output(graph, i))->shape.rank < 0)
+            return true;
+    return false;
+}
+
+/* The checker of ONNX wants a shape for every output. Models whose sizes are open, or that cannot run, are
+ * written without. */
+static void infer_outputs(writer *out)
+{
+    const esp_graph *graph = out->graph;
+    esp_error ignored = {0};
+
+    if (!lacks_shapes(graph) || esp_graph_input_count(graph) == 0 || esp_graph_find_opaque(graph) >= 0)
+        return;
+    const esp_shape *input = &esp_graph_value(graph, esp_graph_input(graph, 0))->shape;
+    bool is_open = input->rank > 0 && input->dims[0] == ESP_DIM_BATCH;
+    int64_t batch = input->rank > 0 && input->dims[0] > 0 ? input->dims[0] : 1;
+    if (esp_infer(graph, batch, NULL, 0, &out->one, &ignored) == ESP_OK && is_open)
+        (void)esp_infer(graph, 2, NULL, 0, &out->two, &ignored);
+}
+
 /* An output: its declared type, or the bytes of one that is no tensor's. */
 static Onnx__ValueInfoProto *write_output(writer *out, int value)
 {
@@ -223,8 +264,12 @@ static Onnx__ValueInfoProto *write_output(writer *out, int value)
         if (node->outputs[i] == value)
             type = esp_node_attr(node, name);
     }
-    if (!type)
-        return write_value(out, output, out->batch);
+    if (!type) {
+        esp_value known = *output;
+        if (known.shape.rank < 0)
+            known.shape = inferred_shape(out, value);
+        return write_value(out, &known, out->batch);
+    }
 
     Onnx__ValueInfoProto *info = NEW_MESSAGE(out, Onnx__ValueInfoProto, ONNX__VALUE_INFO_PROTO__INIT);
     if (!info)
@@ -519,8 +564,11 @@ esp_status esp_onnx_message_build(const esp_graph *graph, const char *location, 
     esp_status status = check_constants(graph, err);
     if (status != ESP_OK)
         return status;
+    infer_outputs(&state);
     if (state.arena && (!location || make_placement(&state, location, &out->placement)))
         out->model = write_model(&state);
+    esp_inferred_free(state.one);
+    esp_inferred_free(state.two);
     if (!out->model || state.is_out_of_memory)
         return esp_fail_memory(err, "writing a model", (size_t)esp_graph_node_count(graph));
     out->size = onnx__model_proto__get_packed_size(out->model);

@@ -254,12 +254,19 @@ done:
     return status;
 }
 
+esp_status esp_figure_check_path(const char *path, esp_error *err)
+{
+    return terminal_of(path)
+               ? ESP_OK
+               : esp_fail(err, ESP_INVALID,
+                          "%s: unknown kind of picture; expected a name ending in .png, .svg or .pdf", path);
+}
+
 esp_status esp_figure_write(const esp_figure *figure, const char *path, esp_error *err)
 {
     const char *terminal = terminal_of(path);
     if (!terminal) {
-        return esp_fail(err, ESP_INVALID,
-                        "%s: unknown kind of picture; expected a name ending in .png, .svg or .pdf", path);
+        return esp_figure_check_path(path, err);
     }
     esp_text text = {0};
     esp_text temporary = {0};

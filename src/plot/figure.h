@@ -34,6 +34,9 @@ typedef struct esp_figure {
  * passed literally: no part of a title can act as a command. */
 esp_status esp_figure_script(const esp_figure *figure, char **out, esp_error *err);
 
+/* Whether esp_figure_write knows the ending of `path`: to be asked before hours of work. ESP_INVALID. */
+esp_status esp_figure_check_path(const char *path, esp_error *err);
+
 /* Draws into `path`; its ending (.png, .svg, .pdf) decides the format. Written under a temporary name and
  * renamed, so a failure leaves an old file alone. Errors: unknown ending (ESP_INVALID), nothing to draw
  * (ESP_INVALID), gnuplot missing (ESP_IO, with a hint), gnuplot's own complaint (ESP_INTERNAL, its first

@@ -23,11 +23,16 @@ static int64_t removed_elements(const esp_coupling *coupling, const esp_node *no
                                 const esp_tensor *parameter, const bool *is_removable)
 {
     esp_value_slots output = esp_coupling_value(coupling, node->outputs[0]);
-    int64_t removed = 0;
+    int64_t removed = 0, elements = esp_tensor_elements(parameter), run = 1;
 
-    if (output.axis < 0 || esp_tensor_elements(parameter) != output.count)
+    if (output.axis < 0)
         return 0;
-    for (int64_t c = 0; c < output.count; c++)
+    if (node->op->rule == ESP_CHANNEL_GROUP &&
+        elements > 0) /* one for each run of channels, or for each channel */
+        run = output.count / elements;
+    if (run < 1 || elements * run != output.count)
+        return 0;
+    for (int64_t c = 0; c < output.count; c += run)
         removed += is_removable[output.slots[c]];
     return removed;
 }

@@ -181,13 +181,20 @@ static esp_status write_known_channels(esp_coupling *coupling, int index, esp_er
                           err);
 }
 
-/* One node by its rule. Rules speak of the first output; a node whose others are used is a wall. */
+/* Rules that speak of all outputs; the others speak of the first. */
+static bool speaks_of_all_outputs(const esp_node *node)
+{
+    return node->op->rule == ESP_CHANNEL_MOVE || node->op->rule == ESP_CHANNEL_APART;
+}
+
+/* One node by its rule. A node of whose outputs some are used that its rule does not speak of is a wall. */
 static esp_status walk_node(esp_coupling *coupling, int index, esp_error *err)
 {
     static esp_status (*const follow[])(esp_coupling *, int, esp_error *) = {
         [ESP_CHANNEL_COPY] = coupling_follow_copy,   [ESP_CHANNEL_TIE] = coupling_follow_tie,
         [ESP_CHANNEL_MOVE] = coupling_follow_move,   [ESP_CHANNEL_CUT] = coupling_follow_cut,
-        [ESP_CHANNEL_BLOCK] = coupling_follow_block,
+        [ESP_CHANNEL_BLOCK] = coupling_follow_block, [ESP_CHANNEL_APART] = coupling_follow_apart,
+        [ESP_CHANNEL_GROUP] = coupling_follow_group,
     };
     const esp_node *node = esp_graph_node(coupling->graph, index);
     bool is_all_known = true;
@@ -196,7 +203,7 @@ static esp_status walk_node(esp_coupling *coupling, int index, esp_error *err)
             is_all_known && (node->outputs[i] < 0 || coupling_is_known(coupling, node->outputs[i]));
     if (is_all_known)
         return write_known_channels(coupling, index, err);
-    for (int i = 1; i < node->output_count; i++) {
+    for (int i = 1; i < node->output_count && !speaks_of_all_outputs(node); i++) {
         if (is_used(coupling->graph, node->outputs[i]))
             return coupling_block(
                 coupling, index, coupling_reason(coupling, "node '%s' has several outputs", node->name), err);
@@ -205,15 +212,54 @@ static esp_status walk_node(esp_coupling *coupling, int index, esp_error *err)
     return follow[node->op->rule](coupling, index, err);
 }
 
-/* Layers that use one tensor for two jobs cannot be cut apart. */
-static esp_status pin_shared_weights(esp_coupling *coupling, esp_error *err)
+/* Another layer that does with the same weight what this one does, or -1: `*is_alike` is false when someone
+ * has another use for it. */
+static int find_sharer(const esp_coupling *coupling, int index, bool *is_alike)
+{
+    const esp_layer *layer = &coupling->layers->items[index];
+    int first = -1;
+    *is_alike = true;
+    for (int i = 0; i < esp_graph_consumer_count(coupling->graph, layer->weight); i++) {
+        int other = coupling->layer_of_node[esp_graph_consumer(coupling->graph, layer->weight, i)];
+        if (other == index)
+            continue;
+        const esp_layer *item = other < 0 ? NULL : &coupling->layers->items[other];
+        if (item == NULL || item->weight != layer->weight || item->group != layer->group ||
+            item->filter_axis != layer->filter_axis || item->is_conv != layer->is_conv ||
+            coupling->follows_input[other] != coupling->follows_input[index]) {
+            *is_alike = false;
+            continue;
+        }
+        if (first < 0 && other < index)
+            first = other;
+    }
+    return first;
+}
+
+static void tie_all(esp_coupling *coupling, int64_t count, const int32_t *a, const int32_t *b)
+{
+    for (int64_t i = 0; a != NULL && b != NULL && i < count; i++)
+        coupling_tie(coupling, a[i], b[i]);
+}
+
+/* Layers that share a weight share its rows and columns. Where the tensor has another job too, nothing of it
+ * can be cut. */
+static esp_status tie_shared_weights(esp_coupling *coupling, esp_error *err)
 {
     const esp_layers *layers = coupling->layers;
     for (int i = 0; i < layers->count; i++) {
         const esp_layer *layer = &layers->items[i];
-        if (esp_graph_consumer_count(coupling->graph, layer->weight) < 2)
+        bool is_alike;
+        int sharer = find_sharer(coupling, i, &is_alike);
+        if (sharer >= 0) {
+            bool is_one_blind = (coupling->reads[i] == NULL) != (coupling->reads[sharer] == NULL);
+            tie_all(coupling, layer->filters, coupling->writes[i], coupling->writes[sharer]);
+            tie_all(coupling, layer->channels, coupling->reads[i], coupling->reads[sharer]);
+            is_alike = is_alike && !is_one_blind;
+        }
+        if (is_alike)
             continue;
-        const char *reason = coupling_reason(coupling, "weight '%s' has several users", layer->weight_name);
+        const char *reason = coupling_reason(coupling, "weight '%s' has several uses", layer->weight_name);
         if (reason == NULL)
             return esp_fail_memory(err, "channel slots", 0);
         coupling_pin(coupling, layer->filters, coupling->writes[i], reason);
@@ -221,6 +267,26 @@ static esp_status pin_shared_weights(esp_coupling *coupling, esp_error *err)
             coupling_input(coupling, esp_graph_node(coupling->graph, layer->node), 0);
         if (input != NULL)
             coupling_pin(coupling, input->count, input->slots, reason);
+    }
+    return ESP_OK;
+}
+
+/* Every value keeps a channel: one that has only one slot keeps that. */
+static esp_status pin_only_channels(esp_coupling *coupling, esp_error *err)
+{
+    for (int i = 0; i < esp_graph_value_count(coupling->graph); i++) {
+        const coupling_value *value = &coupling->values[i];
+        int32_t root = value->axis >= 0 && value->count > 0 ? find_root(coupling, value->slots[0]) : 0;
+        bool is_alone = root > 0 && coupling->reason[root] == NULL;
+        for (int64_t c = 1; c < value->count && is_alone; c++)
+            is_alone = find_root(coupling, value->slots[c]) == root;
+        if (!is_alone)
+            continue;
+        const char *reason =
+            coupling_reason(coupling, "nothing else is in '%s'", esp_graph_value(coupling->graph, i)->name);
+        if (reason == NULL)
+            return esp_fail_memory(err, "channel slots", 0);
+        coupling_pin(coupling, 1, value->slots, reason);
     }
     return ESP_OK;
 }
@@ -237,7 +303,8 @@ static esp_status pin_ends(esp_coupling *coupling, esp_error *err)
         if (output->axis >= 0)
             coupling_pin(coupling, output->count, output->slots, reason);
     }
-    return pin_shared_weights(coupling, err);
+    esp_status status = tie_shared_weights(coupling, err);
+    return status == ESP_OK ? pin_only_channels(coupling, err) : status;
 }
 
 static esp_status walk(esp_coupling *coupling, esp_error *err)
@@ -296,15 +363,16 @@ static esp_status allocate(esp_coupling *coupling, esp_error *err)
     esp_arena *arena = coupling->arena = esp_arena_new();
     if (arena != NULL) {
         coupling->values = esp_arena_alloc(arena, value_count + 1, sizeof *coupling->values);
-        coupling->moves = esp_arena_alloc(arena, node_count + 1, sizeof *coupling->moves);
+        coupling->moves = esp_arena_alloc(arena, node_count + 1, sizeof(esp_channel_moves *));
         coupling->is_followed = esp_arena_alloc(arena, node_count + 1, sizeof *coupling->is_followed);
         coupling->layer_of_node = esp_arena_alloc(arena, node_count + 1, sizeof *coupling->layer_of_node);
         coupling->writes = esp_arena_alloc(arena, layer_count + 1, sizeof *coupling->writes);
         coupling->reads = esp_arena_alloc(arena, layer_count + 1, sizeof *coupling->reads);
+        coupling->follows_input = esp_arena_alloc(arena, layer_count + 1, sizeof *coupling->follows_input);
     }
     if (arena == NULL || coupling->values == NULL || coupling->moves == NULL ||
         coupling->is_followed == NULL || coupling->layer_of_node == NULL || coupling->writes == NULL ||
-        coupling->reads == NULL)
+        coupling->reads == NULL || coupling->follows_input == NULL)
         return esp_fail_memory(err, "coupled sets", value_count * sizeof *coupling->values);
     for (size_t i = 0; i < value_count; i++)
         coupling->values[i].axis = -1;

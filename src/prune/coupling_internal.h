@@ -25,9 +25,10 @@ struct esp_coupling {
     const esp_layers *layers;
     esp_arena *arena;
     coupling_value *values;
-    esp_channel_moves *moves;  /* per node */
+    esp_channel_moves **moves; /* per node, per output; NULL: no followed movement */
     bool *is_followed;         /* per node */
     int *layer_of_node;        /* -1: none */
+    bool *follows_input;       /* per layer: whole groups are cut */
     int32_t **writes, **reads; /* per layer */
 
     /* union-find over raw ids; ids 1..raw_count-1 */
@@ -62,12 +63,38 @@ bool coupling_is_known(const esp_coupling *coupling, int value);
 esp_status coupling_block(esp_coupling *coupling, int node, const char *reason, esp_error *err);
 
 /* ---- rules ---- */
-esp_status coupling_follow_move(esp_coupling *coupling, int node, esp_error *err); /* coupling_probe.c */
-esp_status coupling_keeps_channels(esp_coupling *coupling, int node, int axis, bool *out, esp_error *err);
-esp_status coupling_follow_cut(esp_coupling *coupling, int node, esp_error *err); /* coupling_rules.c */
+esp_status coupling_follow_move(esp_coupling *coupling, int node, esp_error *err);  /* coupling_move.c */
+esp_status coupling_follow_apart(esp_coupling *coupling, int node, esp_error *err); /* coupling_apart.c */
+esp_status coupling_follow_group(esp_coupling *coupling, int node, esp_error *err); /* coupling_rules.c */
+esp_status coupling_follow_cut(esp_coupling *coupling, int node, esp_error *err);   /* coupling_rules.c */
 esp_status coupling_follow_copy(esp_coupling *coupling, int node, esp_error *err);
 esp_status coupling_follow_tie(esp_coupling *coupling, int node, esp_error *err);
 esp_status coupling_follow_block(esp_coupling *coupling, int node, esp_error *err);
+
+/* ---- trial runs of one node (coupling_probe.c) ---- */
+
+/* A node laid out for runs of its kernel: inputs with channels and all outputs have memory of their own. */
+typedef struct coupling_probe {
+    const esp_node *node;
+    esp_view *inputs, *outputs;
+    const esp_view **input_pointers;
+    esp_view **output_pointers;
+    float **numbers; /* per input: memory of those with channels, NULL for the others */
+} coupling_probe;
+
+esp_status coupling_probe_open(esp_coupling *coupling, int node, coupling_probe *out, esp_error *err);
+esp_status coupling_probe_run(esp_coupling *coupling, coupling_probe *probe, esp_error *err);
+void coupling_probe_close(coupling_probe *probe);
+
+/* Dims before, along and behind an axis. */
+typedef struct coupling_span {
+    int64_t outer, count, inner;
+} coupling_span;
+coupling_span coupling_span_of(const esp_shape *shape, int axis);
+
+/* Why a node cannot be tried, or NULL: every float input has channels or is known, everything else is known.
+ */
+const char *coupling_why_not_probed(esp_coupling *coupling, const esp_node *node);
 
 /* ---- sets (coupling_sets.c) ---- */
 esp_status coupling_make_sets(esp_coupling *coupling, esp_error *err);

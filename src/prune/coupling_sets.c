@@ -61,8 +61,7 @@ static void refine_by(refinement *self, int64_t count, const int32_t *slots)
 /* Layers that have filters (columns) of their own for a slot. */
 static bool is_writer(const esp_coupling *coupling, int layer)
 {
-    const esp_layer *item = &coupling->layers->items[layer];
-    return item->group == 1 || !coupling->is_followed[item->node];
+    return !coupling->follows_input[layer];
 }
 
 static int64_t count_touches(const esp_coupling *coupling)
@@ -255,9 +254,30 @@ bool esp_coupling_follows(const esp_coupling *coupling, int node)
     return coupling->is_followed[node];
 }
 
+bool esp_coupling_layer_follows(const esp_coupling *coupling, int layer)
+{
+    return coupling->follows_input[layer];
+}
+
+const esp_channel_moves *esp_coupling_moves_of(const esp_coupling *coupling, int node, int output)
+{
+    static const esp_channel_moves none = {0};
+    return coupling->moves[node] == NULL ? &none : &coupling->moves[node][output];
+}
+
 const esp_channel_moves *esp_coupling_moves(const esp_coupling *coupling, int node)
 {
-    return &coupling->moves[node];
+    return esp_coupling_moves_of(coupling, node, 0);
+}
+
+int64_t esp_channel_sources(const esp_channel_moves *moves, int64_t channel, const int32_t **out)
+{
+    if (moves->begin == NULL) {
+        *out = &moves->source[channel];
+        return moves->source[channel] >= 0;
+    }
+    *out = &moves->from[moves->begin[channel]];
+    return moves->begin[channel + 1] - moves->begin[channel];
 }
 
 int esp_coupling_layer_at(const esp_coupling *coupling, int node)

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "base/unknown.h"
 #include "graph/op.h"
+#include "prune/criteria_data.h"
 #include "prune/row_products.h"
 #include "prune/weights.h"
 #include "tensor/blas.h"
@@ -213,6 +214,49 @@ static esp_status score_fpgm(const esp_criterion_context *context, double *score
                : esp_fail_memory(err, "distances between filters", (size_t)(count * count) * sizeof(float));
 }
 
+/* ---- layer-adaptive magnitude ---- */
+
+static int compare_squares(const void *a, const void *b)
+{
+    double first = *(const double *)a, second = *(const double *)b;
+
+    return (first > second) - (first < second);
+}
+
+/* The paper orders weights by magnitude and divides each square by the sum of the squares from it on. Here a
+ * filter's squares are one term, and filters of equal sums share a denominator with all of them, so that ties
+ * stay ties. */
+static esp_status score_lamp(const esp_criterion_context *context, double *scores, esp_error *err)
+{
+    size_t count = (size_t)context->layer->filters;
+    double *sorted = esp_alloc(count, sizeof *sorted), *sums = esp_alloc(count + 1, sizeof *sums);
+    esp_status status = score_norms(context, esp_square_sum, scores, err);
+
+    if (status == ESP_OK && (!sorted || !sums))
+        status = esp_fail_memory(err, "sums of squares", count * sizeof *sorted);
+    if (status == ESP_OK) {
+        memcpy(sorted, scores, count * sizeof *sorted);
+        qsort(sorted, count, sizeof *sorted, compare_squares);
+        sums[count] = 0;
+        for (size_t i = count; i-- > 0;)
+            sums[i] = sums[i + 1] + sorted[i];
+        for (size_t f = 0; f < count; f++) {
+            size_t low = 0, high = count; /* to the first that is not below */
+            while (low < high) {
+                size_t middle = (low + high) / 2;
+                if (sorted[middle] < scores[f])
+                    low = middle + 1;
+                else
+                    high = middle;
+            }
+            scores[f] = scores[f] > 0 ? scores[f] / sums[low] : 0;
+        }
+    }
+    esp_free(sorted);
+    esp_free(sums);
+    return status;
+}
+
 static esp_status score_random(const esp_criterion_context *context, double *scores, esp_error *err)
 {
     esp_rng rng;
@@ -227,7 +271,8 @@ static esp_status score_random(const esp_criterion_context *context, double *sco
 /* ---- the table ---- */
 
 static const esp_criterion criteria[] = {
-#define ESP_CRITERION(function, name, title, source) {name, title, source, function},
+#define ESP_CRITERION(function, measure, name, title, source, definition)                                    \
+    {name, title, source, definition, function, measure},
 #include "prune/criteria.def"
 #undef ESP_CRITERION
 };
@@ -257,18 +302,103 @@ esp_status esp_criterion_find(const char *name, const esp_criterion **out, esp_e
     return esp_fail_unknown(err, "criterion", name, names, (size_t)esp_criterion_count());
 }
 
+bool esp_criterion_needs_data(const esp_criterion *criterion)
+{
+    return criterion->measure != ESP_MEASURE_NOTHING;
+}
+
+static esp_status fail_without_data(const esp_criterion *criterion, esp_error *err)
+{
+    esp_fail(err, ESP_INVALID, "criterion '%s' looks at data, found no data set", criterion->name);
+    esp_error_set_hint(err, "give it images (--data SPEC, or data = in Lua); 'l1' needs none");
+    return ESP_INVALID;
+}
+
 esp_status esp_saliency(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
                         const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err)
 {
     esp_weight_rows rows;
-    /* Masks a model carries are zeros in its weights: nothing more to apply. */
-    esp_status status = esp_weight_rows_of(graph, layer, &rows, err);
+    esp_status status = ESP_OK;
 
+    if (esp_criterion_needs_data(criterion))
+        return fail_without_data(criterion, err);
+    /* Masks a model carries are zeros in its weights: nothing more to apply. */
+    status = esp_weight_rows_of(graph, layer, &rows, err);
     if (status != ESP_OK)
         return status;
     esp_criterion_context context = {compute, graph, layer, rows.data, seed};
     status = criterion->score(&context, scores, err);
     esp_weight_rows_free(&rows);
+    return status;
+}
+
+/* ---- all layers ---- */
+
+static esp_status score_layers(const esp_compute *compute, const esp_graph *graph, const esp_layers *layers,
+                               const esp_criterion *criterion, uint64_t seed, double **scores, esp_error *err)
+{
+    esp_status status = ESP_OK;
+
+    for (int l = 0; status == ESP_OK && l < layers->count; l++) {
+        const esp_layer *layer = &layers->items[l];
+        esp_error why = {0};
+        scores[l] = esp_alloc((size_t)layer->filters, sizeof **scores);
+        if (!scores[l])
+            return esp_fail_memory(err, "saliency", (size_t)layer->filters * sizeof **scores);
+        status = esp_saliency(compute, graph, layer, criterion, seed, scores[l], &why);
+        if (status == ESP_OK)
+            continue;
+        if (status == ESP_UNSUPPORTED) { /* says nothing of this layer */
+            esp_free(scores[l]);
+            scores[l] = NULL;
+            status = ESP_OK;
+        } else if (err) {
+            *err = why;
+        }
+    }
+    return status;
+}
+
+static bool says_nothing(const esp_layers *layers, double *const *scores)
+{
+    for (int l = 0; l < layers->count; l++)
+        if (scores[l])
+            return false;
+    return layers->count > 0;
+}
+
+static esp_status fail_everywhere(const esp_criterion *criterion, esp_error *err)
+{
+    esp_fail(err, ESP_UNSUPPORTED, "criterion '%s' says nothing of any layer of this model (it is: %s)",
+             criterion->name, criterion->definition);
+    esp_error_set_hint(err, "'l1' works on any layer");
+    return ESP_UNSUPPORTED;
+}
+
+esp_status esp_saliency_all(const esp_compute *compute, const esp_graph *graph, const esp_layers *layers,
+                            const esp_criterion *criterion, const esp_criterion_data *data, uint64_t seed,
+                            double **scores, esp_error *err)
+{
+    double **found;
+    esp_status status;
+
+    if (esp_criterion_needs_data(criterion) && (!data || !data->dataset))
+        return fail_without_data(criterion, err);
+    found = esp_alloc_zero((size_t)layers->count, sizeof *found);
+    if (!found)
+        return esp_fail_memory(err, "saliency", (size_t)layers->count * sizeof *found);
+    status = esp_criterion_needs_data(criterion)
+                 ? esp_measure_saliency(compute, graph, layers, criterion->measure, data, found, err)
+                 : score_layers(compute, graph, layers, criterion, seed, found, err);
+    if (status == ESP_OK && says_nothing(layers, found))
+        status = fail_everywhere(criterion, err);
+    for (int l = 0; l < layers->count; l++) {
+        if (status == ESP_OK)
+            scores[l] = found[l];
+        else
+            esp_free(found[l]);
+    }
+    esp_free(found);
     return status;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/compute.h"
 #include "graph/layers.h"
+#include "train/data.h"
 
 typedef struct esp_criterion_context {
     const esp_compute *compute;
@@ -13,23 +14,51 @@ typedef struct esp_criterion_context {
     uint64_t seed;
 } esp_criterion_context;
 
+/* What a criterion that looks at data sees. Borrowed. */
+typedef struct esp_criterion_data {
+    const esp_dataset *dataset; /* labelled images that fit the model (esp_dataset_check_model) */
+    int64_t images;             /* a class-balanced subset of so many, chosen by `seed`; 0: 256 */
+    int64_t batch;          /* images run at once; 0: as many as fit some memory. Scores do not depend on it
+                               but for the last bits */
+    const char *mean, *std; /* overrides of the normalisation, or NULL */
+    uint64_t seed;
+} esp_criterion_data;
+
+enum { ESP_CALIBRATION_IMAGES = 256 };
+
 typedef struct esp_criterion {
-    const char *name;   /* "l1" */
-    const char *title;  /* "L1 norm of the filter" */
-    const char *source; /* the paper it comes from */
+    const char *name;       /* "l1" */
+    const char *title;      /* "L1 norm of the filter" */
+    const char *source;     /* the paper it comes from */
+    const char *definition; /* the score of a filter, exactly, in one line */
     esp_status (*score)(const esp_criterion_context *context, double *scores,
-                        esp_error *err); /* scores[filters] */
+                        esp_error *err); /* scores[filters]; NULL: the criterion needs data */
+    int measure; /* what is measured on data: esp_measure of criteria_data.h; 0: nothing */
 } esp_criterion;
+
+/* Whether it looks at data: then esp_saliency refuses it, and esp_saliency_all wants a data set. */
+bool esp_criterion_needs_data(const esp_criterion *criterion);
 
 int esp_criterion_count(void);
 const esp_criterion *esp_criterion_at(int index);
 /* Unknown names: ESP_INVALID naming the nearest. */
 esp_status esp_criterion_find(const char *name, const esp_criterion **out, esp_error *err);
 
-/* Saliency of every filter of a layer by one criterion, with the masks the model carries applied.
- * scores[filters]. `compute` may be NULL: one thread, not to be cancelled. */
+/* Saliency of every filter of a layer by a criterion that needs no data, with the masks the model carries
+ * applied. scores[filters]. `compute` may be NULL: one thread, not to be cancelled. */
 esp_status esp_saliency(const esp_compute *compute, const esp_graph *graph, const esp_layer *layer,
                         const esp_criterion *criterion, uint64_t seed, double *scores, esp_error *err);
+
+/* Saliency of every filter of every layer, whatever the criterion: scores[l] has filters of layer l numbers
+ * (esp_free each), or is NULL where the criterion says nothing of the layer: no batch-norm behind it
+ * (`bn-scale`), no activation function that gives zeros (`apoz`), a weight that is not stored in the model,
+ * or an output that nobody can attribute to images. ESP_UNSUPPORTED when that is so for every layer. Higher
+ * is more important, always. `scores` is an array of layers->count, untouched on failure. `data` may be NULL
+ * when the criterion needs none; a criterion that needs it without one is ESP_INVALID with a hint. All layers
+ * are measured in one pass over the data. The same bits for any number of threads. `seed`: of `random`. */
+esp_status esp_saliency_all(const esp_compute *compute, const esp_graph *graph, const esp_layers *layers,
+                            const esp_criterion *criterion, const esp_criterion_data *data, uint64_t seed,
+                            double **scores, esp_error *err);
 
 /* NumPy's linear-interpolation percentile, p in [0, 100], to the last bit; `values` is reordered in place,
  * not sorted. count >= 1. Linear time. */

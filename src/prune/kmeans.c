@@ -2,7 +2,8 @@
  * data, the seed and its number alone, so any number of threads gives the same result. The labels of the best
  * restarts are then measured anew, in double, from the rows.
  *
- * Jobs go in waves, the largest first: as many at a time as their products of pairs may fill memory. */
+ * Jobs go in waves, the largest first: as many at a time as their products of pairs may fill memory. Jobs of
+ * a wave on the same rows (one layer, several k) share their products. */
 #include "prune/kmeans_internal.h"
 
 #include <math.h>
@@ -404,6 +405,21 @@ static esp_status run_tasks(wave *all, int64_t count, esp_task_fn *task)
     return status;
 }
 
+/* A job before order[job] in its wave whose products are this job's too; NULL when there is none. Products
+ * depend on the rows alone. */
+static const kmeans_state *find_lender(kmeans_state *const *order, int job)
+{
+    const esp_kmeans_job *mine = order[job]->job;
+
+    for (int i = 0; order[job]->has_products && i < job; i++) {
+        const esp_kmeans_job *other = order[i]->job;
+        if (order[i]->has_products && other->rows == mine->rows && other->count == mine->count &&
+            other->columns == mine->columns)
+            return order[i];
+    }
+    return NULL;
+}
+
 static esp_status fill_products(const wave *all)
 {
     esp_row_products *items = esp_alloc((size_t)all->count, sizeof *items);
@@ -411,7 +427,7 @@ static esp_status fill_products(const wave *all)
     esp_status status = ESP_NO_MEMORY;
 
     for (int i = 0; items && i < all->count; i++)
-        if (all->states[i]->has_products)
+        if (all->states[i]->has_products && !all->states[i]->borrows_products)
             items[count++] = all->states[i]->products;
     if (items)
         status = esp_row_products_fill(all->compute, items, count);
@@ -428,9 +444,11 @@ static esp_status run_wave(wave *all)
     for (int i = 0; status == ESP_OK && i < all->count; i++) {
         kmeans_state *state = all->states[i];
         int64_t block = kmeans_block_rows(state->job);
+        const kmeans_state *lender = find_lender(all->states, i);
         status = state_prepare(state);
-        state->products.values = products;
-        products += products_size(state);
+        state->borrows_products = lender != NULL;
+        state->products.values = lender ? lender->products.values : products;
+        products += lender ? 0 : products_size(state);
         if (status == ESP_OK && !state->has_products)
             status =
                 esp_compute_run(all->compute, (state->job->count + block - 1) / block, squares_task, state);
@@ -463,12 +481,15 @@ static int compare_work(const void *a, const void *b)
 /* How many of the jobs make the next wave, and the floats of their products. */
 static int next_wave(kmeans_state *const *order, int count, size_t *floats)
 {
-    int jobs = 0;
+    int jobs = 1;
 
-    *floats = 0;
-    do
-        *floats += products_size(order[jobs++]);
-    while (jobs < count && *floats + products_size(order[jobs]) <= WAVE_FLOATS);
+    *floats = products_size(order[0]);
+    for (; jobs < count; jobs++) {
+        size_t more = find_lender(order, jobs) ? 0 : products_size(order[jobs]);
+        if (*floats + more > WAVE_FLOATS)
+            break;
+        *floats += more;
+    }
     return jobs;
 }
 

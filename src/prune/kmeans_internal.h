@@ -15,6 +15,7 @@ typedef struct kmeans_state {
     int restarts; /* that run: 0 when every row is its own cluster */
 
     bool has_products;
+    bool borrows_products;     /* of an earlier job of the wave on the same rows */
     esp_row_products products; /* of jobs with products: values until the restarts are done */
 
     double *row_squares; /* [count] |x|^2 of the rows as they are; NULL for jobs with products */

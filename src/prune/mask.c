@@ -175,14 +175,16 @@ char *esp_mask_row_text(const esp_mask *mask, int64_t filter, char *buffer)
 
 /* ---- slices of a stored weight ---- */
 
-/* Where the slice (filter, channel) of a weight lies: `length` elements from f*filter_stride +
- * c*channel_stride. */
+/* Where the slice (filter, channel) of a weight lies: `length` elements. Groups of a transposed convolution
+ * ([channels of all groups, filters of one, kernel]) lie one behind the other: filter f is number f %
+ * group_filters of group f / group_filters. */
 typedef struct weight_slices {
     int64_t filters, channels;
     int64_t filter_stride, channel_stride, length;
+    int64_t group_filters, group_stride;
 } weight_slices;
 
-static weight_slices slices_of(const esp_shape *shape, int filter_axis, int channel_axis)
+static weight_slices slices_of(const esp_shape *shape, int filter_axis, int channel_axis, int64_t group)
 {
     int64_t strides[ESP_MAX_RANK];
     weight_slices slices = {.filters = shape->dims[filter_axis], .channels = shape->dims[channel_axis]};
@@ -190,6 +192,12 @@ static weight_slices slices_of(const esp_shape *shape, int filter_axis, int chan
     esp_shape_strides(shape, strides);
     slices.filter_stride = strides[filter_axis];
     slices.channel_stride = strides[channel_axis];
+    slices.group_filters = slices.filters;
+    if (filter_axis > channel_axis && group > 1) {
+        slices.filters *= group;
+        slices.channels /= group;
+        slices.group_stride = slices.channels * slices.channel_stride;
+    }
     slices.length = 1; /* the kernel positions: all axes after both */
     for (int axis = (filter_axis > channel_axis ? filter_axis : channel_axis) + 1; axis < shape->rank; axis++)
         slices.length *= shape->dims[axis];
@@ -198,7 +206,8 @@ static weight_slices slices_of(const esp_shape *shape, int filter_axis, int chan
 
 static int64_t slice_start(const weight_slices *slices, int64_t filter, int64_t channel)
 {
-    return filter * slices->filter_stride + channel * slices->channel_stride;
+    int64_t group = filter / slices->group_filters, own = filter % slices->group_filters;
+    return group * slices->group_stride + own * slices->filter_stride + channel * slices->channel_stride;
 }
 
 static bool slice_is_zero(const float *slice, int64_t length)
@@ -221,7 +230,8 @@ static void clear_zero_slices(const weight_slices *slices, const float *data, es
 esp_status esp_mask_apply(const esp_mask *mask, const esp_layer *layer, const esp_tensor *weight,
                           esp_tensor **out, esp_error *err)
 {
-    weight_slices slices = slices_of(esp_tensor_shape(weight), layer->filter_axis, layer->channel_axis);
+    weight_slices slices =
+        slices_of(esp_tensor_shape(weight), layer->filter_axis, layer->channel_axis, layer->group);
     esp_tensor *copy;
     float *data;
     esp_status status;
@@ -293,7 +303,8 @@ esp_status esp_mask_of_layer(const esp_graph *graph, const esp_layer *layer, esp
         !names_hold(names, layer->weight_name))
         goto done;
 
-    weight_slices slices = slices_of(esp_tensor_shape(weight), layer->filter_axis, layer->channel_axis);
+    weight_slices slices =
+        slices_of(esp_tensor_shape(weight), layer->filter_axis, layer->channel_axis, layer->group);
     clear_zero_slices(&slices, esp_tensor_f32(weight), &mask);
 
 done:
@@ -303,8 +314,9 @@ done:
     return status;
 }
 
-/* How the layer that uses a constant as its weight stores it; false when no layer does. */
-static bool find_form(const esp_graph *graph, int value, esp_layer_form *form)
+/* How the layer that uses a constant as its weight stores it, and in how many groups; false when no layer
+ * does. */
+static bool find_form(const esp_graph *graph, int value, esp_layer_form *form, int64_t *group)
 {
     const esp_tensor *weight = esp_graph_value(graph, value)->constant;
 
@@ -313,16 +325,19 @@ static bool find_form(const esp_graph *graph, int value, esp_layer_form *form)
     for (int i = 0; i < esp_graph_consumer_count(graph, value); i++) {
         const esp_node *node = esp_graph_node(graph, esp_graph_consumer(graph, value, i));
         if (node->op->layer && node->op->layer(node, form) && form->weight_input < node->input_count &&
-            node->inputs[form->weight_input] == value)
-            return esp_tensor_shape(weight)->rank == (form->is_conv ? 4 : 2);
+            node->inputs[form->weight_input] == value) {
+            int rank = esp_tensor_shape(weight)->rank;
+            *group = form->is_conv ? esp_node_int(node, "group", 1) : 1;
+            return form->is_conv ? rank > 2 : rank == 2;
+        }
     }
     return false;
 }
 
-static esp_status hold_value(const esp_tensor *weight, const esp_layer_form *form, uint8_t **out,
-                             esp_error *err)
+static esp_status hold_value(const esp_tensor *weight, const esp_layer_form *form, int64_t group,
+                             uint8_t **out, esp_error *err)
 {
-    weight_slices slices = slices_of(esp_tensor_shape(weight), form->filter_axis, form->channel_axis);
+    weight_slices slices = slices_of(esp_tensor_shape(weight), form->filter_axis, form->channel_axis, group);
     int64_t count = esp_tensor_elements(weight);
     uint8_t *keep = esp_alloc((size_t)count, 1);
     esp_mask mask;
@@ -361,11 +376,12 @@ esp_status esp_held_masks_of(const esp_graph *graph, esp_held_masks *out, esp_er
         name = json_array_get(names, index);
         int value = esp_graph_find_value(graph, json_string_value(name));
         esp_layer_form form;
+        int64_t group = 1;
         uint8_t *keep = NULL;
         /* A name that other tools left behind after they dropped or renamed the layer holds nothing. */
-        if (value < 0 || !find_form(graph, value, &form))
+        if (value < 0 || !find_form(graph, value, &form, &group))
             continue;
-        status = hold_value(esp_graph_value(graph, value)->constant, &form, &keep, err);
+        status = hold_value(esp_graph_value(graph, value)->constant, &form, group, &keep, err);
         if (status == ESP_OK)
             masks.items[masks.count++] = (esp_weight_mask){value, keep};
     }

@@ -32,24 +32,48 @@ esp_layer_settings preview_settings(const esp_preview *preview, int layer, doubl
     return esp_plan_resolve(&preview->plan, item->name, item->weight_name, otherwise);
 }
 
+/* The last rule that names the layer. */
+static const char *ignoring_rule(const esp_preview *preview, const esp_layer *layer)
+{
+    const char *pattern = "";
+
+    for (int i = 0; i < preview->plan.rule_count; i++)
+        if (esp_glob_match(preview->plan.rules[i].pattern, layer->name) ||
+            esp_glob_match(preview->plan.rules[i].pattern, layer->weight_name))
+            pattern = preview->plan.rules[i].pattern;
+    return pattern;
+}
+
+bool preview_is_closed(const esp_preview *preview, int layer, esp_reason *reason, char *why, size_t size)
+{
+    const esp_layer *it = &preview->layers.items[layer];
+    int sharer = preview->subject->sharer[layer];
+
+    *reason = ESP_REASON_UNCUTTABLE;
+    if (preview_settings(preview, layer, 0).is_ignored) {
+        const char *pattern = ignoring_rule(preview, it);
+        bool is_own = strcmp(pattern, it->name) == 0 || strcmp(pattern, it->weight_name) == 0;
+        *reason = ESP_REASON_IGNORED;
+        snprintf(why, size, is_own ? "ignored by the plan" : "ignored by the plan ('%.60s')", pattern);
+    } else if (it->role == ESP_ROLE_GROUPED && !esp_plan_ranks_slots(&preview->plan))
+        snprintf(why, size, "grouped convolution: its filters have no channels to choose from");
+    else if (!preview->subject->is_stored[layer])
+        snprintf(why, size, "its weight is not stored in the model as float32");
+    else if (esp_layer_weight_elements(it) == 0)
+        snprintf(why, size, "its weight is empty");
+    else if (sharer >= 0 && !esp_plan_ranks_slots(&preview->plan))
+        snprintf(why, size, "shares its weight with '%.60s'", preview->layers.items[sharer].name);
+    else
+        return false;
+    return true;
+}
+
 bool preview_may_take_part(esp_preview *preview, int layer)
 {
     esp_preview_layer *item = &preview->items[layer];
-    int sharer = preview->subject->sharer[layer];
+    esp_reason reason;
 
-    if (preview_settings(preview, layer, 0).is_ignored)
-        preview_note(item, "ignored by the plan");
-    else if (item->role == ESP_ROLE_GROUPED)
-        preview_note(item, "grouped convolution: its filters have no channels to choose from");
-    else if (!preview->subject->is_stored[layer])
-        preview_note(item, "its weight is not stored in the model as float32");
-    else if (esp_layer_weight_elements(&preview->layers.items[layer]) == 0)
-        preview_note(item, "its weight is empty");
-    else if (sharer >= 0)
-        preview_note(item, "shares its weight with '%.60s'", preview->layers.items[sharer].name);
-    else
-        return true;
-    return false;
+    return !preview_is_closed(preview, layer, &reason, item->note, sizeof item->note);
 }
 
 /* ---- making ---- */
@@ -134,7 +158,7 @@ static void measure_layer(esp_preview *preview, int l)
     /* a layer without weights has lost nothing */
     item->pruned = slices ? 1 - (double)esp_mask_kept(&item->mask) / (double)slices : 0;
     item->got = item->pruned;
-    if (preview->plan.method == ESP_METHOD_WSP)
+    if (preview->plan.method != ESP_METHOD_SG)
         item->got = slices ? (double)(layer->filters - item->filters_kept) / (double)layer->filters : 0;
     item->channels_kept = esp_mask_channels_read(&item->mask);
 }
@@ -182,6 +206,14 @@ done:
     return status;
 }
 
+typedef esp_status (*method_row)(const esp_compute *compute, esp_grouping_cache *cache, esp_preview *preview,
+                                 esp_error *err);
+static const method_row method_rows[] = {
+    [ESP_METHOD_WSP] = preview_by_wsp,
+    [ESP_METHOD_SG] = preview_by_sg,
+    [ESP_METHOD_FILTER] = preview_by_filter,
+};
+
 esp_status esp_preview_new(const esp_compute *compute, const esp_graph *graph, const esp_plan *plan,
                            const esp_input_shape *input_shapes, int input_shape_count,
                            esp_grouping_cache *cache, esp_preview **out, esp_error *err)
@@ -203,8 +235,7 @@ esp_status esp_preview_new(const esp_compute *compute, const esp_graph *graph, c
     if (status == ESP_OK)
         status = start(cache->subject, plan, &preview, err);
     if (status == ESP_OK)
-        status = plan->method == ESP_METHOD_SG ? preview_by_sg(compute, cache, preview, err)
-                                               : preview_by_wsp(compute, cache, preview, err);
+        status = method_rows[plan->method](compute, cache, preview, err);
     if (status == ESP_OK)
         status = measure(cache, preview, err);
 
@@ -226,6 +257,14 @@ void esp_preview_free(esp_preview *preview)
         esp_free(preview->items[l].grouping.centroids);
     }
     esp_free(preview->items);
+    for (int i = 0; i < preview->filter_set_count; i++) {
+        esp_free(preview->filter_sets[i].scores);
+        esp_slot_choice_free(&preview->filter_sets[i].choice);
+    }
+    for (int l = 0; preview->filter_scores && l < preview->layers.count; l++)
+        esp_free(preview->filter_scores[l]);
+    esp_free(preview->filter_sets);
+    esp_free(preview->filter_scores);
     esp_wsp_free(&preview->wsp);
     esp_plan_free(&preview->plan);
     preview_subject_unref(preview->subject);
@@ -268,7 +307,16 @@ static esp_status list_masked(const esp_preview *preview, char **out, esp_error 
     return *out ? ESP_OK : esp_fail_memory(err, "the list of masked layers", layers * sizeof *names);
 }
 
-/* Replacements for the weights that lose connections; returns through `count` how many there are. */
+static bool is_listed(const int *values, int count, int value)
+{
+    for (int i = 0; i < count; i++)
+        if (values[i] == value)
+            return true;
+    return false;
+}
+
+/* Replacements for the weights that lose connections; returns through `count` how many there are. Layers that
+ * share a weight have equal masks. */
 static esp_status mask_weights(const esp_preview *preview, int *values, esp_tensor **tensors, int *out_count,
                                esp_error *err)
 {
@@ -278,7 +326,7 @@ static esp_status mask_weights(const esp_preview *preview, int *values, esp_tens
     for (int l = 0; status == ESP_OK && l < preview->layers.count; l++) {
         const esp_layer *layer = &preview->layers.items[l];
         const esp_mask *mask = &preview->items[l].mask;
-        if (esp_mask_equal(mask, &preview->subject->masks[l]))
+        if (esp_mask_equal(mask, &preview->subject->masks[l]) || is_listed(values, *out_count, layer->weight))
             continue;
         status = esp_mask_apply(mask, layer, esp_graph_value(preview->graph, layer->weight)->constant,
                                 &tensors[*out_count], err);

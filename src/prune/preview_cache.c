@@ -34,6 +34,7 @@ void preview_subject_unref(preview_subject *subject)
     esp_free(subject->masks);
     esp_free(subject->is_stored);
     esp_free(subject->sharer);
+    esp_coupling_free(subject->coupling);
     esp_layers_free(&subject->layers);
     esp_inferred_free(subject->inferred);
     esp_graph_unref(subject->graph);
@@ -114,6 +115,20 @@ static void drop_groupings(esp_grouping_cache *cache)
     cache->grouping_count = 0;
 }
 
+static void free_scores(double **scores, int layers)
+{
+    for (int l = 0; scores && l < layers; l++)
+        esp_free(scores[l]);
+    esp_free(scores);
+}
+
+static void drop_scores(esp_grouping_cache *cache)
+{
+    for (int i = 0; i < cache->scores_count; i++)
+        free_scores(cache->scores[i].scores, cache->subject->layers.count);
+    cache->scores_count = 0;
+}
+
 /* Forgets the model. */
 static void clear(esp_grouping_cache *cache)
 {
@@ -129,9 +144,11 @@ static void clear(esp_grouping_cache *cache)
     }
     esp_free(cache->norms);
     esp_free(cache->importance);
-    esp_coupling_free(cache->coupling);
+    drop_scores(cache);
     preview_subject_unref(cache->subject);
-    *cache = (esp_grouping_cache){0};
+    *cache = (esp_grouping_cache){.calibration = cache->calibration,
+                                  .calibration_images = cache->calibration_images,
+                                  .calibration_seed = cache->calibration_seed};
 }
 
 esp_status esp_grouping_cache_new(esp_grouping_cache **out, esp_error *err)
@@ -145,7 +162,24 @@ void esp_grouping_cache_free(esp_grouping_cache *cache)
     if (!cache)
         return;
     clear(cache);
+    esp_dataset_unref(cache->calibration);
     esp_free(cache);
+}
+
+esp_status esp_preview_calibrate(esp_grouping_cache *cache, const esp_dataset *calibration, int64_t images,
+                                 uint64_t seed, esp_error *err)
+{
+    int64_t count = calibration ? esp_dataset_count(calibration) : 0;
+
+    if (images < 0 || (calibration && images > count))
+        return esp_fail(err, ESP_INVALID, "calibration: found %lld images, expected 0 (the default) to %lld",
+                        (long long)images, (long long)count);
+    drop_scores(cache);
+    esp_dataset_unref(cache->calibration);
+    cache->calibration = calibration ? esp_dataset_ref(calibration) : NULL;
+    cache->calibration_images = images;
+    cache->calibration_seed = seed;
+    return ESP_OK;
 }
 
 static bool is_about(const preview_subject *subject, const esp_graph *graph, const esp_input_shape *shapes,
@@ -185,12 +219,13 @@ esp_status preview_cache_use(esp_grouping_cache *cache, const esp_graph *graph, 
 
 esp_status preview_cache_coupling(esp_grouping_cache *cache, const esp_coupling **out, esp_error *err)
 {
-    const preview_subject *subject = cache->subject;
+    preview_subject *subject = cache->subject;
     esp_status status = ESP_OK;
 
-    if (!cache->coupling)
-        status = esp_coupling_new(subject->graph, subject->inferred, &subject->layers, &cache->coupling, err);
-    *out = cache->coupling;
+    if (!subject->coupling)
+        status =
+            esp_coupling_new(subject->graph, subject->inferred, &subject->layers, &subject->coupling, err);
+    *out = subject->coupling;
     return status;
 }
 
@@ -208,6 +243,76 @@ esp_status preview_cache_norms(esp_grouping_cache *cache, const esp_compute *com
     cache->has_norms = status == ESP_OK;
     *out = cache->norms;
     return status;
+}
+
+/* ---- scores of criteria ---- */
+
+static const cached_scores *find_scores(const esp_grouping_cache *cache, const esp_plan *plan)
+{
+    for (int i = 0; i < cache->scores_count; i++)
+        if (strcmp(cache->scores[i].criterion, plan->criterion) == 0 && cache->scores[i].seed == plan->seed)
+            return &cache->scores[i];
+    return NULL;
+}
+
+/* A ranking has no place for what is not a number. */
+static esp_status check_scores(const preview_subject *subject, const char *criterion, double *const *scores,
+                               esp_error *err)
+{
+    for (int l = 0; l < subject->layers.count; l++) {
+        const esp_layer *layer = &subject->layers.items[l];
+        for (int64_t f = 0; scores[l] && f < layer->filters; f++)
+            if (!isfinite(scores[l][f]))
+                return esp_fail(err, ESP_INVALID,
+                                "layer '%s': criterion '%s' gives filter %lld of weight '%s' a score that is "
+                                "not finite",
+                                layer->name, criterion, (long long)f, layer->weight_name);
+    }
+    return ESP_OK;
+}
+
+static esp_status fill_scores(const esp_grouping_cache *cache, const esp_compute *compute,
+                              const esp_plan *plan, double **scores, esp_error *err)
+{
+    const preview_subject *subject = cache->subject;
+    const esp_criterion *criterion;
+    esp_criterion_data data = {
+        .dataset = cache->calibration, .images = cache->calibration_images, .seed = cache->calibration_seed};
+    esp_status status = esp_criterion_find(plan->criterion, &criterion, err);
+
+    if (status == ESP_OK)
+        status = esp_saliency_all(compute, subject->graph, &subject->layers, criterion,
+                                  cache->calibration ? &data : NULL, plan->seed, scores, err);
+    if (status == ESP_OK)
+        status = check_scores(subject, plan->criterion, scores, err);
+    return status;
+}
+
+esp_status preview_cache_scores(esp_grouping_cache *cache, const esp_compute *compute, const esp_plan *plan,
+                                double *const **out, esp_error *err)
+{
+    size_t count = (size_t)cache->subject->layers.count;
+    const cached_scores *known = find_scores(cache, plan);
+    cached_scores fresh = {.seed = plan->seed};
+    esp_status status;
+
+    *out = known ? known->scores : NULL;
+    if (known)
+        return ESP_OK;
+    memcpy(fresh.criterion, plan->criterion, sizeof fresh.criterion);
+    fresh.scores = esp_alloc_zero(count, sizeof *fresh.scores);
+    if (!fresh.scores)
+        return esp_fail_memory(err, "scores", count * sizeof *fresh.scores);
+    status = fill_scores(cache, compute, plan, fresh.scores, err);
+    if (status != ESP_OK) {
+        free_scores(fresh.scores, cache->subject->layers.count);
+        return status;
+    }
+    if (cache->scores_count == PREVIEW_CACHED_SCORES)
+        drop_scores(cache);
+    cache->scores[cache->scores_count++] = fresh;
+    *out = fresh.scores;
+    return ESP_OK;
 }
 
 /* ---- importance: blocks of filters over the pool ---- */

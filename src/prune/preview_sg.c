@@ -1,6 +1,6 @@
 /* Self-grouping resolved against a model: every layer that takes part is clustered (cache), then stepped to
  * its ratio. In sound mode channels that nobody reads any more take their writers' filters with them
- * (slots.c). */
+ * (slots.c), unless the plan says otherwise. */
 #include "prune/preview_internal.h"
 
 #include <string.h>
@@ -58,6 +58,16 @@ static esp_status copy_grouping(const esp_kmeans_result *result, const esp_layer
     return ESP_OK;
 }
 
+/* Whether all connections a layer has weigh the same: then a threshold has nothing to tell them apart by. */
+static bool is_constant(const esp_grouping *grouping, int64_t channels)
+{
+    for (int64_t i = 1; i < grouping->k * channels; i++)
+        if (grouping->centroids[i] < grouping->centroids[0] ||
+            grouping->centroids[i] > grouping->centroids[0])
+            return false;
+    return true;
+}
+
 /* One layer to its ratio. Where every entry ties at the threshold nothing would stay: published rules empty
  * the layer, sound mode leaves it as it was. */
 static esp_status step_layer(esp_preview *preview, int l, esp_error *err)
@@ -78,7 +88,9 @@ static esp_status step_layer(esp_preview *preview, int l, esp_error *err)
             before = swap;
             preview_note(item, "all groups tie at the threshold: left as it was");
         } else {
-            preview_note(item, "all groups tie at the threshold: nothing stays");
+            preview_note(item, is_constant(grouping, item->mask.channels)
+                                   ? "all entries are equal: the threshold takes all of them"
+                                   : "all groups tie at the threshold: nothing stays");
         }
     }
     esp_mask_free(&before);
@@ -155,6 +167,7 @@ static esp_status cascade(esp_grouping_cache *cache, esp_preview *preview, esp_e
         status = esp_slots_cascade(coupling, layers, is_frozen, masks, err);
     for (int l = 0; status == ESP_OK && l < layers->count; l++) {
         int64_t lost = kept[l] - esp_mask_kept(&masks[l]);
+        preview->items[l].cascaded = lost;
         if (lost)
             preview_note(&preview->items[l], "%lld connections into channels that nobody reads were cut too",
                          (long long)lost);
@@ -188,6 +201,7 @@ esp_status preview_by_sg(const esp_compute *compute, esp_grouping_cache *cache, 
     size_t count = (size_t)preview->layers.count;
     bool *takes_part = esp_alloc_zero(count, sizeof *takes_part);
     esp_kmeans_options *options = esp_alloc_zero(count, sizeof *options);
+    const esp_layer_l1 *norms;
     esp_status status;
 
     if (!takes_part || !options) {
@@ -195,12 +209,15 @@ esp_status preview_by_sg(const esp_compute *compute, esp_grouping_cache *cache, 
         goto done;
     }
     ask(preview, takes_part, options);
-    status = preview_cache_cluster(cache, compute, takes_part, options, err);
+    /* layers that are left whole are not clustered, but one that is not finite spoils the network as well */
+    status = preview_cache_norms(cache, compute, &norms, err);
+    if (status == ESP_OK)
+        status = preview_cache_cluster(cache, compute, takes_part, options, err);
     if (status == ESP_OK) {
         step_run run = {.cache = cache, .preview = preview, .takes_part = takes_part, .options = options};
         status = step_layers(compute, &run, err);
     }
-    if (status == ESP_OK && preview->plan.mode == ESP_MODE_SOUND)
+    if (status == ESP_OK && preview->plan.mode == ESP_MODE_SOUND && preview->plan.cascades)
         status = cascade(cache, preview, err);
     if (status == ESP_OK)
         status = count_groups(preview, err);

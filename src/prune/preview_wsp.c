@@ -1,78 +1,45 @@
-/* WSP resolved against a model. The ratio of a pair or set is that of its kind (conv, fc, or the border
- * between them), and rules speak of the filters of a layer: of the writers. A layer the plan ignores stays as
- * it is, so a pair or set that would touch it, as writer or reader, is left out. */
+/* WSP resolved against a model: pairs as published in faithful mode, coupled sets in sound mode. Sets of a
+ * kind are ranked each on its own, or all together in scope `global`; those with a ratio of their own always
+ * are on their own. A layer the plan ignores stays as it is, so a pair or set that would touch it is left
+ * out. */
 #include "prune/preview_internal.h"
 
 #include <stdio.h>
 
 #include "base/memory.h"
 
-/* The ratio for what conv or fully connected layers write and what reads it. */
-static double ratio_of_kind(const esp_plan *plan, bool writes_conv, bool reads_conv)
-{
-    if (!writes_conv)
-        return plan->fc_ratio;
-    return reads_conv ? plan->conv_ratio : plan->border_ratio;
-}
-
-/* A set's readers may be of both kinds: it is a border only where no convolution reads. The smallest ratio
- * that a rule gives one of the writers wins over the kind's. */
-static double ratio_of_set(const esp_preview *preview, const esp_coupled_set *set)
-{
-    bool reads_conv = false, has_rule = false;
-    double ratio = 0;
-
-    for (int i = 0; i < set->reader_count; i++)
-        reads_conv = reads_conv || preview->layers.items[set->readers[i]].is_conv;
-    for (int i = 0; i < set->writer_count; i++) {
-        esp_layer_settings settings = preview_settings(preview, set->writers[i], 0);
-        if (!settings.has_ratio)
-            continue;
-        ratio = has_rule && ratio < settings.ratio ? ratio : settings.ratio;
-        has_rule = true;
-    }
-    return has_rule
-               ? ratio
-               : ratio_of_kind(&preview->plan, preview->layers.items[set->writers[0]].is_conv, reads_conv);
-}
-
 static double ratio_of_pair(const esp_preview *preview, const esp_wsp_pair *pair)
 {
     const esp_layer *items = preview->layers.items;
-    double kind = ratio_of_kind(&preview->plan, items[pair->writer].is_conv, items[pair->reader].is_conv);
+    int kind = preview_kind(items[pair->writer].is_conv, items[pair->reader].is_conv);
 
-    return preview_settings(preview, pair->writer, kind).ratio;
+    return preview_settings(preview, pair->writer, preview_kind_ratio(&preview->plan, kind)).ratio;
 }
 
-/* The first layer that keeps a pair or set from being cut, or -1. Depthwise layers are not among them: they
- * follow. */
-static int find_obstacle(const bool *is_open, const int *writers, int writer_count, const int *readers,
-                         int reader_count)
+/* The layer that keeps a pair as published from being cut, or -1. */
+static int obstacle_of_pair(const esp_wsp_pair *pair, const bool *is_open)
 {
-    for (int i = 0; i < writer_count; i++)
-        if (!is_open[writers[i]])
-            return writers[i];
-    for (int i = 0; i < reader_count; i++)
-        if (!is_open[readers[i]])
-            return readers[i];
-    return -1;
+    if (!is_open[pair->writer])
+        return pair->writer;
+    return is_open[pair->reader] ? -1 : pair->reader;
 }
 
-/* Sets ratios, and leaves out what touches a layer that takes no part. */
+/* Sets ratios, and leaves out what touches a layer that takes no part. `obstacles` of sets: NULL for pairs as
+ * published. */
 static esp_status open_pairs(esp_preview *preview, const esp_coupling *coupling, const bool *is_open,
-                             esp_error *err)
+                             const int *obstacles, esp_error *err)
 {
     esp_wsp *wsp = &preview->wsp;
     esp_status status = ESP_OK;
 
     for (int i = wsp->pair_count - 1; status == ESP_OK && i >= 0; i--) {
         esp_wsp_pair *pair = &wsp->pairs[i];
-        const esp_coupled_set *set = coupling ? esp_coupling_set(coupling, pair->set) : NULL;
-        int obstacle =
-            set ? find_obstacle(is_open, set->writers, set->writer_count, set->readers, set->reader_count)
-                : find_obstacle(is_open, &pair->writer, 1, &pair->reader, 1);
+        int obstacle = obstacles ? obstacles[pair->set] : obstacle_of_pair(pair, is_open);
         char why[sizeof wsp->left_out->why];
-        pair->ratio = set ? ratio_of_set(preview, set) : ratio_of_pair(preview, pair);
+        if (obstacles)
+            pair->ratio = preview_set_ratio(preview, esp_coupling_set(coupling, pair->set), NULL);
+        else
+            pair->ratio = ratio_of_pair(preview, pair);
         if (obstacle < 0)
             continue;
         snprintf(why, sizeof why, "coupled with '%.50s', which takes no part",
@@ -82,12 +49,66 @@ static esp_status open_pairs(esp_preview *preview, const esp_coupling *coupling,
     return status;
 }
 
-static void note_layer_takes_part(esp_preview *preview, int layer, double ratio)
+/* ---- selection ---- */
+
+/* Whether a set is ranked with others of its kind, and that kind. */
+static bool is_ranked_together(const esp_preview *preview, const esp_coupling *coupling,
+                               const esp_wsp_pair *pair, int *kind)
 {
-    preview->items[layer].takes_part = true;
-    if (ratio > preview->items[layer].asked)
-        preview->items[layer].asked = ratio;
+    const esp_coupled_set *set = pair->set >= 0 ? esp_coupling_set(coupling, pair->set) : NULL;
+    int rule_layer = -1;
+
+    if (!set || preview->plan.scope != ESP_SCOPE_GLOBAL)
+        return false;
+    *kind = preview_set_kind(preview, set);
+    preview_set_ratio(preview, set, &rule_layer);
+    return rule_layer < 0;
 }
+
+static esp_status select_together(esp_preview *preview, const esp_coupling *coupling, int kind,
+                                  esp_error *err)
+{
+    esp_wsp *wsp = &preview->wsp;
+    esp_wsp_pair **pairs = esp_alloc((size_t)wsp->pair_count, sizeof *pairs);
+    int count = 0, own;
+    esp_status status;
+
+    if (!pairs)
+        return esp_fail_memory(err, "coupled sets", (size_t)wsp->pair_count * sizeof *pairs);
+    for (int i = 0; i < wsp->pair_count; i++)
+        if (is_ranked_together(preview, coupling, &wsp->pairs[i], &own) && own == kind)
+            pairs[count++] = &wsp->pairs[i];
+    status = esp_wsp_select_together(pairs, count, preview_kind_ratio(&preview->plan, kind), err);
+    if (status == ESP_OK)
+        status = esp_wsp_put_back(pairs, count, preview->plan.floor, preview->plan.round_to, err);
+    esp_free(pairs);
+    return status;
+}
+
+static esp_status select_weak(esp_preview *preview, const esp_coupling *coupling, esp_error *err)
+{
+    esp_wsp *wsp = &preview->wsp;
+    esp_status status = ESP_OK;
+    int kind;
+
+    for (int i = 0; status == ESP_OK && i < wsp->pair_count; i++) {
+        esp_wsp_pair *pair = &wsp->pairs[i];
+        if (coupling)
+            esp_slot_choice_carry(&pair->choice, coupling, esp_coupling_set(coupling, pair->set),
+                                  preview->subject->masks);
+        if (is_ranked_together(preview, coupling, pair, &kind))
+            continue;
+        status = esp_wsp_select(pair, err);
+        if (status == ESP_OK && coupling)
+            status = esp_wsp_put_back(&pair, 1, preview->plan.floor, preview->plan.round_to, err);
+    }
+    if (preview->plan.scope == ESP_SCOPE_GLOBAL)
+        for (kind = 0; status == ESP_OK && kind < PREVIEW_KINDS; kind++)
+            status = select_together(preview, coupling, kind, err);
+    return status;
+}
+
+/* ---- masks and notes ---- */
 
 static void note_pairs(esp_preview *preview, const esp_coupling *coupling)
 {
@@ -100,16 +121,16 @@ static void note_pairs(esp_preview *preview, const esp_coupling *coupling)
     }
     for (int i = 0; i < wsp->pair_count; i++) {
         const esp_wsp_pair *pair = &wsp->pairs[i];
-        const esp_coupled_set *set = coupling ? esp_coupling_set(coupling, pair->set) : NULL;
-        const int *writers = set ? set->writers : &pair->writer,
-                  *readers = set ? set->readers : &pair->reader;
-        for (int w = 0; w < (set ? set->writer_count : 1); w++) {
-            note_layer_takes_part(preview, writers[w], pair->ratio);
-            preview_note(&preview->items[writers[w]], "%lld of %lld channels are weak by both norms",
-                         (long long)pair->weak_count, (long long)pair->channels);
-        }
-        for (int r = 0; r < (set ? set->reader_count : 1); r++)
-            note_layer_takes_part(preview, readers[r], 0);
+        esp_coupled_set published = {
+            .writer_count = 1, .writers = &pair->writer, .reader_count = 1, .readers = &pair->reader};
+        const esp_coupled_set *set = coupling ? esp_coupling_set(coupling, pair->set) : &published;
+        const esp_slot_choice *choice = &pair->choice;
+        preview_takes_part(preview, set, pair->ratio);
+        for (int w = 0; w < set->writer_count; w++)
+            preview_note(&preview->items[set->writers[w]], "%lld of %lld channels are weak by both norms%s%s",
+                         (long long)choice->ranked, (long long)pair->channels,
+                         choice->floored ? ", the floor keeps some" : "",
+                         choice->rounded ? ", some stay to fill a multiple" : "");
     }
 }
 
@@ -130,38 +151,48 @@ static esp_status apply(esp_preview *preview, const esp_coupling *coupling, esp_
     return status;
 }
 
+static void note_shortcuts(esp_preview *preview, const bool *is_open)
+{
+    for (int l = 0; l < preview->layers.count; l++)
+        if (is_open[l] && preview->layers.items[l].role == ESP_ROLE_SHORTCUT)
+            preview_note(&preview->items[l], "shortcut: left out, as published");
+}
+
 esp_status preview_by_wsp(const esp_compute *compute, esp_grouping_cache *cache, esp_preview *preview,
                           esp_error *err)
 {
     const preview_subject *subject = preview->subject;
-    bool is_sound = preview->plan.mode == ESP_MODE_SOUND;
+    bool is_sound = preview->plan.mode == ESP_MODE_SOUND, *is_open = NULL;
+    int *obstacles = NULL;
     const esp_coupling *coupling = NULL;
     const esp_layer_l1 *norms;
-    bool *is_open = esp_alloc((size_t)subject->layers.count, sizeof *is_open);
-    esp_status status = is_open ? preview_cache_norms(cache, compute, &norms, err)
-                                : esp_fail_memory(err, "layers", (size_t)subject->layers.count);
+    esp_status status = preview_cache_norms(cache, compute, &norms, err);
 
+    if (status == ESP_OK)
+        status = preview_open_layers(preview, &is_open, err);
     if (status == ESP_OK && is_sound)
         status = preview_cache_coupling(cache, &coupling, err);
+    if (status == ESP_OK && is_sound)
+        status = preview_obstacles(preview, coupling, is_open, &obstacles, err);
     if (status != ESP_OK)
         goto done;
-    for (int l = 0; l < subject->layers.count; l++) {
-        is_open[l] = preview_may_take_part(preview, l);
-        if (!is_sound && is_open[l] && subject->layers.items[l].role == ESP_ROLE_SHORTCUT)
-            preview_note(&preview->items[l], "shortcut: left out, as published");
-    }
+    if (!is_sound)
+        note_shortcuts(preview, is_open);
     status = is_sound ? esp_wsp_sets(coupling, &subject->layers, norms, &preview->wsp, err)
                       : esp_wsp_pairs_from(subject->graph, &subject->layers, norms, &preview->wsp, err);
     if (status == ESP_OK)
-        status = open_pairs(preview, coupling, is_open, err);
-    for (int i = 0; status == ESP_OK && i < preview->wsp.pair_count; i++)
-        status = esp_wsp_select(&preview->wsp.pairs[i], err);
+        status = open_pairs(preview, coupling, is_open, obstacles, err);
+    if (status == ESP_OK)
+        status = select_weak(preview, coupling, err);
     if (status == ESP_OK)
         status = apply(preview, coupling, err);
     if (status == ESP_OK)
         note_pairs(preview, coupling);
+    if (status == ESP_OK && is_sound)
+        preview_note_followers(preview, coupling);
 
 done:
     esp_free(is_open);
+    esp_free(obstacles);
     return status;
 }

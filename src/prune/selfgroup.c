@@ -78,13 +78,16 @@ static void count_entries(const int32_t *labels, esp_mode mode, const esp_mask *
 {
     int64_t channels = mask->channels;
 
+    for (int64_t f = 0; f < mask->filters; f++) /* members, in the first column for now */
+        times[labels[f] * channels].times++;
+    for (int64_t g = 0; g < has->filters; g++)
+        for (int64_t c = 1; c < channels; c++)
+            times[g * channels + c].times = times[g * channels].times;
     for (int64_t f = 0; f < mask->filters; f++) {
         /* in sound mode a filter counts with its cluster's channels */
         const uint64_t *row = mode == ESP_MODE_SOUND ? has->words + labels[f] * has->row_words
                                                      : mask->words + f * mask->row_words;
         esp_repeated *entries = times + labels[f] * channels;
-        for (int64_t c = 0; c < channels; c++)
-            entries[c].times++;
         for (int64_t w = 0; w < mask->row_words; w++)
             for (uint64_t lost = ~row[w]; lost; lost &= lost - 1) {
                 int64_t c = w * 64 + __builtin_ctzll(lost);
@@ -115,6 +118,20 @@ static esp_status find_threshold(const int32_t *labels, const double *centroids,
     return ESP_OK;
 }
 
+/* Clears the bits of a row whose centroid is not above the limit; strict '>': ties and zeros go, as
+ * published.
+ */
+static void keep_above(const double *centroid, int64_t channels, double limit, uint64_t *words)
+{
+    for (int64_t first = 0; first < channels; first += 64) {
+        int64_t end = first + 64 < channels ? first + 64 : channels;
+        uint64_t above = 0;
+        for (int64_t c = first; c < end; c++)
+            above |= (uint64_t)(centroid[c] > limit) << (c - first);
+        words[first / 64] &= above;
+    }
+}
+
 esp_status esp_selfgroup_step(const int32_t *labels, const double *centroids, int64_t k, double ratio,
                               esp_mode mode, esp_mask *mask, double *threshold, esp_error *err)
 {
@@ -134,11 +151,9 @@ esp_status esp_selfgroup_step(const int32_t *labels, const double *centroids, in
     join_members(labels, mode, mask, &keep);
     status = find_threshold(labels, centroids, ratio, mode, mask, &keep, &limit, err);
     if (status == ESP_OK) {
-        /* strict '>': ties and zeros go, as published */
         for (int64_t g = 0; g < k; g++)
-            for (int64_t c = 0; c < mask->channels; c++)
-                if (esp_mask_get(&keep, g, c) && !(centroids[g * mask->channels + c] > limit))
-                    esp_mask_clear(&keep, g, c);
+            keep_above(centroids + g * mask->channels, mask->channels, limit,
+                       keep.words + g * keep.row_words);
         for (int64_t f = 0; f < mask->filters; f++)
             for (int64_t w = 0; w < mask->row_words; w++)
                 mask->words[f * mask->row_words + w] &= keep.words[labels[f] * keep.row_words + w];

@@ -1,5 +1,5 @@
 /* Everything here is a sweep over layers that marks slots. A depthwise layer writes the slots it reads and is
- * no user of them: it goes where they go. */
+ * no user of them, nor is another layer whose whole groups are cut: it goes where they go. */
 #include "prune/slots.h"
 
 #include <string.h>
@@ -9,7 +9,8 @@
 /* A layer with filters and channels of its own for its slots. */
 static bool is_user(const esp_coupling *coupling, const esp_layers *layers, int layer)
 {
-    return layers->items[layer].group == 1 || !esp_coupling_follows(coupling, layers->items[layer].node);
+    (void)layers;
+    return !esp_coupling_layer_follows(coupling, layer);
 }
 
 /* marks[slot] = true for every slot of which some column is read by some filter. */

@@ -6,6 +6,8 @@
  */
 #include "prune/surgery.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 #include "prune/counts.h"
 #include "prune/preview_internal.h"
@@ -149,7 +151,13 @@ static esp_status decide(surgery *self, esp_error *err)
 {
     esp_status status = surgery_find_constants(self, err);
     bool has_vetoed = true;
-    while (status == ESP_OK && has_vetoed) {
+    for (int64_t last = -1; status == ESP_OK && has_vetoed;) {
+        int64_t candidates = 0;
+        for (int32_t slot = 0; slot < esp_coupling_slot_limit(self->coupling); slot++)
+            candidates += self->is_candidate[slot];
+        if (candidates == last) /* a step objects to what no candidate explains: then nothing is cut */
+            memset(self->is_candidate, 0, (size_t)esp_coupling_slot_limit(self->coupling));
+        last = candidates;
         surgery_choose(self);
         if (!surgery_lay_out(self))
             return esp_fail(err, ESP_INTERNAL, "surgery: the remaining channels do not fit together");
@@ -199,11 +207,6 @@ static esp_status check(surgery *self, const esp_graph *cut, esp_error *err)
         report->largest_relative, self->options->tolerance);
 }
 
-static int64_t old_index(const channel_list *list, int64_t index)
-{
-    return list->is_identity ? index : list->indices[index];
-}
-
 /* The mask of a layer of the cut model: what is left of the preview's for a dense layer, and nothing at all
  * for a group that reads nothing. Zeros that the weights have by themselves are not masked. */
 static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, const esp_layer *layer,
@@ -218,12 +221,11 @@ static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, c
     const esp_layer *old = &self->layers->items[index];
     const esp_node *node = esp_graph_node(self->graph, old->node);
     const channel_list *filters = surgery_kept(self, node->outputs[0]);
-    const channel_list *channels = surgery_kept(self, node->inputs[0]);
-    bool is_narrowed = old->group == 1 && esp_coupling_follows(self->coupling, old->node);
+    channel_list columns = surgery_columns(self, index);
     for (int64_t f = 0; f < layer->filters; f++) {
         for (int64_t c = 0; c < layer->channels; c++) {
-            if (!esp_mask_get(&self->preview->items[index].mask, old_index(filters, f),
-                              is_narrowed ? old_index(channels, c) : c))
+            if (!esp_mask_get(&self->preview->items[index].mask, surgery_old_index(filters, f),
+                              surgery_old_index(&columns, c)))
                 esp_mask_clear(out, f, c);
         }
     }

@@ -13,6 +13,7 @@ static bool *constants_of_input(const surgery *self, const esp_node *node, int i
     return value >= 0 && surgery_has_channels(self, value) ? self->is_constant[value] : NULL;
 }
 
+/* `channels`: of the filter's group; NULL: nothing is known of them. */
 static bool row_is_constant(const esp_mask *mask, int64_t filter, const bool *channels)
 {
     for (int64_t c = 0; c < mask->channels; c++) {
@@ -28,12 +29,21 @@ static void find_in_layer(surgery *self, int node_index, bool *output)
     const esp_layer *layer = &self->layers->items[layer_index];
     const esp_mask *mask = &self->preview->items[layer_index].mask;
     const bool *input = constants_of_input(self, esp_graph_node(self->graph, node_index), 0);
-    int64_t multiplier = layer->filters / layer->group;
-    for (int64_t f = 0; f < layer->filters; f++) {
-        if (layer->group > 1) /* depthwise */
-            output[f] = input[f / multiplier] || row_is_constant(mask, f, NULL);
-        else
-            output[f] = row_is_constant(mask, f, input);
+    int64_t filters = layer->filters / layer->group;
+    for (int64_t f = 0; f < layer->filters; f++)
+        output[f] = row_is_constant(mask, f, input + f / filters * layer->channels);
+}
+
+/* A node that was not followed: nothing is known, but for the filters of a layer that are free nevertheless.
+ */
+static void find_in_blind_layer(surgery *self, int node_index, bool *output)
+{
+    int layer_index = esp_coupling_layer_at(self->coupling, node_index);
+    const esp_layer *layer = layer_index < 0 ? NULL : &self->layers->items[layer_index];
+    for (int64_t f = 0; layer != NULL && f < layer->filters; f++) {
+        int32_t slot = esp_coupling_writes(self->coupling, layer_index)[f];
+        output[f] = esp_coupling_pinned_by(self->coupling, slot) == NULL &&
+                    row_is_constant(&self->preview->items[layer_index].mask, f, NULL);
     }
 }
 
@@ -53,44 +63,63 @@ static void find_in_tie(surgery *self, int node_index, int64_t count, bool *outp
     }
 }
 
-static void find_in_move(surgery *self, int node_index, int64_t count, bool *output)
+/* A moved channel is constant when all that it is made of is. */
+static void find_in_move(surgery *self, int node_index, int output_index, int64_t count, bool *output)
 {
     const esp_node *node = esp_graph_node(self->graph, node_index);
-    const esp_channel_moves *moves = esp_coupling_moves(self->coupling, node_index);
+    const esp_channel_moves *moves = esp_coupling_moves_of(self->coupling, node_index, output_index);
     int64_t first = 0;
     for (int64_t c = 0; c < count; c++)
-        output[c] = moves->source[c] < 0;
+        output[c] = true;
     for (int i = 0; i < node->input_count; i++) {
         const bool *input = constants_of_input(self, node, i);
         if (input == NULL)
             continue;
         int64_t length = esp_coupling_value(self->coupling, node->inputs[i]).count;
         for (int64_t c = 0; c < count; c++) {
-            int64_t from = moves->source[c] - first;
-            if (from >= 0 && from < length)
-                output[c] = input[from];
+            const int32_t *sources;
+            int64_t number = esp_channel_sources(moves, c, &sources);
+            for (int64_t k = 0; k < number; k++) {
+                int64_t from = sources[k] - first;
+                output[c] = output[c] && (from < 0 || from >= length || input[from]);
+            }
         }
         first += length;
     }
 }
 
-static void find_in_node(surgery *self, int index)
+/* Channels that are computed together are constant together. */
+static void find_in_group(const esp_node *node, int64_t count, const bool *input, bool *output)
+{
+    int64_t length = count / esp_node_int(node, "num_groups", 1);
+    for (int64_t c = 0; c < count; c++) {
+        output[c] = true;
+        for (int64_t k = c - c % length; k < c - c % length + length; k++)
+            output[c] = output[c] && input[k];
+    }
+}
+
+static void find_in_output(surgery *self, int index, int output_index)
 {
     const esp_node *node = esp_graph_node(self->graph, index);
-    int value = node->outputs[0];
+    int value = node->outputs[output_index];
     if (value < 0 || !surgery_has_channels(self, value))
         return;
     int64_t count = esp_coupling_value(self->coupling, value).count;
     bool *output = self->is_constant[value];
-    if (!esp_coupling_follows(self->coupling, index))
-        return; /* nothing is known: a layer, say, may have a computed bias */
+    if (!esp_coupling_follows(self->coupling, index)) {
+        find_in_blind_layer(self, index, output);
+        return;
+    }
     if (esp_coupling_layer_at(self->coupling, index) >= 0)
         find_in_layer(self, index, output);
     else if (node->op->rule == ESP_CHANNEL_TIE)
         find_in_tie(self, index, count, output);
     else if (node->op->rule == ESP_CHANNEL_MOVE)
-        find_in_move(self, index, count, output);
-    else if (node->op->rule == ESP_CHANNEL_COPY) {
+        find_in_move(self, index, output_index, count, output);
+    else if (node->op->rule == ESP_CHANNEL_GROUP)
+        find_in_group(node, count, constants_of_input(self, node, 0), output);
+    else if (node->op->rule == ESP_CHANNEL_COPY || node->op->rule == ESP_CHANNEL_APART) {
         const bool *input = constants_of_input(self, node, 0);
         for (int64_t c = 0; c < count; c++)
             output[c] = input[c];
@@ -107,16 +136,17 @@ static void find_live_slots(const surgery *self, bool *has_writer, bool *is_live
         const int32_t *writes = esp_coupling_writes(self->coupling, i);
         const int32_t *reads = esp_coupling_reads(self->coupling, i);
         const bool *output = self->is_constant[node->outputs[0]]; /* NULL: pinned anyway */
-        for (int64_t f = 0; layer->group == 1 && f < layer->filters; f++) {
+        for (int64_t f = 0; !esp_coupling_layer_follows(self->coupling, i) && f < layer->filters; f++) {
             has_writer[writes[f]] = true;
             is_live[writes[f]] = is_live[writes[f]] || output == NULL || !output[f];
         }
         const bool *input = constants_of_input(self, node, 0);
         if (reads == NULL || !esp_coupling_follows(self->coupling, layer->node))
             continue;
-        for (int64_t c = 0; c < layer->channels; c++) {
-            if (!input[c] && !is_live[reads[c]] && esp_mask_channel_is_read(mask, c))
-                is_live[reads[c]] = true;
+        for (int64_t c = 0; c < layer->channels * layer->group; c++) {
+            int64_t column = c % layer->channels;
+            if (!input[c] && !is_live[reads[column]] && esp_mask_channel_is_read(mask, column))
+                is_live[reads[column]] = true;
         }
     }
 }
@@ -146,6 +176,7 @@ esp_status surgery_find_constants(surgery *self, esp_error *err)
             return esp_fail_memory(err, "surgery", count);
     }
     for (int i = 0; i < esp_graph_node_count(self->graph); i++)
-        find_in_node(self, i);
+        for (int k = 0; k < esp_graph_node(self->graph, i)->output_count; k++)
+            find_in_output(self, i, k);
     return choose_candidates(self, err);
 }

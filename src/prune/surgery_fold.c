@@ -21,7 +21,7 @@ typedef struct reader {
     const esp_node *node;
     esp_layer_form form;
     int index;
-    bool *is_needed, *is_zero, *is_flat; /* per channel of the input value */
+    bool *is_needed, *is_zero, *is_flat; /* per channel of the input value (of all groups) */
     esp_value_slots input;
     esp_shape input_shape, output_shape;
 } reader;
@@ -71,10 +71,13 @@ static bool reader_prepare(surgery *self, int index, reader *out)
     bool is_any_needed = false;
     if (reads == NULL || !esp_coupling_follows(self->coupling, layer->node))
         return false;
-    memset(out->is_needed, 0, (size_t)layer->channels * sizeof *out->is_needed);
-    for (int64_t c = 0; c < layer->channels; c++) {
-        for (int64_t i = 0; self->is_removed[reads[c]] && i < filters->count && !out->is_needed[c]; i++)
-            out->is_needed[c] = esp_mask_get(mask, filters->indices[i], c);
+    int64_t channels = layer->channels * layer->group, group_filters = layer->filters / layer->group;
+    memset(out->is_needed, 0, (size_t)channels * sizeof *out->is_needed);
+    for (int64_t c = 0; c < channels; c++) {
+        int64_t column = c % layer->channels, group = c / layer->channels;
+        for (int64_t i = 0; self->is_removed[reads[column]] && i < filters->count && !out->is_needed[c]; i++)
+            out->is_needed[c] = filters->indices[i] / group_filters == group &&
+                                esp_mask_get(mask, filters->indices[i], column);
         is_any_needed = is_any_needed || out->is_needed[c];
     }
     out->layer = layer;
@@ -204,7 +207,7 @@ static int64_t written_elements(const surgery *self, int32_t slot)
         const esp_layer *layer = &self->layers->items[i];
         const int32_t *writes = esp_coupling_writes(self->coupling, i);
         for (int64_t f = 0; f < layer->filters; f++)
-            elements += writes[f] == slot ? layer->channels * layer->kernel_h * layer->kernel_w : 0;
+            elements += writes[f] == slot ? layer->channels * layer->kernel_positions : 0;
     }
     return elements;
 }
@@ -219,7 +222,7 @@ static bool is_map_worth_it(const surgery *self, const reader *item)
     for (int64_t c = 0; c < item->input.count; c++) {
         if (!item->is_needed[c] || item->is_zero[c])
             continue;
-        saved += filters * layer->kernel_h * layer->kernel_w;
+        saved += filters / layer->group * layer->kernel_positions;
         if (item->input.slots[c] != last)
             saved += written_elements(self, item->input.slots[c]);
         last = item->input.slots[c];
@@ -290,7 +293,7 @@ esp_status surgery_fold_constants(surgery *self, bool *has_vetoed, esp_error *er
 {
     size_t longest = 1;
     for (int i = 0; i < self->layers->count; i++) {
-        size_t channels = (size_t)self->layers->items[i].channels;
+        size_t channels = (size_t)(self->layers->items[i].channels * self->layers->items[i].group);
         longest = channels > longest ? channels : longest;
     }
     bool *facts = esp_alloc_zero(3 * longest, sizeof *facts);

@@ -79,6 +79,7 @@ static bool may_be_grouped(const surgery *self, const esp_layer *layer)
 {
     return self->preview->plan.method == ESP_METHOD_SG &&
            self->options->group_form == ESP_GROUP_FORM_GROUPED && layer->group == 1 &&
+           !(layer->is_conv && layer->filter_axis > layer->channel_axis) && /* transposed: dense */
            esp_coupling_follows(self->coupling, layer->node) &&
            esp_graph_consumer_count(self->graph, layer->weight) == 1;
 }
@@ -91,15 +92,13 @@ static esp_status find_in_layer(surgery *self, int index, esp_error *err)
     const channel_list *filters = surgery_kept(self, node->outputs[0]);
     layer_cut *cut = &self->layer_cuts[index];
     const channel_list *channels = surgery_kept(self, node->inputs[0]);
-    /* Layers that were not followed, and depthwise rows, keep their zeros. */
-    if (!esp_coupling_follows(self->coupling, layer->node)) {
-        cut->has_masks = esp_mask_kept(mask) < layer->filters * layer->channels;
-        return ESP_OK;
-    }
-    if (layer->group > 1) {
-        for (int64_t i = 0; i < filters->count; i++)
-            cut->has_masks =
-                cut->has_masks || esp_mask_filter_kept(mask, filters->indices[i]) < layer->channels;
+    /* Layers that were not followed, and those of several groups already, keep their zeros. */
+    if (layer->group > 1 || !esp_coupling_follows(self->coupling, layer->node)) {
+        channel_list columns = surgery_columns(self, index);
+        int64_t count = surgery_has_channels(self, node->outputs[0]) ? filters->count : layer->filters;
+        for (int64_t i = 0; i < count * columns.count && !cut->has_masks; i++)
+            cut->has_masks = !esp_mask_get(mask, surgery_old_index(filters, i / columns.count),
+                                           surgery_old_index(&columns, i % columns.count));
         return ESP_OK;
     }
     for (int64_t i = 0; i < filters->count; i++)

@@ -35,10 +35,14 @@ typedef struct layer_cut {
 
 /* What changes in a node that is no layer. */
 typedef struct node_edit {
-    esp_tensor **inputs; /* per input: a replacement constant or NULL; NULL: none is replaced */
+    int input_count;     /* the node's, or more */
+    esp_tensor **inputs; /* [input_count]: a replacement constant or NULL; NULL: none is replaced */
     int attr_count;
     const esp_attr *attrs; /* these replace the node's own of the same name */
+    const char *dropped_attr;
 } node_edit;
+
+typedef struct surgery_chains surgery_chains;
 
 typedef struct surgery {
     const esp_compute *compute;
@@ -60,6 +64,7 @@ typedef struct surgery {
     int64_t *sort_buffer; /* as long as the longest channel list */
     layer_cut *layer_cuts;
     node_edit *edits;           /* per node */
+    surgery_chains *chains[2];  /* at batch 1 and 2, while nodes are edited; NULL: none */
     esp_inferred *inferred_two; /* batch 2, made when asked for; NULL when the model has one batch size */
     bool has_tried_two;
     esp_exec *runs[2]; /* the masked model on two random inputs, values kept; made when asked for */
@@ -75,6 +80,10 @@ const channel_list *surgery_kept(const surgery *self, int value);
 
 /* True when an input of a node is an activation with channels. */
 bool surgery_has_channels(const surgery *self, int value);
+
+/* The columns of a layer's weight that remain: old indices, `indices` NULL when that says nothing new. */
+channel_list surgery_columns(const surgery *self, int layer);
+int64_t surgery_old_index(const channel_list *list, int64_t index);
 
 /* True when any slot of the value is cut. */
 bool surgery_is_narrowed(const surgery *self, int value);
@@ -106,9 +115,28 @@ void surgery_choose(surgery *self);
 /* Fills `kept` from is_removed and rank. False when the order that rank asks for does not fit together. */
 bool surgery_lay_out(surgery *self);
 
+/* The value's shape in the cut model, `inferred` at the same batch size. */
+esp_shape surgery_new_shape(const surgery *self, const esp_inferred *inferred, int value);
+
+/* The list of a layer's input or output must look the same in every group. */
+bool surgery_fits_groups(const surgery *self, int layer);
+
+/* ---- surgery_edits.c ---- */
+
 /* Fills `edits`; vetoes channels whose nodes cannot be rewritten. */
 esp_status surgery_edit_nodes(surgery *self, bool *has_vetoed, esp_error *err);
 void surgery_release_edits(surgery *self);
+
+/* ---- surgery_chains.c: values that are computed from shapes while the model runs ---- */
+
+/* What is computed from shapes in the cut model at the batch size of `inferred`; borrows both. */
+esp_status surgery_chains_new(surgery *self, const esp_inferred *inferred, surgery_chains **out,
+                              esp_error *err);
+void surgery_chains_free(surgery_chains *chains);
+
+/* True when the cut model computes something else for a known value than the masked one does; `*out`
+ * (borrowed): what, or NULL when it cannot compute it. */
+bool surgery_chains_changed(const surgery_chains *chains, int value, const esp_tensor **out);
 
 /* ---- surgery_groups.c ---- */
 

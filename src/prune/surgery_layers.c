@@ -23,6 +23,7 @@ typedef struct layer_writing {
     esp_layer_form form;
     const channel_list *filters;  /* the layer's output */
     const channel_list *channels; /* its input; identity when that is not followed */
+    int index;
     const esp_mask *mask;
     int axis; /* channel axis of input and output */
 } layer_writing;
@@ -100,6 +101,33 @@ static esp_status select_weight(const layer_writing *at, const channel_list *fil
         status = surgery_select(rows, at->layer->channel_axis, channels, out, err);
     esp_tensor_unref(rows);
     return status;
+}
+
+/* The filters of one group among the first group's, as every group has them. */
+static channel_list first_group(const layer_writing *at, const channel_list *list)
+{
+    channel_list first = *list;
+    first.count /= at->layer->group;
+    return first;
+}
+
+/* The whole weight of a layer that stays one node. A convolution's first axis runs over the filters of all
+ * groups and its second over the channels of one; a transposed convolution's over the channels of all groups
+ * and the filters of one. */
+static esp_status select_dense_weight(const layer_writing *at, esp_tensor **out, esp_error *err)
+{
+    static const channel_list all = {.is_identity = true};
+    const esp_layer *layer = at->layer;
+    bool follows = esp_coupling_layer_follows(at->self->coupling, at->index);
+    bool is_transposed = layer->filter_axis > layer->channel_axis;
+    if (layer->group == 1)
+        return select_weight(at, at->filters, at->channels, out, err);
+    if (follows || !esp_coupling_follows(at->self->coupling, layer->node))
+        return select_weight(at, is_transposed ? &all : at->filters, is_transposed ? at->channels : &all, out,
+                             err);
+    channel_list filters = is_transposed ? first_group(at, at->filters) : *at->filters;
+    channel_list channels = is_transposed ? *at->channels : first_group(at, at->channels);
+    return select_weight(at, &filters, &channels, out, err);
 }
 
 /* Conv(group=g): [filters, channels per group, kernel] from the groups' blocks, filters in group order. */
@@ -263,13 +291,11 @@ static esp_status write_part(const layer_writing *at, const char *suffix, int da
 static esp_status write_dense(const layer_writing *at, int data, int output, esp_error *err)
 {
     esp_tensor *weight = NULL;
-    bool is_depthwise = at->layer->group > 1 && esp_coupling_follows(at->self->coupling, at->layer->node);
-    channel_list all = {.is_identity = true};
-    esp_status status =
-        select_weight(at, at->filters, at->layer->group > 1 ? &all : at->channels, &weight, err);
+    bool follows = esp_coupling_layer_follows(at->self->coupling, at->index);
+    int64_t group = follows ? at->channels->count / at->layer->channels : 0; /* 0: as it is */
+    esp_status status = select_dense_weight(at, &weight, err);
     if (status == ESP_OK)
-        status = write_part(at, "", data, weight, at->filters, is_depthwise ? at->channels->count : 0,
-                            at->cut->has_masks, output, err);
+        status = write_part(at, "", data, weight, at->filters, group, at->cut->has_masks, output, err);
     esp_tensor_unref(weight);
     return status;
 }
@@ -420,6 +446,7 @@ esp_status surgery_write_layer(surgery *self, graph_writer *writer, int index, e
         .layer = layer,
         .node = node,
         .cut = &self->layer_cuts[index],
+        .index = index,
         .filters = surgery_kept(self, node->outputs[0]),
         .channels = is_followed ? surgery_kept(self, node->inputs[0]) : &untouched,
         .mask = &self->preview->items[index].mask,

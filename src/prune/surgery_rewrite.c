@@ -40,7 +40,7 @@ static bool is_replaced(const surgery *self, int node_index, int input)
     if (esp_coupling_layer_at(self->coupling, node_index) >= 0 && node->op->layer(node, &form))
         return input == form.weight_input || (input == form.bias_input && surgery_bias(self, node) != NULL);
     const node_edit *edit = &self->edits[node_index];
-    return edit->inputs != NULL && edit->inputs[input] != NULL;
+    return input < edit->input_count && edit->inputs[input] != NULL;
 }
 
 static bool is_node_needed(const graph_writer *writer, const esp_node *node)
@@ -180,9 +180,9 @@ esp_status writer_node(graph_writer *writer, const char *op, const char *name, c
                             err);
 }
 
-esp_status writer_old_node(graph_writer *writer, const esp_node *node, const char *name, const int *inputs,
-                           int input_count, const int *outputs, int output_count, const esp_attr *attrs,
-                           int attr_count, esp_error *err)
+static esp_status write_with_attrs(graph_writer *writer, const esp_node *node, const char *name,
+                                   const int *inputs, int input_count, const int *outputs, int output_count,
+                                   const esp_attr *attrs, int attr_count, const char *dropped, esp_error *err)
 {
     size_t capacity = (size_t)(node->attr_count + attr_count);
     esp_attr *merged = esp_arena_alloc(writer->self->arena, capacity + 1, sizeof *merged);
@@ -190,7 +190,7 @@ esp_status writer_old_node(graph_writer *writer, const esp_node *node, const cha
     if (merged == NULL)
         return esp_fail_memory(err, "surgery", capacity * sizeof *merged);
     for (int i = 0; i < node->attr_count; i++) {
-        bool is_overridden = false;
+        bool is_overridden = dropped != NULL && strcmp(dropped, node->attrs[i].name) == 0;
         for (int k = 0; k < attr_count; k++)
             is_overridden = is_overridden || strcmp(attrs[k].name, node->attrs[i].name) == 0;
         if (!is_overridden)
@@ -202,26 +202,37 @@ esp_status writer_old_node(graph_writer *writer, const esp_node *node, const cha
                             input_count, outputs, output_count, merged, count, err);
 }
 
+esp_status writer_old_node(graph_writer *writer, const esp_node *node, const char *name, const int *inputs,
+                           int input_count, const int *outputs, int output_count, const esp_attr *attrs,
+                           int attr_count, esp_error *err)
+{
+    return write_with_attrs(writer, node, name, inputs, input_count, outputs, output_count, attrs, attr_count,
+                            NULL, err);
+}
+
 static esp_status write_node(graph_writer *writer, int index, esp_error *err)
 {
     surgery *self = writer->self;
     const esp_node *node = esp_graph_node(self->graph, index);
     const node_edit *edit = &self->edits[index];
-    size_t count = (size_t)(node->input_count + node->output_count);
+    int input_count = node->input_count;
+    for (int i = node->input_count; i < edit->input_count; i++)
+        input_count = edit->inputs[i] != NULL ? i + 1 : input_count;
+    size_t count = (size_t)(input_count + node->output_count);
     int *inputs = esp_arena_alloc(self->arena, count + 1, sizeof *inputs);
     if (inputs == NULL)
         return esp_fail_memory(err, "surgery", count * sizeof *inputs);
-    int *outputs = inputs + node->input_count;
+    int *outputs = inputs + input_count;
     esp_status status = ESP_OK;
-    for (int i = 0; status == ESP_OK && i < node->input_count; i++) {
-        int value = node->inputs[i];
+    for (int i = 0; status == ESP_OK && i < input_count; i++) {
+        int value = i < node->input_count ? node->inputs[i] : -1;
+        const esp_tensor *constant = i < edit->input_count ? edit->inputs[i] : NULL;
         inputs[i] = -1;
-        if (value < 0)
-            continue;
-        if (edit->inputs != NULL && edit->inputs[i] != NULL)
-            status = writer_constant(writer, value, esp_graph_value(self->graph, value)->name,
-                                     edit->inputs[i], &inputs[i], err);
-        else
+        if (constant != NULL)
+            status = writer_constant(writer, value,
+                                     value < 0 ? node->name : esp_graph_value(self->graph, value)->name,
+                                     constant, &inputs[i], err);
+        else if (value >= 0)
             status = writer_value(writer, value, &inputs[i], err);
     }
     for (int i = 0; status == ESP_OK && i < node->output_count; i++) {
@@ -229,9 +240,10 @@ static esp_status write_node(graph_writer *writer, int index, esp_error *err)
         if (node->outputs[i] >= 0)
             status = writer_value(writer, node->outputs[i], &outputs[i], err);
     }
-    return status == ESP_OK ? writer_old_node(writer, node, NULL, inputs, node->input_count, outputs,
-                                              node->output_count, edit->attrs, edit->attr_count, err)
-                            : status;
+    return status == ESP_OK
+               ? write_with_attrs(writer, node, NULL, inputs, input_count, outputs, node->output_count,
+                                  edit->attrs, edit->attr_count, edit->dropped_attr, err)
+               : status;
 }
 
 /* ---- the whole ---- */

@@ -159,6 +159,7 @@ typedef struct measured_layer {
     const esp_layer *layer;
     const esp_mask *mask;
     const float *data;
+    float *owned;                    /* groups of a transposed convolution are copied in canonical order */
     bool is_transposed;              /* rows are channels */
     bool is_whole;                   /* the mask keeps everything */
     int64_t rows, length, positions; /* length = columns * positions floats per row */
@@ -253,7 +254,16 @@ static esp_status layer_start(const esp_graph *graph, const esp_layer *layer, co
                              .data = esp_tensor_f32(weight),
                              .is_transposed = layer->filter_axis > layer->channel_axis,
                              .is_whole = is_whole(mask),
-                             .positions = layer->kernel_h * layer->kernel_w};
+                             .positions = layer->kernel_positions};
+    if (item->is_transposed && layer->group > 1) {
+        size_t elements = (size_t)esp_tensor_elements(weight);
+        item->owned = esp_alloc(elements, sizeof *item->owned);
+        if (!item->owned)
+            return esp_fail_memory(err, "L1 norms", elements * sizeof *item->owned);
+        esp_layer_weight_canonical(layer, weight, item->owned);
+        item->data = item->owned;
+        item->is_transposed = false;
+    }
     item->rows = item->is_transposed ? layer->channels : layer->filters;
     item->length = column_count(item) * item->positions;
     item->block = item->length ? BLOCK_ELEMENTS / item->length : BLOCK_ROWS;
@@ -355,8 +365,10 @@ esp_status esp_layers_l1(const esp_compute *compute, const esp_graph *graph, con
         if (out[l].filters)
             status = check_finite(&layers->items[l], out[l].filters, err);
 
-    for (int i = 0; i < run.count; i++)
+    for (int i = 0; i < run.count; i++) {
         esp_free(run.items[i].partial);
+        esp_free(run.items[i].owned);
+    }
     for (size_t l = 0; status != ESP_OK && l < count; l++)
         esp_layer_l1_free(&out[l]);
     esp_free(run.items);

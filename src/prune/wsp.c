@@ -20,6 +20,7 @@ static void pair_free(esp_wsp_pair *pair)
     esp_free(pair->filter_l1);
     esp_free(pair->channel_l1);
     esp_free(pair->weak);
+    esp_slot_choice_free(&pair->choice);
 }
 
 void esp_wsp_free(esp_wsp *wsp)
@@ -33,14 +34,15 @@ void esp_wsp_free(esp_wsp *wsp)
     *wsp = (esp_wsp){0};
 }
 
-esp_status wsp_note_left_out(esp_wsp *wsp, int writer, int reader, const char *why, esp_error *err)
+esp_status wsp_note_left_out(esp_wsp *wsp, int writer, int reader, esp_reason reason, const char *why,
+                             esp_error *err)
 {
     size_t count = (size_t)wsp->left_out_count;
     esp_wsp_left_out *items = esp_realloc(wsp->left_out, count, count + 1, sizeof *items);
 
     if (!items)
         return esp_fail_memory(err, "a left out pair", (count + 1) * sizeof *items);
-    items[count] = (esp_wsp_left_out){.writer = writer, .reader = reader};
+    items[count] = (esp_wsp_left_out){.writer = writer, .reader = reader, .reason = reason};
     snprintf(items[count].why, sizeof items[count].why, "%s", why);
     wsp->left_out = items;
     wsp->left_out_count++;
@@ -49,7 +51,8 @@ esp_status wsp_note_left_out(esp_wsp *wsp, int writer, int reader, const char *w
 
 esp_status esp_wsp_leave_out(esp_wsp *wsp, int index, const char *why, esp_error *err)
 {
-    esp_status status = wsp_note_left_out(wsp, wsp->pairs[index].writer, wsp->pairs[index].reader, why, err);
+    esp_status status = wsp_note_left_out(wsp, wsp->pairs[index].writer, wsp->pairs[index].reader,
+                                          ESP_REASON_COUPLING, why, err);
 
     if (status != ESP_OK)
         return status;
@@ -62,8 +65,12 @@ esp_status esp_wsp_leave_out(esp_wsp *wsp, int index, const char *why, esp_error
 
 esp_status wsp_append(esp_wsp *wsp, int64_t channels, esp_wsp_pair **out, esp_error *err)
 {
-    esp_wsp_pair pair = {.set = -1, .channels = channels, .span = 1};
+    esp_wsp_pair pair = {.set = -1, .channels = channels, .span = 1, .writer_count = 1, .reader_count = 1};
     size_t count = (size_t)channels;
+    esp_status status = esp_slot_choice_new(channels, &pair.choice, err);
+
+    if (status != ESP_OK)
+        return status;
 
     pair.filters = esp_alloc_zero(count, sizeof *pair.filters);
     pair.filter_l1 = esp_alloc_zero(count, sizeof *pair.filter_l1);
@@ -178,10 +185,10 @@ static esp_status add_pair(esp_wsp *wsp, const esp_layers *layers, const esp_lay
     esp_status status;
 
     if (!norms[writer].filters || !norms[reader].channels)
-        return wsp_note_left_out(wsp, writer, reader, "its weight or its reader's is not stored in the model",
-                                 err);
+        return wsp_note_left_out(wsp, writer, reader, ESP_REASON_UNCUTTABLE,
+                                 "its weight or its reader's is not stored in the model", err);
     if (!span)
-        return wsp_note_left_out(wsp, writer, reader, why, err);
+        return wsp_note_left_out(wsp, writer, reader, ESP_REASON_METHOD, why, err);
     status = wsp_append(wsp, from->filters, &pair, err);
     if (status != ESP_OK)
         return status;
@@ -215,7 +222,8 @@ static esp_status fill_pairs(const esp_graph *graph, const esp_layers *layers, c
             continue;
         count = wsp->pair_count;
         if (writer >= 0 && is_output[esp_graph_node(graph, layers->items[writer].node)->outputs[0]])
-            status = wsp_note_left_out(wsp, writer, -1, "network output: its filters stay", err);
+            status = wsp_note_left_out(wsp, writer, -1, ESP_REASON_UNCUTTABLE,
+                                       "network output: its filters stay", err);
         else if (writer >= 0)
             status = add_pair(wsp, layers, norms, writer, l, err);
         if (wsp->pair_count > count)
@@ -223,7 +231,7 @@ static esp_status fill_pairs(const esp_graph *graph, const esp_layers *layers, c
         writer = l;
     }
     if (status == ESP_OK && writer >= 0)
-        status = wsp_note_left_out(wsp, writer, -1,
+        status = wsp_note_left_out(wsp, writer, -1, ESP_REASON_UNCUTTABLE,
                                    is_output[esp_graph_node(graph, layers->items[writer].node)->outputs[0]]
                                        ? "network output: its filters stay"
                                        : "no layer follows",
@@ -292,6 +300,21 @@ static double percentile_of(const double *scores, int64_t count, double ratio, d
     return esp_percentile(scratch, count, 100 * ratio);
 }
 
+void wsp_mark_weak(esp_wsp_pair *pair)
+{
+    pair->weak_count = 0;
+    for (int64_t c = 0; c < pair->channels; c++) { /* strict '<': ties stay, as published */
+        bool is_weak =
+            pair->filter_l1[c] < pair->filter_threshold && pair->channel_l1[c] < pair->channel_threshold;
+        if (pair->choice.fates)
+            pair->choice.fates[c] = is_weak ? ESP_FATE_GOES : ESP_FATE_STAYS;
+        if (is_weak)
+            pair->weak[pair->weak_count++] = (int32_t)c;
+    }
+    pair->choice.ranked = pair->weak_count;
+    pair->choice.floored = pair->choice.rounded = 0;
+}
+
 esp_status esp_wsp_select(esp_wsp_pair *pair, esp_error *err)
 {
     double *scratch;
@@ -305,10 +328,7 @@ esp_status esp_wsp_select(esp_wsp_pair *pair, esp_error *err)
     pair->filter_threshold = percentile_of(pair->filter_l1, pair->channels, pair->ratio, scratch);
     pair->channel_threshold = percentile_of(pair->channel_l1, pair->channels, pair->ratio, scratch);
     esp_free(scratch);
-    pair->weak_count = 0;
-    for (int64_t c = 0; c < pair->channels; c++) /* strict '<': ties stay, as published */
-        if (pair->filter_l1[c] < pair->filter_threshold && pair->channel_l1[c] < pair->channel_threshold)
-            pair->weak[pair->weak_count++] = (int32_t)c;
+    wsp_mark_weak(pair);
     return ESP_OK;
 }
 

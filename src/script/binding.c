@@ -73,6 +73,78 @@ int esp_lua_fail(lua_State *L, const char *format, ...)
     return 0;
 }
 
+/* ---- arguments ---- */
+
+static void fail_argument(lua_State *L, int index, const char *text)
+{
+    lua_Debug info = {0};
+    if (lua_getstack(L, 0, &info)) {
+        lua_getinfo(L, "n", &info);
+    }
+    const char *name = info.name ? info.name : "?";
+    if (info.namewhat && strcmp(info.namewhat, "method") == 0 && --index == 0) {
+        esp_lua_fail(L, "calling '%s' on bad self (%s)", name, text);
+    }
+    esp_lua_fail(L, "bad argument #%d to '%s' (%s)", index, name, text);
+}
+
+static void fail_type(lua_State *L, int index, const char *expected)
+{
+    char text[128];
+    const char *found = luaL_getmetafield(L, index, "__name") == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+    if (!found) {
+        found = luaL_typename(L, index);
+    }
+    snprintf(text, sizeof text, "%s expected, got %s", expected, found);
+    fail_argument(L, index, text);
+}
+
+void esp_lua_check_type(lua_State *L, int index, int type)
+{
+    index = lua_absindex(L, index);
+    if (lua_type(L, index) != type) {
+        fail_type(L, index, lua_typename(L, type));
+    }
+}
+
+const char *esp_lua_check_string(lua_State *L, int index)
+{
+    index = lua_absindex(L, index);
+    const char *text = lua_tostring(L, index);
+    if (!text) {
+        fail_type(L, index, "string");
+    }
+    return text;
+}
+
+lua_Integer esp_lua_check_integer(lua_State *L, int index)
+{
+    int is_integer = 0;
+    index = lua_absindex(L, index);
+    lua_Integer value = lua_tointegerx(L, index, &is_integer);
+    if (!is_integer) {
+        fail_type(L, index, "whole number");
+    }
+    return value;
+}
+
+void *esp_lua_check_userdata(lua_State *L, int index, const char *class)
+{
+    index = lua_absindex(L, index);
+    void *found = luaL_testudata(L, index, class);
+    if (!found) {
+        fail_type(L, index, class);
+    }
+    return found;
+}
+
+void esp_lua_check_argument(lua_State *L, bool holds, int index, const char *expected)
+{
+    if (!holds) {
+        fail_argument(L, index, expected);
+    }
+}
+
 /* ---- the sandbox's walls ---- */
 
 /* Where opening `path` would lead, links followed: itself, or the directory it would be made in. NULL when
@@ -154,7 +226,7 @@ void esp_lua_check_keys(lua_State *L, int index, const char *const *names)
     if (lua_isnoneornil(L, index)) {
         return;
     }
-    luaL_checktype(L, index, LUA_TTABLE);
+    esp_lua_check_type(L, index, LUA_TTABLE);
     while (names[count]) {
         count++;
     }
@@ -428,4 +500,56 @@ static json_t *table_to_json(lua_State *L, int index, int depth)
 json_t *esp_lua_to_json(lua_State *L, int index)
 {
     return value_to_json(L, index, 0);
+}
+
+/* Writes the way to the first entry that JSON does not have into `path`, behind `used` characters, and pushes
+ * its value; raises nothing. */
+static bool find_fault(lua_State *L, int index, int depth, char *path, size_t size, size_t used)
+{
+    index = lua_absindex(L, index);
+    int type = lua_type(L, index);
+    if (type == LUA_TBOOLEAN || type == LUA_TSTRING ||
+        (type == LUA_TNUMBER && isfinite(lua_tonumber(L, index)))) {
+        return false;
+    }
+    if (type != LUA_TTABLE || depth > 16 || !lua_checkstack(L, 4)) {
+        lua_pushvalue(L, index);
+        return true;
+    }
+    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+        bool is_named = lua_type(L, -2) == LUA_TSTRING;
+        int added = is_named
+                        ? snprintf(path + used, size - used, "%s%s", depth ? "." : "", lua_tostring(L, -2))
+                        : snprintf(path + used, size - used, "[%lld]", (long long)lua_tointeger(L, -2));
+        size_t end = used + (size_t)added < size ? used + (size_t)added : size - 1;
+        if (find_fault(L, -1, depth + 1, path, size, end)) {
+            return true;
+        }
+    }
+    path[used] = 0;
+    return false;
+}
+
+json_t **esp_lua_push_table_json(lua_State *L, int index, const char *what)
+{
+    char path[128] = "";
+    index = lua_absindex(L, index);
+    json_t **box = esp_lua_new_json(L);
+    *box = esp_lua_to_json(L, index);
+    if (*box) {
+        return box;
+    }
+    if (!find_fault(L, index, 0, path, sizeof path, 0)) {
+        esp_lua_fail(L, "%s: a table is either a list or has names, found one that mixes them", what);
+    }
+    if (lua_type(L, -1) == LUA_TNUMBER) {
+        double value = lua_tonumber(L, -1); /* the sign of NaN is nobody's business */
+        esp_lua_fail(L, "%s: %s is %s, expected a finite number", what, path,
+                     isnan(value) ? "nan"
+                     : value > 0  ? "inf"
+                                  : "-inf");
+    }
+    esp_lua_fail(L, "%s: %s is a %s, expected a number, a string, a boolean or a table of them", what, path,
+                 luaL_typename(L, -1));
+    return NULL;
 }

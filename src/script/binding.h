@@ -35,6 +35,14 @@ void esp_lua_check(lua_State *L, esp_status status, const esp_error *err);
 /* Raises {code="invalid", message=...}. */
 int esp_lua_fail(lua_State *L, const char *format, ...) ESP_PRINTF(2, 3);
 
+/* What luaL_checktype, luaL_checkstring, luaL_checkudata, luaL_checkinteger and luaL_argcheck check, in their
+ * words, but raised as an error table. */
+void esp_lua_check_type(lua_State *L, int index, int type);
+const char *esp_lua_check_string(lua_State *L, int index);
+lua_Integer esp_lua_check_integer(lua_State *L, int index);
+void *esp_lua_check_userdata(lua_State *L, int index, const char *class);
+void esp_lua_check_argument(lua_State *L, bool holds, int index, const char *expected);
+
 /* Pushes the metatable of error tables (their __tostring). */
 void esp_lua_open_errors(lua_State *L);
 
@@ -66,6 +74,9 @@ const char *esp_lua_field_string(lua_State *L, int index, const char *name, cons
 void esp_lua_push_json(lua_State *L, const json_t *value);
 /* A userdata that owns a JSON value (may be NULL at first), pushed; set through the returned pointer. */
 json_t **esp_lua_new_json(lua_State *L);
+/* The table at `index` as JSON, in a pushed userdata; raises an error that names the entry that cannot be:
+ * "plan: ratio.conv is nan, expected a finite number". */
+json_t **esp_lua_push_table_json(lua_State *L, int index, const char *what);
 json_t *esp_lua_to_json(lua_State *L,
                         int index); /* new reference; NULL with nothing raised when it cannot be */
 
@@ -92,6 +103,15 @@ esp_lua_model *esp_lua_model_at(lua_State *L, int index);
 esp_dataset *esp_lua_data_at(lua_State *L, int index);
 /* The dataset in a keyword; raises when it is absent and required. NULL when absent. */
 esp_dataset *esp_lua_field_data(lua_State *L, int index, const char *name, bool is_required);
+/* The augmentation in a keyword: text "crop=4,flip" or a table {crop=4, flip=true, resized={0.08, 1}}; none
+ * when absent. Raises for what is wrong with it. */
+void esp_lua_field_augmentation(lua_State *L, int index, const char *name, esp_augmentation *out);
+/* Pushes an empty plan that is freed with its userdata; the plan given by a table (its JSON form; `ratio` may
+ * be one number) or by the path of a plan file at `index`. */
+esp_plan *esp_lua_new_plan(lua_State *L);
+esp_plan *esp_lua_push_plan(lua_State *L, int index);
+/* The model's cache for previews, made when first needed. */
+esp_grouping_cache *esp_lua_model_cache(lua_State *L, esp_lua_model *model);
 /* Pushes a new empty preview. */
 esp_preview **esp_lua_new_preview(lua_State *L);
 
@@ -107,6 +127,13 @@ void esp_lua_push_counts(lua_State *L, const esp_counts *counts);
 /* model:bench{...} (lua_bench.c). */
 int esp_lua_model_bench(lua_State *L);
 
+/* model:train{...} and model:replace_classifier(n) (lua_train.c). */
+int esp_lua_model_train(lua_State *L);
+int esp_lua_model_replace_classifier(lua_State *L);
+
+/* model:sensitivity{...} (lua_sensitivity.c). */
+int esp_lua_model_sensitivity(lua_State *L);
+
 /* Sets field `name` of the table on the top. */
 void esp_lua_set_number(lua_State *L, const char *name, double value);
 void esp_lua_set_integer(lua_State *L, const char *name, int64_t value);
@@ -120,6 +147,12 @@ void esp_lua_open_preview(lua_State *L);
 void esp_lua_open_builder(lua_State *L);
 void esp_lua_open_plot(lua_State *L);
 void esp_lua_open_weights(lua_State *L); /* after open_model: models get methods more */
+void esp_lua_open_plan(lua_State *L);    /* after open_model, as are the next */
+void esp_lua_open_budget(lua_State *L);
+void esp_lua_open_coupling(lua_State *L);
+void esp_lua_open_groups(lua_State *L);
+void esp_lua_open_gradual(lua_State *L);
+void esp_lua_open_calibrate(lua_State *L); /* and after open_preview */
 void esp_lua_open_words(lua_State *L);
 
 /* Replaces the standard library by what the sandbox allows. */

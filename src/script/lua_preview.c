@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "prune/explain.h"
+#include "prune/ledger.h"
 #include "prune/surgery.h"
 #include "script/binding.h"
 
@@ -16,14 +18,14 @@ esp_preview **esp_lua_new_preview(lua_State *L)
 
 static esp_preview *preview_at(lua_State *L, int index)
 {
-    esp_preview **box = luaL_checkudata(L, index, ESP_LUA_PREVIEW);
-    luaL_argcheck(L, *box, index, "this preview has been released");
+    esp_preview **box = esp_lua_check_userdata(L, index, ESP_LUA_PREVIEW);
+    esp_lua_check_argument(L, *box, index, "this preview has been released");
     return *box;
 }
 
 static int preview_free(lua_State *L)
 {
-    esp_preview **box = luaL_checkudata(L, 1, ESP_LUA_PREVIEW);
+    esp_preview **box = esp_lua_check_userdata(L, 1, ESP_LUA_PREVIEW);
     esp_preview_free(*box);
     *box = NULL;
     return 0;
@@ -39,7 +41,7 @@ static int layer_at(lua_State *L, int index, const esp_preview *preview)
         }
         return (int)number - 1;
     }
-    const char *name = luaL_checkstring(L, index);
+    const char *name = esp_lua_check_string(L, index);
     int layer = esp_layers_find(&preview->layers, name);
     if (layer < 0) {
         esp_lua_fail(L, "the model has no layer '%s'", name);
@@ -59,6 +61,59 @@ static int preview_table(lua_State *L)
     esp_lua_check(L, esp_preview_to_json(preview, with_masks, box, &err), &err);
     esp_lua_push_json(L, *box);
     return 1;
+}
+
+/* The ledger is C's only between two calls that cannot raise. */
+static esp_status ledger_json(const esp_preview *preview, json_t **out, esp_error *err)
+{
+    esp_ledger ledger;
+    esp_status status = esp_ledger_new(preview, &ledger, err);
+    if (status == ESP_OK) {
+        status = esp_ledger_to_json(&ledger, &preview->layers, out, err);
+        esp_ledger_free(&ledger);
+    }
+    return status;
+}
+
+/* preview:ledger(): {unit="filters"|"connections", layers={{name=, asked=, got=, units=, entries={{reason=,
+ * amount=, share=, text=}, ...}}, ...}}; the shares of a layer add up to asked - got. */
+static int preview_ledger(lua_State *L)
+{
+    const esp_preview *preview = preview_at(L, 1);
+    esp_error err = {0};
+    json_t **box = esp_lua_new_json(L);
+    esp_lua_check(L, ledger_json(preview, box, &err), &err);
+    esp_lua_push_json(L, *box);
+    return 1;
+}
+
+static esp_status explain_text(const json_t *told, char **out, esp_error *err)
+{
+    esp_text text = {0};
+    esp_status status = esp_explain_print(told, &text, err);
+    *out = status == ESP_OK ? esp_text_take(&text) : NULL;
+    esp_text_free(&text);
+    return status == ESP_OK && !*out ? esp_fail_memory(err, "an explanation", 0) : status;
+}
+
+/* preview:explain(layer, channel): why the filter stays or goes, as a table and as text. Channels count from
+ * 0, as in the tables of previews and on the command line. */
+static int preview_explain(lua_State *L)
+{
+    const esp_preview *preview = preview_at(L, 1);
+    int layer = layer_at(L, 2, preview);
+    lua_Integer channel = esp_lua_check_integer(L, 3);
+    esp_error err = {0};
+    json_t **box = esp_lua_new_json(L);
+    json_t **text = esp_lua_new_json(L); /* owns the text */
+    char *lines = NULL;
+    esp_lua_check(L, esp_preview_explain(preview, layer, channel, box, &err), &err);
+    esp_lua_push_json(L, *box);
+    esp_lua_check(L, explain_text(*box, &lines, &err), &err);
+    *text = json_string(lines);
+    esp_free(lines);
+    lua_pushstring(L, json_string_value(*text));
+    return 2;
 }
 
 /* preview:before(), preview:after(): counts. */
@@ -137,7 +192,7 @@ static int preview_cut(lua_State *L)
 static int preview_save_plan(lua_State *L)
 {
     const esp_preview *preview = preview_at(L, 1);
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = esp_lua_check_string(L, 2);
     esp_error err = {0};
     esp_lua_check_writable(L, path);
     esp_lua_check(L, esp_plan_save(&preview->plan, path, &err), &err);
@@ -147,15 +202,18 @@ static int preview_save_plan(lua_State *L)
 static int preview_to_string(lua_State *L)
 {
     const esp_preview *preview = preview_at(L, 1);
+    bool is_filter = preview->plan.method == ESP_METHOD_FILTER;
     lua_pushfstring(L, "preview (%s, %s, %d layers)", esp_method_word(preview->plan.method),
-                    esp_mode_word(preview->plan.mode), preview->layers.count);
+                    is_filter ? preview->plan.criterion : esp_mode_word(preview->plan.mode),
+                    preview->layers.count);
     return 1;
 }
 
 void esp_lua_open_preview(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"table", preview_table},         {"before", preview_before},
+        {"table", preview_table},         {"ledger", preview_ledger},
+        {"explain", preview_explain},     {"before", preview_before},
         {"after", preview_after},         {"mask", preview_mask},
         {"masked", preview_masked},       {"cut", preview_cut},
         {"save_plan", preview_save_plan}, {NULL, NULL},

@@ -70,6 +70,12 @@ static int open_core(lua_State *L)
     esp_lua_open_builder(L);
     esp_lua_open_plot(L);
     esp_lua_open_weights(L);
+    esp_lua_open_plan(L);
+    esp_lua_open_budget(L);
+    esp_lua_open_coupling(L);
+    esp_lua_open_groups(L);
+    esp_lua_open_gradual(L);
+    esp_lua_open_calibrate(L);
     esp_lua_open_words(L);
     esp_lua_set_string(L, "version", esp_version());
     return 1;

@@ -3,10 +3,12 @@
 #include "study/plan_edit.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/text.h"
+#include "prune/criteria.h"
 
 static double clamp_ratio(double ratio)
 {
@@ -116,6 +118,59 @@ static esp_status edit_layer(esp_plan *plan, const esp_layer *layer, const esp_p
     }
 }
 
+/* The one after it in the list of methods; the first after the last. */
+static esp_method next_method(esp_method method)
+{
+    static const esp_method methods[] = {
+#define METHOD_OF(name, word, title) ESP_METHOD_##name,
+        ESP_METHOD_LIST(METHOD_OF)
+#undef METHOD_OF
+    };
+    size_t count = sizeof methods / sizeof *methods;
+
+    for (size_t i = 0; i + 1 < count; i++)
+        if (methods[i] == method)
+            return methods[i + 1];
+    return methods[0];
+}
+
+/* The criterion after the plan's in the table, round it. */
+static esp_status next_criterion(esp_plan *plan, bool has_data, esp_error *err)
+{
+    int count = esp_criterion_count(), at = 0;
+
+    if (plan->method != ESP_METHOD_FILTER)
+        return esp_fail(err, ESP_STATE, "a criterion belongs to the method filter, the plan's is %s",
+                        esp_method_word(plan->method));
+    while (at < count && strcmp(esp_criterion_at(at)->name, plan->criterion) != 0)
+        at++;
+    for (int i = 1; i <= count; i++) {
+        const esp_criterion *criterion = esp_criterion_at((at + i) % count);
+        if (esp_criterion_needs_data(criterion) && !has_data)
+            continue;
+        snprintf(plan->criterion, sizeof plan->criterion, "%s", criterion->name);
+        break;
+    }
+    return ESP_OK;
+}
+
+/* Multiples that kernels like, one after the other. */
+static int next_multiple(int multiple)
+{
+    return multiple < 8 ? 8 : multiple < 32 ? multiple * 2 : 1;
+}
+
+static esp_status edit_ranking(esp_plan *plan, esp_plan_edit_kind kind, esp_error *err)
+{
+    if (!esp_plan_ranks_slots(plan))
+        return esp_fail(err, ESP_STATE, "scope and multiple belong to filter and to wsp in sound mode");
+    if (kind == ESP_EDIT_SCOPE_NEXT)
+        plan->scope = plan->scope == ESP_SCOPE_LAYER ? ESP_SCOPE_GLOBAL : ESP_SCOPE_LAYER;
+    else
+        plan->round_to = next_multiple(plan->round_to);
+    return ESP_OK;
+}
+
 esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const esp_plan_edit *edit,
                                esp_error *err)
 {
@@ -133,10 +188,18 @@ esp_status esp_plan_apply_edit(esp_plan *plan, const esp_layers *layers, const e
         next.groups = (int)fmin(fmax(next.groups + edit->amount, 1.0), 1024.0);
         break;
     case ESP_EDIT_METHOD_NEXT:
-        next.method = next.method == ESP_METHOD_WSP ? ESP_METHOD_SG : ESP_METHOD_WSP;
+        esp_plan_set_method(&next, next_method(next.method), next.mode);
         break;
     case ESP_EDIT_MODE_NEXT:
-        next.mode = next.mode == ESP_MODE_SOUND ? ESP_MODE_FAITHFUL : ESP_MODE_SOUND;
+        esp_plan_set_method(&next, next.method,
+                            next.mode == ESP_MODE_SOUND ? ESP_MODE_FAITHFUL : ESP_MODE_SOUND);
+        break;
+    case ESP_EDIT_CRITERION_NEXT:
+        status = next_criterion(&next, edit->amount > 0, err);
+        break;
+    case ESP_EDIT_SCOPE_NEXT:
+    case ESP_EDIT_ROUND_NEXT:
+        status = edit_ranking(&next, edit->kind, err);
         break;
     case ESP_EDIT_RESET:
         set_ratios(&next, 0.0, false);

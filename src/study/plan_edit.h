@@ -19,7 +19,10 @@ typedef enum esp_plan_edit_kind {
     ESP_EDIT_GROUPS_ADD,      /* groups of SG, by `amount` */
     ESP_EDIT_METHOD_NEXT,
     ESP_EDIT_MODE_NEXT,
-    ESP_EDIT_RESET, /* all ratios 0, no rules */
+    ESP_EDIT_CRITERION_NEXT, /* of FILTER; of those that need no data unless `amount` is 1 */
+    ESP_EDIT_SCOPE_NEXT,     /* of plans that rank slots */
+    ESP_EDIT_ROUND_NEXT,     /* 1, 8, 16, 32, likewise */
+    ESP_EDIT_RESET,          /* all ratios 0, no rules */
 } esp_plan_edit_kind;
 
 typedef struct esp_plan_edit {

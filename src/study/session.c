@@ -68,6 +68,9 @@ static void free_desks(esp_session *session)
 {
     for (int i = 0; i < session->desk_count; i++) {
         esp_plan_free(&session->desks[i].plan);
+        esp_session_forget_scores(&session->desks[i]);
+        esp_plan_free(&session->desks[i].asked);
+        esp_plan_free(&session->desks[i].solved);
         esp_grouping_cache_free(session->desks[i].cache);
         esp_coupling_free(session->desks[i].coupling);
         esp_shared_unref(session->desks[i].coupled);
@@ -84,7 +87,11 @@ void esp_session_free(esp_session *session)
     esp_shared_unref(session->now.versions);
     esp_shared_unref(session->now.box);
     esp_shared_unref(session->now.detail);
+    esp_shared_unref(session->now.reasons);
+    esp_shared_unref(session->now.explanation);
     esp_shared_unref(session->now.training);
+    esp_shared_unref(session->now.scan);
+    esp_sensitivity_free(session->sensitivity);
     esp_store_close(session->store);
     esp_dataset_unref(session->training_set);
     esp_dataset_unref(session->test_set);
@@ -245,6 +252,34 @@ esp_status esp_session_select_layer(esp_session *session, int layer, int criteri
     return esp_worker_submit(session->worker, &job->job, NULL, err);
 }
 
+esp_status esp_session_explain(esp_session *session, int layer, int64_t channel, esp_error *err)
+{
+    esp_session_job *job = NULL;
+    esp_status status =
+        esp_session_job_new("explain", ESP_JOB_URGENT, esp_session_run_explain, NULL, &job, err);
+
+    if (status != ESP_OK)
+        return status;
+    job->number = layer;
+    job->channel = channel;
+    return esp_worker_submit(session->worker, &job->job, NULL, err);
+}
+
+esp_status esp_session_scan(esp_session *session, esp_error *err)
+{
+    return submit_plain(session, "scan", 0, esp_session_run_scan, NULL, 0, err);
+}
+
+esp_status esp_session_suggest_groups(esp_session *session, int layer, esp_error *err)
+{
+    return submit_plain(session, "suggest groups", 0, esp_session_run_suggest, NULL, layer, err);
+}
+
+esp_status esp_session_solve(esp_session *session, const char *text, esp_error *err)
+{
+    return submit_plain(session, "solve", 0, esp_session_run_solve, text, 0, err);
+}
+
 esp_status esp_session_evaluate(esp_session *session, esp_error *err)
 {
     return submit_plain(session, "evaluate", 0, esp_session_run_evaluate, NULL, 0, err);
@@ -258,6 +293,16 @@ esp_status esp_session_measure(esp_session *session, esp_error *err)
 esp_status esp_session_cut(esp_session *session, esp_error *err)
 {
     return submit_plain(session, "cut", 0, esp_session_run_cut, NULL, 0, err);
+}
+
+esp_status esp_session_cut_reconstructed(esp_session *session, esp_error *err)
+{
+    return submit_plain(session, "cut", 0, esp_session_run_cut, NULL, 1, err);
+}
+
+esp_status esp_session_recalibrate(esp_session *session, esp_error *err)
+{
+    return submit_plain(session, "recalibrate", 0, esp_session_run_recalibrate, NULL, 0, err);
 }
 
 esp_status esp_session_finetune(esp_session *session, const esp_finetune *options, esp_error *err)

@@ -7,6 +7,8 @@
 #include "study/plan_edit.h"
 #include "study/snapshot.h"
 #include "study/worker.h"
+#include "train/optimizer_kind.h"
+#include "train/schedule.h"
 
 typedef struct esp_session esp_session;
 
@@ -54,17 +56,45 @@ esp_status esp_session_evaluate(esp_session *session, esp_error *err);
 /* Latency of the current version, and of its root if that was not measured yet. */
 esp_status esp_session_measure(esp_session *session, esp_error *err);
 
+/* Why filter `channel` of a layer stays or goes; the answer follows the plan from then on. */
+esp_status esp_session_explain(esp_session *session, int layer, int64_t channel, esp_error *err);
+
+/* What cutting each part of the current version alone costs, by the plan's method, on training images. In a
+ * study its points are kept, and a scan that was stopped goes on where it was. */
+esp_status esp_session_scan(esp_session *session, esp_error *err);
+
+/* How well the selected number of groups suits a layer, and how many its filters fall into by themselves
+ * (elbow of the inertia), which becomes a rule of the plan. Self-grouping only. */
+esp_status esp_session_suggest_groups(esp_session *session, int layer, esp_error *err);
+
+/* Ratios for a budget: `text` is targets and, after a blank, how to spread them: "macs=0.5 saliency" (see
+ * esp_budget_targets_parse and ESP_DISTRIBUTION_LIST; uniform when it says nothing). By sensitivity needs a
+ * scan of this version by the plan's method. The plan changes. */
+esp_status esp_session_solve(esp_session *session, const char *text, esp_error *err);
+
 /* Surgery: the plan becomes a new version. */
 esp_status esp_session_cut(esp_session *session, esp_error *err);
 
+/* The same, with the weights of layers that lost input solved anew on training images (prune/reconstruct.h).
+ */
+esp_status esp_session_cut_reconstructed(esp_session *session, esp_error *err);
+
+/* Batch-norm statistics of the current version measured again on training images: a new version. */
+esp_status esp_session_recalibrate(esp_session *session, esp_error *err);
+
 typedef struct esp_finetune {
-    double epochs;                         /* > 0; may be fractional */
-    double lr;                             /* 0: as published, 0.01 */
+    double epochs; /* > 0; may be fractional */
+    double lr;     /* 0: the optimizer's usual one */
+    esp_optimizer_kind optimizer;
+    bool has_schedule; /* otherwise a cosine */
+    esp_schedule_kind schedule;
+    bool distils;                          /* the version that the current one descends from is the teacher */
     int64_t batch;                         /* 0: 128 */
     int64_t train_limit, validation_limit; /* 0: all */
 } esp_finetune;
 
-/* Trains the current version; the best epoch becomes a new version, also when it is cancelled half-way. */
+/* Trains the current version; the best epoch on a tenth of the training images becomes a new version, also
+ * when it is cancelled half-way. */
 esp_status esp_session_finetune(esp_session *session, const esp_finetune *options, esp_error *err);
 
 /* Writes the current version as ONNX. */

@@ -7,13 +7,14 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "io/dataset.h"
+#include "prune/reconstruct.h"
 #include "prune/surgery.h"
 #include "study/session_internal.h"
-#include "train/trainer.h"
+#include "train/recalibrate.h"
 
 /* ---- accuracy ---- */
 
-static esp_status need_data(const esp_session *session, esp_error *err)
+esp_status esp_session_need_data(const esp_session *session, esp_error *err)
 {
     esp_status status = esp_session_need_model(session, err);
 
@@ -21,6 +22,21 @@ static esp_status need_data(const esp_session *session, esp_error *err)
         status = esp_fail(err, ESP_STATE, "no data is open");
         esp_error_set_hint(err, "start with --data SPEC");
     }
+    return status;
+}
+
+esp_status esp_session_need_training_set(esp_session *session, esp_error *err)
+{
+    const esp_study_version *current = NULL;
+    esp_status status = esp_session_need_data(session, err);
+
+    if (status == ESP_OK && !session->training_set)
+        status = esp_session_current_graph(session, &current, err);
+    if (status == ESP_OK && !session->training_set)
+        status = esp_dataset_open_for(session->data_spec, ESP_SPLIT_TRAIN, current->graph,
+                                      &session->training_set, err);
+    if (status == ESP_OK)
+        session->now.data.train_count = esp_dataset_count(session->training_set);
     return status;
 }
 
@@ -97,7 +113,7 @@ static int root_id(const esp_session *session)
 esp_status esp_session_run_estimate(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
 {
     esp_session *session = user;
-    esp_status status = need_data(session, err);
+    esp_status status = esp_session_need_data(session, err);
 
     (void)job;
     if (status == ESP_OK)
@@ -131,7 +147,7 @@ esp_status esp_session_run_evaluate(void *user, esp_job *job, const esp_compute 
 {
     esp_session *session = user;
     int root = root_id(session), current = session->now.current;
-    esp_status status = need_data(session, err);
+    esp_status status = esp_session_need_data(session, err);
 
     (void)job;
     if (status == ESP_OK)
@@ -242,17 +258,19 @@ esp_status esp_session_run_measure(void *user, esp_job *job, const esp_compute *
 
 /* ---- cut ---- */
 
-static void title_of_cut(const esp_plan *plan, char *title, size_t size)
+static void title_of_cut(const esp_plan *plan, bool is_solved, char *title, size_t size)
 {
     int used = snprintf(title, size, "%s %.2f", esp_method_word(plan->method), plan->conv_ratio);
 
     if (plan->method == ESP_METHOD_SG)
         used += snprintf(title + used, size - (size_t)used, " x%d", plan->groups);
-    snprintf(title + used, size - (size_t)used, "%s cut", plan->rule_count > 0 ? " +rules" : "");
+    snprintf(title + used, size - (size_t)used, "%s cut%s", plan->rule_count > 0 ? " +rules" : "",
+             is_solved ? ", solved" : "");
 }
 
 static esp_status make_cut_version(esp_session *session, const esp_preview *preview, int parent,
-                                   const esp_graph *graph, const esp_surgery_report *report, esp_error *err)
+                                   const esp_graph *graph, const esp_surgery_report *report, bool is_solved,
+                                   esp_error *err)
 {
     esp_metrics metrics = {.counts = report->counts, .latency_ms = -1};
     json_t *plan = NULL;
@@ -261,15 +279,38 @@ static esp_status make_cut_version(esp_session *session, const esp_preview *prev
 
     if (status != ESP_OK)
         return status;
-    title_of_cut(&preview->plan, title, sizeof title);
-    return esp_session_add_version(session, parent, title, json_pack("{s:o}", "cut", plan), graph, &metrics,
-                                   err);
+    title_of_cut(&preview->plan, is_solved, title, sizeof title);
+    return esp_session_add_version(session, parent, title,
+                                   json_pack(is_solved ? "{s:o, s:b}" : "{s:o}", "cut", plan, "solved", 1),
+                                   graph, &metrics, err);
+}
+
+/* Surgery, after the weights of layers that lose input were solved anew if that is wanted. */
+static esp_status operate(esp_session *session, const esp_compute *compute, const esp_preview *preview,
+                          bool is_solved, esp_graph **out, esp_surgery_report *report, esp_error *err)
+{
+    const esp_surgery_options surgery = esp_surgery_defaults();
+    esp_reconstruct_options options = {
+        .mean = session->mean, .std = session->std, .seed = preview->plan.seed};
+    esp_graph *masked = NULL;
+    esp_status status;
+
+    if (!is_solved)
+        return esp_surgery(compute, preview, &surgery, out, report, err);
+    status = esp_session_need_training_set(session, err);
+    options.dataset = session->training_set;
+    if (status == ESP_OK)
+        status = esp_reconstruct(compute, preview, &options, &masked, NULL, err);
+    if (status == ESP_OK)
+        status = esp_reconstruct_cut(compute, preview, masked, &surgery, out, report, err);
+    esp_graph_unref(masked);
+    return status;
 }
 
 esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
 {
     esp_session *session = user;
-    esp_surgery_options options = esp_surgery_defaults();
+    bool is_solved = ((const esp_session_job *)job)->number == 1;
     esp_surgery_report report = {0};
     const esp_preview_box *box = NULL;
     esp_graph *graph = NULL;
@@ -277,7 +318,6 @@ esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *comp
     int made = esp_versions_next_id(session->now.versions);
     esp_status status = esp_session_need_model(session, err);
 
-    (void)job;
     if (status == ESP_OK && !esp_snapshot_has_cut(&session->now)) {
         status = esp_fail(err, ESP_STATE, "nothing to cut: the plan keeps every weight");
         esp_error_set_hint(err, "raise a ratio first");
@@ -285,9 +325,9 @@ esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *comp
     if (status != ESP_OK)
         return status;
     box = esp_shared_ref(session->now.box);
-    status = esp_surgery(compute, box->preview, &options, &graph, &report, err);
+    status = operate(session, compute, box->preview, is_solved, &graph, &report, err);
     if (status == ESP_OK)
-        status = make_cut_version(session, box->preview, parent, graph, &report, err);
+        status = make_cut_version(session, box->preview, parent, graph, &report, is_solved, err);
     if (status == ESP_OK)
         status = esp_session_go_to(session, compute, made, err);
     if (status == ESP_OK) {
@@ -303,188 +343,49 @@ esp_status esp_session_run_cut(void *user, esp_job *job, const esp_compute *comp
     return status;
 }
 
-/* ---- fine-tune ---- */
+/* ---- recalibrate ---- */
 
-static esp_status add_point(esp_session *session, const esp_training_point *point, esp_error *err)
+esp_status esp_session_run_recalibrate(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
 {
-    esp_training_log *log = NULL;
-    esp_status status = esp_training_log_with(session->now.training, point, &log, err);
+    esp_session *session = user;
+    esp_recalibrate_options options = {
+        .images = 2 * session->calibration_images, .mean = session->mean, .std = session->std};
+    esp_recalibrate_result result = {0};
+    esp_graph *graph = NULL, *better = NULL;
+    const esp_study_version *from = NULL;
+    int parent, made;
+    esp_status status = esp_session_need_training_set(session, err);
 
+    (void)job;
+    if (status == ESP_OK)
+        status = esp_session_current_graph(session, &from, err);
     if (status != ESP_OK)
         return status;
-    esp_shared_unref(session->now.training);
-    session->now.training = log;
-    return esp_session_post(session, err);
-}
-
-/* Progress passes through here on its way to the reader, and leaves a point on the curve a few dozen times
- * per epoch. */
-typedef struct training_watch {
-    esp_session *session;
-    const esp_compute *outer;
-    double epochs, last_epoch;
-} training_watch;
-
-#define POINTS_PER_EPOCH 40.0
-
-static void on_training_progress(void *user, const esp_progress *progress)
-{
-    training_watch *watch = user;
-    double epoch = progress->total > 0 ? progress->done / progress->total * watch->epochs : 0.0;
-    esp_error ignored = {0};
-
-    if (progress->loss > 0 && epoch - watch->last_epoch >= 1.0 / POINTS_PER_EPOCH) {
-        const esp_training_point point = {.epoch = epoch,
-                                          .loss = progress->loss,
-                                          .top1 = NAN,
-                                          .train_top1 = 100.0 * progress->share_right,
-                                          .images_per_s = progress->rate};
-        watch->last_epoch = epoch;
-        (void)add_point(watch->session, &point, &ignored); /* a curve with a point less is still a curve */
-    }
-    esp_compute_report(watch->outer, progress);
-}
-
-static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
-{
-    const esp_training_point point = {.epoch = report->epoch,
-                                      .loss = report->train_loss,
-                                      .top1 = report->validation.top1,
-                                      .train_top1 = report->train_top1,
-                                      .lr = report->lr,
-                                      .images_per_s = report->images_per_s,
-                                      .is_validated = report->validation.images > 0,
-                                      .is_best = report->is_best};
-
-    return add_point(user, &point, err);
-}
-
-static esp_status open_training_set(esp_session *session, esp_error *err)
-{
-    esp_status status = need_data(session, err);
-
-    if (status == ESP_OK && !session->training_set)
-        status = esp_dataset_open(session->data_spec, ESP_SPLIT_TRAIN, &session->training_set, err);
-    if (status == ESP_OK)
-        session->now.data.train_count = esp_dataset_count(session->training_set);
-    return status;
-}
-
-static esp_train_options training_options(const esp_session *session, const esp_finetune *wanted,
-                                          const esp_held_masks *masks)
-{
-    esp_train_options options = esp_train_defaults();
-
-    options.epochs_limit = wanted->epochs;
-    if (wanted->lr > 0)
-        options.schedule.lr = wanted->lr;
-    if (wanted->batch > 0)
-        options.batch = wanted->batch;
-    options.train_limit = wanted->train_limit;
-    options.validation_limit = wanted->validation_limit;
-    options.masks = masks->items;
-    options.mask_count = masks->count;
-    options.evaluates_first = true;
-    options.mean = session->mean;
-    options.std = session->std;
-    options.on_epoch = on_epoch;
-    return options;
-}
-
-/* What a training leaves behind; `status` is its own. */
-static esp_status finish_training(esp_session *session, const esp_compute *compute, esp_status status,
-                                  int parent, const esp_train_options *options, const esp_graph *graph,
-                                  const esp_train_result *result, esp_error *err)
-{
-    const esp_study_version *from = esp_versions_find(session->now.versions, parent);
-    bool is_cancelled = status == ESP_CANCELLED;
-    int made = esp_versions_next_id(session->now.versions);
+    parent = from->id;
     esp_metrics metrics = {.counts = from->metrics.counts,
                            .latency_ms = from->metrics.latency_ms,
                            .latency_spread = from->metrics.latency_spread,
                            .latency_threads = from->metrics.latency_threads};
-    char title[96];
-    json_t *how;
-
-    if (!graph || result->best_epoch == 0) {
-        esp_session_say(session, is_cancelled ? "no finished epoch was better than the start: no new version"
-                                              : "no epoch was better than the start: no new version");
-        return status;
-    }
-    esp_metrics_set_eval(&metrics, &result->best, options->validation_limit == 0);
-    snprintf(title, sizeof title, "%g epoch%s%s", options->epochs_limit,
-             options->epochs_limit == 1.0 ? "" : "s", is_cancelled ? " (stopped)" : "");
-    how = json_pack("{s:{s:f, s:f, s:I, s:f, s:f, s:i}}", "train", "epochs", options->epochs_limit, "lr",
-                    options->schedule.lr, "batch", (json_int_t)options->batch, "momentum", options->momentum,
-                    "weight_decay", options->weight_decay, "best_epoch", result->best_epoch);
-    status = esp_session_add_version(session, parent, title, how, graph, &metrics, err);
+    graph = esp_graph_ref(from->graph);
+    status = esp_recalibrate(compute, graph, session->training_set, &options, &better, &result, err);
+    esp_graph_unref(graph);
+    if (status == ESP_OK && result.norms == 0)
+        status = esp_fail(err, ESP_STATE, "nothing to recalibrate: this version has no batch-norm");
+    made = esp_versions_next_id(session->now.versions);
+    if (status == ESP_OK)
+        status = esp_session_add_version(
+            session, parent, "recalibrated",
+            json_pack("{s:{s:I}}", "recalibrate", "images", (json_int_t)result.images), better, &metrics,
+            err);
+    esp_graph_unref(better);
     if (status == ESP_OK)
         status = esp_session_go_to(session, compute, made, err);
     if (status != ESP_OK)
         return status;
     session->redo_count = 0;
-    esp_session_say(session, "fine-tuned: version %d, top-1 %.2f %% -> %.2f %% at epoch %d", made,
-                    result->first.top1, result->best.top1, result->best_epoch);
-    esp_session_journal(session, "train", esp_snapshot_current(&session->now)->how);
-    return is_cancelled ? ESP_CANCELLED : ESP_OK;
-}
-
-static esp_status train(esp_session *session, const esp_compute *compute, const esp_finetune *wanted,
-                        const esp_study_version *from, esp_error *err)
-{
-    esp_graph *start = esp_graph_ref(from->graph);
-    esp_graph *best = NULL;
-    esp_held_masks masks = {0};
-    esp_train_result result = {0};
-    esp_train_options options;
-    training_watch watch = {.session = session, .outer = compute, .epochs = wanted->epochs};
-    esp_compute watched = *compute;
-    int parent = from->id;
-    esp_status status = esp_held_masks_of(start, &masks, err);
-
-    if (status == ESP_OK) {
-        /* The token of a training that was cancelled would stop what follows it too. */
-        const esp_compute afterwards = {.pool = compute->pool};
-        options = training_options(session, wanted, &masks);
-        options.epoch_user = session;
-        watched.on_progress = on_training_progress;
-        watched.progress_user = &watch;
-        status = esp_train(&watched, start, session->training_set, session->test_set, &options, &best,
-                           &result, err);
-        if (status == ESP_OK || status == ESP_CANCELLED)
-            status = finish_training(session, &afterwards, status, parent, &options, best, &result, err);
-    }
-    esp_held_masks_free(&masks);
-    esp_graph_unref(best);
-    esp_graph_unref(start);
-    return status;
-}
-
-esp_status esp_session_run_finetune(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
-{
-    esp_session *session = user;
-    const esp_finetune *wanted = &((esp_session_job *)job)->finetune;
-    const esp_study_version *from = NULL;
-    esp_training_log *log = NULL, *stopped = NULL;
-    esp_error later = {0};
-    esp_status status = esp_session_current_graph(session, &from, err);
-
-    if (status == ESP_OK)
-        status = open_training_set(session, err);
-    if (status == ESP_OK)
-        status = esp_training_log_new(from->id, wanted->epochs, &log, err);
-    if (status != ESP_OK)
-        return status;
-    esp_shared_unref(session->now.training);
-    session->now.training = log;
-    status = esp_session_post(session, err);
-    if (status == ESP_OK)
-        status = train(session, compute, wanted, from, err);
-    if (esp_training_log_stopped(session->now.training, &stopped, &later) == ESP_OK) {
-        esp_shared_unref(session->now.training);
-        session->now.training = stopped;
-    }
+    esp_session_say(session, "recalibrated %d batch-norms on %lld training images: version %d", result.norms,
+                    (long long)result.images, made);
+    esp_session_journal(session, "recalibrate", esp_snapshot_current(&session->now)->how);
     esp_session_want_estimate(session);
-    (void)esp_session_post(session, &later);
-    return status;
+    return esp_session_post(session, err);
 }

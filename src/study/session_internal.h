@@ -18,6 +18,11 @@ typedef struct esp_desk {
     esp_grouping_cache *cache;
     esp_coupling *coupling; /* NULL until a layer was looked at; borrows from `coupled` */
     const esp_preview_box *coupled;
+    int scored; /* criterion with data whose scores are kept, plus 1; 0: none */
+    int score_count;
+    double **scores; /* per layer; NULL where it says nothing */
+    bool has_solved; /* a budget made the plan `solved` of the plan `asked` */
+    esp_plan asked, solved;
 } esp_desk;
 
 struct esp_session {
@@ -40,6 +45,8 @@ struct esp_session {
     int redo[ESP_SESSION_REDO_MAX];
     int redo_count;
     int selected_layer, selected_criterion;
+    esp_sensitivity *sensitivity; /* the last scan, of version `now.scan->version` */
+    char sensitivity_by[64];      /* what it masked by */
 };
 
 /* A job with its data: one struct for all, as there is little of it. */
@@ -47,6 +54,7 @@ typedef struct esp_session_job {
     esp_job job;
     char *text; /* path or spec */
     int number, other_number;
+    int64_t channel;
     esp_plan_edit edit;
     esp_finetune finetune;
 } esp_session_job;
@@ -54,7 +62,8 @@ typedef struct esp_session_job {
 esp_job_run_fn esp_session_run_open, esp_session_run_data, esp_session_run_edit, esp_session_run_select,
     esp_session_run_estimate, esp_session_run_evaluate, esp_session_run_measure, esp_session_run_cut,
     esp_session_run_finetune, esp_session_run_save, esp_session_run_undo, esp_session_run_redo,
-    esp_session_run_go;
+    esp_session_run_go, esp_session_run_explain, esp_session_run_scan, esp_session_run_solve,
+    esp_session_run_suggest, esp_session_run_recalibrate;
 
 /* A job for `run`, not submitted. */
 esp_status esp_session_job_new(const char *title, unsigned flags, esp_job_run_fn *run, const char *text,
@@ -66,8 +75,10 @@ esp_status esp_session_post(esp_session *session, esp_error *err);
 /* What the reader should be told with the next snapshot. */
 void esp_session_say(esp_session *session, const char *format, ...) ESP_PRINTF(2, 3);
 
-/* ESP_STATE unless a model is open. */
+/* ESP_STATE unless a model is open; unless data are open too; training images are read when first needed. */
 esp_status esp_session_need_model(const esp_session *session, esp_error *err);
+esp_status esp_session_need_data(const esp_session *session, esp_error *err);
+esp_status esp_session_need_training_set(esp_session *session, esp_error *err);
 
 /* The current version, with its graph (read from the study when it was not yet). */
 esp_status esp_session_current_graph(esp_session *session, const esp_study_version **out, esp_error *err);
@@ -92,11 +103,25 @@ esp_status esp_session_add_version(esp_session *session, int parent, const char 
 /* Makes a version current and resolves its plan. */
 esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, int version, esp_error *err);
 
+/* Gives the cache the training images that the plan's criterion looks at, when it does. */
+esp_status esp_session_calibrate(esp_session *session, const esp_plan *plan, esp_grouping_cache *cache,
+                                 esp_error *err);
+
+/* The reasons of the preview that is shown; posted, unless a change of the plan is waiting that would void
+ * them. */
+esp_status esp_session_give_reasons(esp_session *session, esp_error *err);
+
+/* The explanation again for the plan that is shown now; none when that cannot be. */
+void esp_session_explain_again(esp_session *session);
+
 /* Resolves the current plan: a new preview in `now`, the estimate forgotten. */
 esp_status esp_session_refresh(esp_session *session, const esp_compute *compute, esp_error *err);
 
 /* Submits the background estimate when there is something to estimate. */
 void esp_session_want_estimate(esp_session *session);
+
+/* Forgets the scores of a desk. */
+void esp_session_forget_scores(esp_desk *desk);
 
 /* The selected layer of the current version, looked at closely. */
 esp_status esp_session_look(esp_session *session, const esp_compute *compute, esp_layer_detail **out,

@@ -158,7 +158,8 @@ esp_status esp_session_run_open(void *user, esp_job *job, const esp_compute *com
     session->redo_count = 0;
     esp_session_journal(session, "open", path ? path : session->study_directory);
     esp_session_want_estimate(session);
-    return esp_session_post(session, err);
+    status = esp_session_post(session, err);
+    return status == ESP_OK ? esp_session_give_reasons(session, err) : status;
 }
 
 /* ---- data ---- */
@@ -178,7 +179,7 @@ static esp_status open_test_set(esp_session *session, const char *spec, esp_erro
     esp_status status = esp_session_current_graph(session, &current, err);
 
     if (status == ESP_OK)
-        status = esp_dataset_open(spec, ESP_SPLIT_TEST, &session->test_set, err);
+        status = esp_dataset_open_for(spec, ESP_SPLIT_TEST, current->graph, &session->test_set, err);
     if (status == ESP_OK)
         status = esp_dataset_check_model(session->test_set, current->graph, err);
     if (status == ESP_OK)
@@ -273,7 +274,8 @@ esp_status esp_session_run_edit(void *user, esp_job *job, const esp_compute *com
         return status;
     }
     esp_session_want_estimate(session);
-    return esp_session_post(session, err);
+    status = esp_session_post(session, err);
+    return status == ESP_OK ? esp_session_give_reasons(session, err) : status;
 }
 
 /* ---- undo, redo, go ---- */
@@ -288,7 +290,8 @@ static esp_status move_to(esp_session *session, const esp_compute *compute, int 
     esp_session_say(session, "%s: version %d, %s", verb, version, esp_snapshot_current(&session->now)->title);
     esp_session_journal(session, verb, session->now.message);
     esp_session_want_estimate(session);
-    return esp_session_post(session, err);
+    status = esp_session_post(session, err);
+    return status == ESP_OK ? esp_session_give_reasons(session, err) : status;
 }
 
 esp_status esp_session_run_undo(void *user, esp_job *job, const esp_compute *compute, esp_error *err)

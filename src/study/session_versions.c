@@ -155,6 +155,8 @@ static esp_status resolve(esp_session *session, const esp_compute *compute, int 
         if (session->desks[i].version == version)
             desk = &session->desks[i];
     if (status == ESP_OK)
+        status = esp_session_calibrate(session, &desk->plan, desk->cache, err);
+    if (status == ESP_OK)
         status = esp_preview_new(compute, subject->graph, &desk->plan, shapes, shape_count, desk->cache,
                                  &preview, err);
     return status == ESP_OK ? esp_preview_box_new(preview, out, err) : status;
@@ -172,8 +174,10 @@ esp_status esp_session_refresh(esp_session *session, const esp_compute *compute,
     esp_preview_box *box = NULL;
     esp_status status = resolve(session, compute, session->now.current, &box, err);
 
-    if (status == ESP_OK)
+    if (status == ESP_OK) {
         show_box(session, box);
+        esp_session_explain_again(session);
+    }
     return status;
 }
 
@@ -192,18 +196,79 @@ static esp_status find_coupling(esp_session *session, esp_desk *desk, esp_error 
     return status;
 }
 
+void esp_session_forget_scores(esp_desk *desk)
+{
+    for (int l = 0; l < desk->score_count; l++)
+        esp_free(desk->scores[l]);
+    esp_free(desk->scores);
+    desk->scores = NULL;
+    desk->score_count = desk->scored = 0;
+}
+
+/* Scores of all layers by a criterion that looks at data, kept for the next layer. */
+static esp_status score_on_data(esp_session *session, const esp_compute *compute, esp_desk *desk,
+                                esp_error *err)
+{
+    const esp_preview *preview = session->now.box->preview;
+    const esp_criterion *criterion = esp_criterion_at(session->selected_criterion);
+    esp_criterion_data data = {.mean = session->mean, .std = session->std, .seed = desk->plan.seed};
+    esp_status status;
+
+    if (desk->scored == session->selected_criterion + 1)
+        return ESP_OK;
+    esp_session_forget_scores(desk);
+    status = esp_session_need_training_set(session, err);
+    if (status != ESP_OK)
+        return status;
+    data.dataset = session->training_set;
+    desk->scores = esp_alloc_zero((size_t)preview->layers.count, sizeof *desk->scores);
+    if (!desk->scores)
+        return esp_fail_memory(err, "scores", (size_t)preview->layers.count * sizeof *desk->scores);
+    status = esp_saliency_all(compute, preview->graph, &preview->layers, criterion, &data, desk->plan.seed,
+                              desk->scores, err);
+    if (status != ESP_OK) {
+        esp_session_forget_scores(desk);
+        return status;
+    }
+    desk->score_count = preview->layers.count;
+    desk->scored = session->selected_criterion + 1;
+    return ESP_OK;
+}
+
+/* What is known of the selected layer; NULL for criteria that look at weights only. */
+static esp_status find_scores(esp_session *session, const esp_compute *compute, esp_desk *desk,
+                              const double **out, esp_error *err)
+{
+    const esp_criterion *criterion = esp_criterion_at(session->selected_criterion);
+    esp_status status;
+
+    *out = NULL;
+    if (!esp_criterion_needs_data(criterion))
+        return ESP_OK;
+    status = score_on_data(session, compute, desk, err);
+    if (status != ESP_OK)
+        return status;
+    *out = desk->scores[session->selected_layer];
+    return *out ? ESP_OK
+                : esp_fail(err, ESP_UNSUPPORTED, "criterion '%s' says nothing of '%s'", criterion->name,
+                           session->now.box->preview->layers.items[session->selected_layer].name);
+}
+
 esp_status esp_session_look(esp_session *session, const esp_compute *compute, esp_layer_detail **out,
                             esp_error *err)
 {
     const esp_preview *preview = session->now.box->preview;
     esp_desk *desk = esp_session_desk(session);
     const int32_t *slots;
+    const double *scores = NULL;
     esp_status status = find_coupling(session, desk, err);
 
     *out = NULL;
     if (status == ESP_OK)
+        status = find_scores(session, compute, desk, &scores, err);
+    if (status == ESP_OK)
         status = esp_layer_detail_new(compute, preview, session->now.current, session->selected_layer,
-                                      session->selected_criterion, out, err);
+                                      session->selected_criterion, scores, out, err);
     if (status != ESP_OK)
         return status;
     slots = esp_coupling_writes(desk->coupling, session->selected_layer);
@@ -241,6 +306,7 @@ esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, i
     }
     session->now.current = version;
     show_box(session, box);
+    esp_session_explain_again(session);
     refresh_detail(session, compute);
     return ESP_OK;
 }

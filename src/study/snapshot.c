@@ -2,10 +2,12 @@
  * key makes a new preview and a new snapshot, and everything else is what it was. */
 #include "study/snapshot.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "prune/explain.h"
 
 /* ---- preview box ---- */
 
@@ -29,6 +31,87 @@ esp_status esp_preview_box_new(esp_preview *take_preview, esp_preview_box **out,
     esp_shared_init(&box->shared, release_box);
     box->preview = take_preview;
     *out = box;
+    return ESP_OK;
+}
+
+/* ---- reasons ---- */
+
+static void release_reasons(esp_shared *shared)
+{
+    esp_reasons *reasons = (esp_reasons *)shared;
+
+    esp_ledger_free(&reasons->ledger);
+    esp_shared_unref(reasons->box);
+    esp_free(reasons);
+}
+
+esp_status esp_reasons_new(const esp_preview_box *box, esp_reasons **out, esp_error *err)
+{
+    esp_reasons *reasons = esp_alloc_zero(1, sizeof *reasons);
+
+    *out = NULL;
+    if (!reasons)
+        return esp_fail_memory(err, "reasons", sizeof *reasons);
+    esp_shared_init(&reasons->shared, release_reasons);
+    reasons->box = esp_shared_ref(box);
+    esp_status status = esp_ledger_new(box->preview, &reasons->ledger, err);
+    if (status != ESP_OK) {
+        release_reasons(&reasons->shared);
+        return status;
+    }
+    *out = reasons;
+    return ESP_OK;
+}
+
+/* ---- explanation ---- */
+
+static void release_explanation(esp_shared *shared)
+{
+    esp_explanation *explanation = (esp_explanation *)shared;
+
+    esp_shared_unref(explanation->box);
+    esp_free(explanation->text);
+    esp_free(explanation);
+}
+
+static esp_status explain(esp_explanation *it, esp_error *err)
+{
+    json_t *json = NULL;
+    esp_text text = {0};
+    esp_status status = esp_preview_explain(it->box->preview, it->layer, it->channel, &json, err);
+
+    if (status == ESP_OK)
+        status = esp_explain_print(json, &text, err);
+    if (status == ESP_OK) {
+        const char *why = json_string_value(json_object_get(json, "why"));
+        snprintf(it->why, sizeof it->why, "%s: %s",
+                 json_is_true(json_object_get(json, "stays")) ? "stays" : "goes", why ? why : "");
+        it->text = esp_text_take(&text);
+        status = it->text ? ESP_OK : esp_fail_memory(err, "explanation", 256);
+    }
+    esp_text_free(&text);
+    json_decref(json);
+    return status;
+}
+
+esp_status esp_explanation_new(const esp_preview_box *box, int layer, int64_t channel, esp_explanation **out,
+                               esp_error *err)
+{
+    esp_explanation *explanation = esp_alloc_zero(1, sizeof *explanation);
+
+    *out = NULL;
+    if (!explanation)
+        return esp_fail_memory(err, "explanation", sizeof *explanation);
+    esp_shared_init(&explanation->shared, release_explanation);
+    explanation->box = esp_shared_ref(box);
+    explanation->layer = layer;
+    explanation->channel = channel;
+    esp_status status = explain(explanation, err);
+    if (status != ESP_OK) {
+        release_explanation(&explanation->shared);
+        return status;
+    }
+    *out = explanation;
     return ESP_OK;
 }
 
@@ -72,7 +155,8 @@ static float largest(const float *values, int64_t count)
 }
 
 esp_status esp_layer_detail_new(const esp_compute *compute, const esp_preview *preview, int version,
-                                int layer_index, int criterion, esp_layer_detail **out, esp_error *err)
+                                int layer_index, int criterion, const double *scores, esp_layer_detail **out,
+                                esp_error *err)
 {
     const esp_layer *layer = &preview->layers.items[layer_index];
     esp_layer_detail *detail = esp_alloc_zero(1, sizeof *detail);
@@ -92,7 +176,9 @@ esp_status esp_layer_detail_new(const esp_compute *compute, const esp_preview *p
     detail->order = esp_alloc((size_t)layer->filters, sizeof *detail->order);
     if (!detail->scores || !detail->order)
         status = esp_fail_memory(err, "layer detail", (size_t)layer->filters * sizeof *detail->scores);
-    if (status == ESP_OK)
+    if (status == ESP_OK && scores)
+        memcpy(detail->scores, scores, (size_t)layer->filters * sizeof *scores);
+    else if (status == ESP_OK)
         status = esp_saliency(compute, preview->graph, layer, esp_criterion_at(criterion), preview->plan.seed,
                               detail->scores, err);
     if (status == ESP_OK)
@@ -199,7 +285,10 @@ static void release_snapshot(esp_shared *shared)
     esp_shared_unref(snapshot->versions);
     esp_shared_unref(snapshot->box);
     esp_shared_unref(snapshot->detail);
+    esp_shared_unref(snapshot->reasons);
+    esp_shared_unref(snapshot->explanation);
     esp_shared_unref(snapshot->training);
+    esp_shared_unref(snapshot->scan);
     esp_free(snapshot);
 }
 
@@ -215,7 +304,10 @@ esp_status esp_snapshot_new(const esp_snapshot *fields, esp_snapshot **out, esp_
     esp_shared_ref(snapshot->versions);
     esp_shared_ref(snapshot->box);
     esp_shared_ref(snapshot->detail);
+    esp_shared_ref(snapshot->reasons);
+    esp_shared_ref(snapshot->explanation);
     esp_shared_ref(snapshot->training);
+    esp_shared_ref(snapshot->scan);
     *out = snapshot;
     return ESP_OK;
 }

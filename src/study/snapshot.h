@@ -4,7 +4,9 @@
 #define ESP_STUDY_SNAPSHOT_H
 
 #include "prune/criteria.h"
+#include "prune/ledger.h"
 #include "prune/preview.h"
+#include "study/scan.h"
 #include "study/version.h"
 
 /* A preview that several snapshots hold. */
@@ -27,9 +29,33 @@ typedef struct esp_layer_detail {
     float importance_max;
 } esp_layer_detail;
 
-/* Computes scores and importance of a layer of the preview's model. */
+/* Importance of a layer of the preview's model, and its scores: `scores` are copied, or computed when it is
+ * NULL (by criteria that need no data). */
 esp_status esp_layer_detail_new(const esp_compute *compute, const esp_preview *preview, int version,
-                                int layer, int criterion, esp_layer_detail **out, esp_error *err);
+                                int layer, int criterion, const double *scores, esp_layer_detail **out,
+                                esp_error *err);
+
+/* Why layers do not get what the plan of `box` asks. */
+typedef struct esp_reasons {
+    esp_shared shared;
+    const esp_preview_box *box; /* own reference */
+    esp_ledger ledger;
+} esp_reasons;
+
+esp_status esp_reasons_new(const esp_preview_box *box, esp_reasons **out, esp_error *err);
+
+/* Why one filter stays or goes under the plan of `box`. */
+typedef struct esp_explanation {
+    esp_shared shared;
+    const esp_preview_box *box; /* own reference */
+    int layer;
+    int64_t channel;
+    char why[192]; /* "goes: among the lowest of its coupled set" */
+    char *text;    /* all of it, lines */
+} esp_explanation;
+
+esp_status esp_explanation_new(const esp_preview_box *box, int layer, int64_t channel, esp_explanation **out,
+                               esp_error *err);
 
 /* One measured moment of a training. */
 typedef struct esp_training_point {
@@ -79,8 +105,11 @@ typedef struct esp_snapshot {
     int undo_to, redo_to;         /* version ids; 0: not possible */
     const esp_preview_box
         *box; /* the plan resolved against the current version; NULL until a model is open */
-    const esp_layer_detail *detail;   /* the layer last selected; NULL until one was */
-    const esp_training_log *training; /* the last training; NULL when there was none */
+    const esp_layer_detail *detail;     /* the layer last selected; NULL until one was */
+    const esp_reasons *reasons;         /* a moment after the preview they are about; NULL before the first */
+    const esp_explanation *explanation; /* of the filter last asked about, NULL until one was */
+    const esp_training_log *training;   /* the last training; NULL when there was none */
+    const esp_scan *scan;               /* the last sensitivity scan; NULL when there was none */
     esp_estimate estimate;
     esp_data_state data;
     bool has_study;

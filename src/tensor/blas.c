@@ -60,6 +60,18 @@ void esp_blas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int
                 (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
 }
 
+void esp_blas_gemm_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
+                       const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
+                       int64_t ldc)
+{
+    if (m == 0 || n == 0)
+        return;
+    esp_blas_start();
+    cblas_dgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
+                transpose_b ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, alpha, a,
+                (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
+}
+
 typedef struct gemm_job {
     bool transpose_a, transpose_b;
     int64_t m, n, k, lda, ldb, ldc;

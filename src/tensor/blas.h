@@ -21,7 +21,12 @@ void esp_blas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int
                    const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
                    int64_t ldc);
 
-/* The same, cut into tiles (by size only) over the pool. */
+/* The same in double. */
+void esp_blas_gemm_f64(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
+                       const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
+                       int64_t ldc);
+
+/* esp_blas_gemm, cut into tiles (by size only) over the pool. */
 esp_status esp_gemm(const esp_compute *compute, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
                     int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
                     float beta, float *c, int64_t ldc);

@@ -15,7 +15,8 @@ typedef struct esp_eval_options {
 } esp_eval_options;
 
 typedef struct esp_eval_result {
-    int64_t images;
+    int64_t images;    /* measured */
+    int64_t skipped;   /* bad images left out */
     double top1, top5; /* percent */
     double loss;       /* mean cross-entropy */
     double top1_error; /* half-width of the 95 % Wilson interval of top1, in points */
@@ -23,7 +24,8 @@ typedef struct esp_eval_result {
     esp_normalization normalization; /* what was used */
 } esp_eval_result;
 
-/* Models that end in Softmax are read before it. `options` may be NULL. Reports progress, can be cancelled.
+/* A lazy set is read at the model's size (esp_dataset_fit). Models that end in Softmax are read before it.
+ * `options` may be NULL. Reports progress, can be cancelled.
  */
 esp_status esp_evaluate(const esp_compute *compute, const esp_graph *graph, const esp_dataset *dataset,
                         const esp_eval_options *options, esp_eval_result *out, esp_error *err);

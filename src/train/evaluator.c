@@ -1,5 +1,6 @@
 /* One executor serves a whole evaluation: images do not meet each other in evaluation form, so a partial last
- * batch is filled up with zeros and only its own rows are read. Nothing is allocated during a run. */
+ * batch is filled up with zeros and only its own rows are read. Images that do not lie in memory are read
+ * ahead by the loader; bad ones that the set leaves out close up before the batch is measured. */
 #include "train/evaluator.h"
 
 #include <inttypes.h>
@@ -9,18 +10,20 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "train/loader.h"
 #include "train/loss.h"
 #include "train/meter.h"
 
 #define ESP_EVALUATE_BATCH 100
 
 struct esp_evaluator {
-    const esp_dataset *dataset;
+    esp_dataset *dataset; /* at the model's size */
     esp_normalization normalization;
     esp_exec *exec;
+    esp_loader *loader;
     int64_t batch, images, image_size;
-    uint32_t *indices; /* [batch] */
-    int32_t *labels;   /* [batch] */
+    uint32_t *order; /* [images]: 0, 1, 2, ... */
+    int32_t *labels; /* [batch] */
 };
 
 /* ---- making one ---- */
@@ -91,6 +94,24 @@ static esp_status make_exec(esp_evaluator *evaluator, const esp_graph *graph, es
     return status;
 }
 
+static esp_status make_loader(esp_evaluator *evaluator, int threads, esp_error *err)
+{
+    const esp_dataset *dataset = evaluator->dataset;
+    evaluator->image_size =
+        (int64_t)esp_dataset_channels(dataset) * esp_dataset_height(dataset) * esp_dataset_width(dataset);
+    evaluator->order = esp_alloc((size_t)evaluator->images, sizeof(*evaluator->order));
+    evaluator->labels = esp_alloc((size_t)evaluator->batch, sizeof(*evaluator->labels));
+    if (evaluator->order == NULL || evaluator->labels == NULL) {
+        return esp_fail_memory(err, "a batch", (size_t)evaluator->images * sizeof(*evaluator->order));
+    }
+    for (int64_t i = 0; i < evaluator->images; i++) {
+        evaluator->order[i] = (uint32_t)i;
+    }
+    const esp_loader_options options = {
+        .batch = evaluator->batch, .threads = threads, .leaves_out_bad = true};
+    return esp_loader_new(dataset, &evaluator->normalization, &options, &evaluator->loader, err);
+}
+
 esp_status esp_evaluator_new(const esp_graph *graph, const esp_dataset *dataset,
                              const esp_normalization *normalization, esp_params *params,
                              const esp_eval_options *options, int slots, esp_evaluator **out, esp_error *err)
@@ -106,18 +127,14 @@ esp_status esp_evaluator_new(const esp_graph *graph, const esp_dataset *dataset,
         return esp_fail_memory(err, "an evaluator", sizeof(*evaluator));
     }
     int64_t count = esp_dataset_count(dataset);
-    evaluator->dataset = dataset;
     evaluator->normalization = *normalization;
     evaluator->images = limit > 0 && limit < count ? limit : count;
-    evaluator->image_size =
-        (int64_t)esp_dataset_channels(dataset) * esp_dataset_height(dataset) * esp_dataset_width(dataset);
-    esp_status status = make_exec(evaluator, graph, params, options, slots, err);
+    esp_status status = esp_dataset_fit(dataset, graph, &evaluator->dataset, err);
     if (status == ESP_OK) {
-        evaluator->indices = esp_alloc((size_t)evaluator->batch, sizeof(*evaluator->indices));
-        evaluator->labels = esp_alloc((size_t)evaluator->batch, sizeof(*evaluator->labels));
-        if (evaluator->indices == NULL || evaluator->labels == NULL) {
-            status = esp_fail_memory(err, "a batch", (size_t)evaluator->batch * sizeof(*evaluator->indices));
-        }
+        status = make_exec(evaluator, graph, params, options, slots, err);
+    }
+    if (status == ESP_OK) {
+        status = make_loader(evaluator, slots, err);
     }
     if (status != ESP_OK) {
         esp_evaluator_free(evaluator);
@@ -132,26 +149,46 @@ void esp_evaluator_free(esp_evaluator *evaluator)
     if (evaluator == NULL) {
         return;
     }
+    esp_loader_free(evaluator->loader);
     esp_free(evaluator->labels);
-    esp_free(evaluator->indices);
+    esp_free(evaluator->order);
     esp_exec_free(evaluator->exec);
+    esp_dataset_unref(evaluator->dataset);
     esp_free(evaluator);
 }
 
 /* ---- measuring ---- */
 
-/* Adds images [first, first + count) to `sums`. */
-static esp_status measure_batch(esp_evaluator *evaluator, const esp_compute *compute, int64_t first,
-                                int64_t count, esp_loss_sums *sums, esp_error *err)
+/* Closes the gaps of images that were left out (label -1); returns how many images there are. */
+static int64_t close_gaps(esp_evaluator *evaluator, int64_t count, float *x)
+{
+    int64_t kept = 0, size = evaluator->image_size;
+    for (int64_t i = 0; i < count; i++) {
+        if (evaluator->labels[i] < 0) {
+            continue;
+        }
+        if (kept < i) {
+            memcpy(x + kept * size, x + i * size, (size_t)size * sizeof(float));
+            evaluator->labels[kept] = evaluator->labels[i];
+        }
+        kept++;
+    }
+    return kept;
+}
+
+/* Adds the next `count` images to `sums`. */
+static esp_status measure_batch(esp_evaluator *evaluator, const esp_compute *compute, int64_t count,
+                                esp_loss_sums *sums, esp_error *err)
 {
     float *x = esp_view_f32(esp_exec_input(evaluator->exec, 0));
-    for (int64_t i = 0; i < count; i++) {
-        evaluator->indices[i] = (uint32_t)(first + i);
-    }
-    esp_status status = esp_batch_fill(compute, evaluator->dataset, &evaluator->normalization, NULL, 0, 0,
-                                       evaluator->indices, count, x, evaluator->labels);
+    const esp_batch_labels labels = {.label = evaluator->labels};
+    esp_status status = esp_loader_take(evaluator->loader, compute, count, x, &labels, err);
     if (status != ESP_OK) {
-        return esp_fail(err, status, "evaluation stopped");
+        return status == ESP_CANCELLED ? esp_fail(err, status, "evaluation stopped") : status;
+    }
+    count = close_gaps(evaluator, count, x);
+    if (count == 0) {
+        return ESP_OK;
     }
     int64_t rest = (evaluator->batch - count) * evaluator->image_size;
     memset(x + count * evaluator->image_size, 0, (size_t)rest * sizeof(float));
@@ -174,13 +211,13 @@ static double wilson_half_width(int64_t hits, int64_t images)
 }
 
 static void report(const esp_evaluator *evaluator, const esp_compute *compute, const char *stage,
-                   const esp_loss_sums *sums, double seconds)
+                   const esp_loss_sums *sums, int64_t done, double seconds)
 {
-    double images = (double)sums->images;
+    double measured = sums->images > 0 ? (double)sums->images : 1.0, images = (double)done;
     double rate = seconds > 0.0 ? images / seconds : 0.0;
     char detail[96];
-    snprintf(detail, sizeof(detail), "loss %.3f  top-1 %.1f %%", sums->loss / images,
-             100.0 * (double)sums->top1 / images);
+    snprintf(detail, sizeof(detail), "loss %.3f  top-1 %.1f %%", sums->loss / measured,
+             100.0 * (double)sums->top1 / measured);
     esp_progress progress = {
         .stage = stage,
         .done = images,
@@ -199,6 +236,7 @@ static void summarize(const esp_evaluator *evaluator, const esp_loss_sums *sums,
     double images = (double)sums->images;
     *out = (esp_eval_result){
         .images = sums->images,
+        .skipped = evaluator->images - sums->images,
         .top1 = 100.0 * (double)sums->top1 / images,
         .top5 = 100.0 * (double)sums->top5 / images,
         .loss = sums->loss / images,
@@ -215,18 +253,23 @@ esp_status esp_evaluator_run(esp_evaluator *evaluator, const esp_compute *comput
     esp_loss_sums sums = {0};
     esp_meter meter = esp_meter_make(compute);
     double start = esp_clock_s();
-    while (sums.images < evaluator->images) {
-        int64_t left = evaluator->images - sums.images;
+    esp_status status = esp_loader_begin(evaluator->loader, 0, evaluator->order, evaluator->images, err);
+    for (int64_t done = 0; status == ESP_OK && done < evaluator->images;) {
+        int64_t left = evaluator->images - done;
         int64_t count = left < evaluator->batch ? left : evaluator->batch;
-        esp_status status = esp_compute_is_cancelled(compute)
-                                ? esp_fail(err, ESP_CANCELLED, "evaluation stopped")
-                                : measure_batch(evaluator, compute, sums.images, count, &sums, err);
-        if (status != ESP_OK) {
-            return status;
+        status = esp_compute_is_cancelled(compute) ? esp_fail(err, ESP_CANCELLED, "evaluation stopped")
+                                                   : measure_batch(evaluator, compute, count, &sums, err);
+        done += count;
+        if (status == ESP_OK && esp_meter_is_due(&meter, done == evaluator->images)) {
+            report(evaluator, compute, stage, &sums, done, esp_clock_s() - start);
         }
-        if (esp_meter_is_due(&meter, sums.images == evaluator->images)) {
-            report(evaluator, compute, stage, &sums, esp_clock_s() - start);
-        }
+    }
+    if (status == ESP_OK && sums.images == 0) {
+        status = esp_fail(err, ESP_FORMAT, "dataset '%s': none of its %" PRId64 " images can be read",
+                          esp_dataset_name(evaluator->dataset), evaluator->images);
+    }
+    if (status != ESP_OK) {
+        return status;
     }
     summarize(evaluator, &sums, esp_clock_s() - start, out);
     return ESP_OK;

@@ -51,6 +51,8 @@ static bool read_group(const finder *it, int value, group *out)
     const esp_node *node = esp_graph_node(it->graph, index);
     if (node->op->layer == NULL || !node->op->layer(node, &form) || form.weight_input != 1)
         return false;
+    if (form.is_conv && form.filter_axis != 0) /* a transposed convolution has another geometry */
+        return false;
     const esp_shape *weight = esp_inferred_shape(it->inferred, node->inputs[1]);
     if (esp_node_int(node, "group", 1) != 1 || weight->rank != (form.is_conv ? 4 : 2))
         return false;

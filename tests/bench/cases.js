@@ -289,6 +289,20 @@ const kmeansRow = (line) => {
 const selectionRow = (line) => judge({ ours_ms: line.ours_ms, peer_ms: line.peer_ms, peer: line.peer, threads: line.threads,
     ratio: line.ours_ms / line.peer_ms, note: line.work }, line.work.startsWith("wsp ") ? landmarks.selection : undefined, false);
 
+// ---- previews: all layers at once, cold and with what is known of the weights kept ----
+
+function runPreview(setting, model, threads) {
+    compileHelper(setting, "preview");
+    const lines = setting.command(path.join(setting.build, "bench_preview"),
+        [zoo(setting, model), String(threads), setting.quick ? "5" : "41"]);
+    return lines.split("\n").filter((line) => line.startsWith("{")).map((line) => {
+        const { method, mode, cold_ms, warm_ms, warm_most_ms } = JSON.parse(line);
+        return { ours_ms: warm_ms, threads, cold_ms, target: landmarks.previewMs,
+            target_text: `<= ${landmarks.previewMs} ms`, is_met: warm_ms <= landmarks.previewMs,
+            note: `${method} ${mode}; slowest ${warm_most_ms} ms, cold ${cold_ms} ms` };
+    });
+}
+
 // ---- the list ----
 
 function list(options) {
@@ -324,6 +338,8 @@ function list(options) {
     }
     for (const model of ["vgg16", "resnet50", "densenet121", "densenet201", "resnet20"])
         add(`memory/${model}/b1`, (setting) => runMemory(setting, zoo(setting, model), 1));
+    for (const threads of threadCounts)
+        add(`preview/resnet50/t${threads}`, (setting) => runPreview(setting, "resnet50", threads));
     for (const threads of threadCounts) {
         add(`kmeans/resnet50/t${threads}`, (setting) => runScript(setting, "kmeans", threads, kmeansRow));
         add(`selection/t${threads}`, (setting) => runScript(setting, "selection", threads, selectionRow));

@@ -37,5 +37,6 @@ module.exports = {
     trainingMemory: 1.2, // peak / PyTorch's, at most
     kmeans: 4,
     kmeansInertia: 1.002,
+    previewMs: 150, // of all layers of ResNet-50 when only ratios have changed, milliseconds at most
     selection: 2, // time / one read of the weights at memory bandwidth, at most
 };

@@ -44,3 +44,32 @@ json '{"median_ms","batch","threads","layers"} <= set(d)' | grep -q True || fail
 expect_out "GFLOP/s" "$ESPALIER" bench "$MODEL" --repeats 3 --layers
 expect_out "median" "$ESPALIER" saliency "$MODEL" --criterion fpgm
 expect_out "#" "$ESPALIER" saliency "$MODEL" --layer conv1
+
+# flags that would do nothing are refused, and what they belong to is named
+p="$ESPALIER prune $MODEL -n -r 0.4"
+expect_out "conv1" $p -m wsp --save-plan wsp.json
+while read -r flags; do
+    expect 2 "-${flags%% *} is for method sg, found --method wsp (sound)" $p -m wsp -${flags}
+    expect 2 "-${flags%% *} is for method sg, found --method filter" $p -m filter -${flags}
+done <<END
+-groups 4
+-layer-groups conv1=2
+-init random
+-restarts 3
+-no-cascade
+-form dense
+END
+expect 2 "--border-ratio is for methods wsp and filter, found --method sg" $p -m sg --border-ratio 0.2
+expect 2 "--form is for a model that is cut, found --masked" $p -m sg --masked --form dense
+expect 2 "--ridge is for --reconstruct N, found none" $p -m wsp --ridge 0.1
+expect 2 "--mean is for the images of --reconstruct" $p -m wsp --mean 0.5
+expect 2 "--recalibrate looks at images: --data SPEC is missing" $p -m wsp --recalibrate 20
+expect 2 "--groups is for method sg, found --plan of method wsp" "$ESPALIER" explain "$MODEL" conv1 1 --plan wsp.json --groups 3
+
+# one threshold over equal weights takes all of them: as published, but said
+DENSE=${ESPALIER_SHARED:-$ESP_SOURCE_DIR/../shared}/models/light/light_densenet121.onnx
+if [ -r "$DENSE" ]; then
+    expect_out "no connection is left in 120 layers" "$ESPALIER" prune "$DENSE" --method sg --mode faithful --ratio 0.5 --dry-run
+else
+    echo "skipped: no $DENSE"
+fi

@@ -12,6 +12,118 @@ expect_out '"best"' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnis
 json 'd["steps"] > 3 and not d["interrupted"]' | grep -q True || fail "result of train"
 expect_out "top-1" "$ESPALIER" eval tuned.onnx --data fashion-mnist --limit 500
 
+# what the best was chosen by: training images held back, unless the user says otherwise; the test comes after that
+expect_out '"best"' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnist --epochs 0.02 --limit 500 --json
+json '[d["measured_on"], d["validation_from"], d["test"]["images"], d["best"]["images"]]' |
+    grep -qF "['validation', '6000 of 60000 training images, held back by seed 0', 500, 500]" || { cat out.txt; fail "what was validated on"; }
+expect_out '"best"' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnist --epochs 0.01 --limit 300 --validate-on-test --json
+json '[d["measured_on"], d["test"]]' | grep -qF "['test', None]" || fail "--validate-on-test"
+expect_out '5400 of 60000' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnist --epochs 0.01 --limit 300 --validation 0.09 --seed 4
+expect 2 "not both" "$ESPALIER" train cut.onnx -o x.onnx --data fashion-mnist --epochs 1 --validation 0.1 --validate-on-test
+expect 2 "between 0 and 1" "$ESPALIER" train cut.onnx -o x.onnx --data fashion-mnist --epochs 1 --validation 1.5
+
+# a small set for the many short runs below: the first images of Fashion-MNIST
+/usr/bin/python3 - <<'END'
+import gzip, os, struct
+source = "/usr/share/datasets/fashion-mnist"
+os.mkdir("small")
+for name, count in (("train", 1000), ("t10k", 200)):
+    for kind, head, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+        with gzip.open(f"{source}/{name}-{kind}-ubyte.gz") as file:
+            data = file.read(head + count * size)
+        with open(f"small/{name}-{kind}-ubyte", "wb") as file:
+            file.write(data[:4] + struct.pack(">I", count) + data[8:])
+END
+
+# bad schedules, optimizers, layers, intervals
+bad() { expect 2 "$@" --epochs 1 --data idx:small -o x.onnx; }
+bad "did you mean 'cosine'" "$ESPALIER" train cut.onnx --schedule cosin
+bad "learning rate -1" "$ESPALIER" train cut.onnx --schedule '{"kind":"cosine","lr":-1}'
+bad "did you mean 'warmup'" "$ESPALIER" train cut.onnx --schedule '{"kind":"cosine","warmpu":1}'
+bad "belong there" "$ESPALIER" train cut.onnx --schedule '{"kind":"cosine"}' --warmup 1
+bad "without milestones" "$ESPALIER" train cut.onnx --schedule multistep
+bad "did you mean 'adamw'" "$ESPALIER" train cut.onnx --optimizer adamww
+bad "did you mean 'frozen'" "$ESPALIER" train cut.onnx --norm frozn
+bad "did you mean 'conv1'" "$ESPALIER" train cut.onnx --freeze cnov1
+bad "such as 200s" "$ESPALIER" train cut.onnx --checkpoint x.ckpt --checkpoint-every 20
+bad "--checkpoint FILE" "$ESPALIER" train cut.onnx --checkpoint-every 20s
+[ ! -e x.onnx ] || fail "a failed command left a file"
+
+# a diverging training names the layer, keeps the best version, fails
+expect 1 "first in the" "$ESPALIER" train cut.onnx -o diverged.onnx --data idx:small --epochs 1 --limit 200 --lr 900 --max-loss 0
+expect_out "top-1" "$ESPALIER" eval diverged.onnx --data idx:small
+
+# checkpoints: killed at any moment, gone on with another number of threads, the same bytes as a run in one go
+RUN="$ESPALIER train $SAMPLES/lenet5.onnx --data idx:small --epochs 3 --train-limit 700 --batch 50 --limit 200 --crop 2 --lr 0.05 --optimizer adamw --ema 0.9 --json"
+$RUN -o whole.onnx --threads 2 >out.txt 2>err.txt || { cat err.txt; fail "a run in one go"; }
+cp out.txt whole.json
+# kill_after N: begins or goes on, and kills the program once it has written N lines of progress more
+kill_after() {
+    resume=
+    [ ! -e run.ckpt ] || resume="--resume run.ckpt"
+    rm -f log.jsonl
+    $RUN -o pieces.onnx --threads $1 --checkpoint run.ckpt --checkpoint-every 3steps --log log.jsonl --log-every 1 $resume >out.txt 2>err.txt &
+    pid=$!
+    tries=0
+    while [ "$(cat log.jsonl 2>/dev/null | grep -c '"event":"progress"')" -lt "$2" ] && kill -0 $pid 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 100000 ] || fail "no progress"
+    done
+    kill -KILL $pid 2>/dev/null || true
+    wait $pid 2>/dev/null || true
+}
+kill_after 1 5
+[ -e run.ckpt ] || fail "no checkpoint after a kill"
+kill_after 2 12
+kill_after 1 1
+kill_after 2 9
+$RUN -o pieces.onnx --threads 1 --resume run.ckpt >out.txt 2>err.txt || { cat err.txt; fail "going on"; }
+cmp whole.onnx pieces.onnx || fail "a resumed run is not the uninterrupted one"
+json 'd["resumed_step"] > 2 and d["steps"] == 42' | grep -q True || { cat out.txt; fail "what is said of a resumed run"; }
+json '[{k: e[k] for k in e if k not in ("seconds", "images_per_s", "validation")} for e in d["epochs"]]' >pieces.txt
+cp whole.json out.txt
+json '[{k: e[k] for k in e if k not in ("seconds", "images_per_s", "validation")} for e in d["epochs"]]' >whole.txt
+cmp whole.txt pieces.txt || { cat whole.txt pieces.txt; fail "the history of a resumed run"; }
+
+# what does not belong together is refused
+expect 1 "another training: its seed" $RUN -o x.onnx --resume run.ckpt --seed 1
+expect 1 "another training: its model" "$ESPALIER" train cut.onnx -o x.onnx --data idx:small --epochs 3 --resume run.ckpt
+head -c 5000 run.ckpt >half.ckpt
+expect 1 "half.ckpt: truncated checkpoint" $RUN -o x.onnx --resume half.ckpt
+expect 1 "whole.onnx: no checkpoint" $RUN -o x.onnx --resume whole.onnx
+expect 1 "none.ckpt" $RUN -o x.onnx --resume none.ckpt
+
+# a disk that is full for checkpoints only (they are larger than the model): training goes on, the user is told
+(
+    trap '' XFSZ
+    ulimit -f 5000
+    $RUN -o full.onnx --threads 2 --checkpoint full.ckpt --checkpoint-every 10steps >out.txt 2>err.txt || { cat err.txt; fail "a run with a full disk"; }
+)
+[ "$(wc -l <err.txt)" -eq 1 ] && grep -q "warning: full.ckpt: .*training goes on" err.txt || { cat err.txt; fail "a full disk is told once"; }
+json 'd["checkpoints"] == 0 and d["checkpoint_failures"] == 6 and "full.ckpt" in d["checkpoint_error"]' | grep -q True || { cat out.txt; fail "checkpoints of a full disk"; }
+cmp whole.onnx full.onnx || fail "a full disk changed the result"
+[ ! -e full.ckpt ] || fail "a half-written checkpoint"
+
+# a group lasso shrinks weights
+expect_out '"best"' "$ESPALIER" train cut.onnx -o lasso.onnx --data idx:small --epochs 1 --group-lasso 0.01 --json
+expect 2 "[0, 1e+06]" "$ESPALIER" train cut.onnx -o x.onnx --data idx:small --epochs 1 --group-lasso -1
+
+# the log: one object per line
+$RUN -o pieces.onnx --log log.jsonl --log-every 7 >out.txt 2>err.txt || { cat err.txt; fail "a run with a log"; }
+/usr/bin/python3 - <<'END' || fail "the log"
+import json
+events = [json.loads(line) for line in open("log.jsonl")]
+names = [e["event"] for e in events]
+assert names[0] == "start" and names[-1] == "end", names
+assert names.count("progress") == 6 and names.count("epoch") == 4, names
+assert {"epoch", "step", "loss", "top1", "top5", "lr", "images_per_s", "eta_s"} <= set(events[names.index("progress")])
+END
+
+# other classes: a new last layer, the rest as it was
+expect_out '"best"' "$ESPALIER" train cut.onnx -o other.onnx --data idx:small --epochs 0.05 --limit 200 --classes 12 --json
+expect_out '12' "$ESPALIER" inspect other.onnx
+expect_out '"best"' "$ESPALIER" train other.onnx -o back.onnx --data idx:small --epochs 0.05 --limit 200 --replace-classifier --freeze 'conv*' --json
+
 # wait_for_data PID: until the program has read its data (its memory has grown)
 wait_for_data() {
     tries=0

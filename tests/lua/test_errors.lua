@@ -25,6 +25,23 @@ test.fails("missing.onnx", esp.load, "missing.onnx")
 test.fails("no point", esp.plot, { series = {} }, "empty.png")
 test.fails("as many", esp.plot, { series = { { x = { 1 }, y = {} } } }, "uneven.png")
 
+-- wrong arguments are error tables too
+local function is_table(part, f, ...)
+    local raised = test.fails(part, f, ...)
+    test.equal(type(raised), "table", part .. ": type of the error")
+    test.equal(raised.code, "invalid", part .. ": code")
+end
+is_table("bad argument #1 to 'preview' (table expected, got nil)", function() model:preview() end)
+is_table("bad argument #1 to 'load' (string expected, got nil)", function() esp.load(nil) end)
+is_table("bad argument #1 to 'train' (table expected, got string)", function() model:train("fast") end)
+is_table("(espalier.model expected, got espalier.data)", model.counts, data)
+is_table("plan: ratio is nan, expected a finite number", model.preview, model, { method = "wsp", ratio = 0 / 0 })
+is_table("plan: ratio.conv is inf", model.preview, model, { method = "wsp", ratio = { conv = 1 / 0 } })
+is_table("plan: rules[1].ratio is a function", model.preview, model,
+    { method = "wsp", ratio = 0.3, rules = { { layer = "stem", ratio = print } } })
+is_table("did you mean 'flip'", model.train, model,
+    { data = data, validation = data, epochs = 1, augment = { flp = true } })
+
 -- an error inside a callback ends the training and keeps its message
 test.fails("from inside", model.train, model, {
     data = data, validation = data, epochs = 1, on_epoch = function() error("from inside") end,

@@ -5,21 +5,18 @@
 #include <glob.h>
 #include <jansson.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "base/file.h"
 #include "base/memory.h"
 #include "graph/exec.h"
 #include "io/onnx.h"
 #include "io/onnx_internal.h"
+#include "onnx/checker.h"
 #include "unit/io/graph_check.h"
 #include "unit/io/sample.h"
-
-extern char **environ;
 
 enum { MAX_OUTPUTS = 4 };
 
@@ -219,35 +216,6 @@ static void check_light_model(const char *path, const char *scratch)
     free(x);
 }
 
-/* ONNX's own checker over every file of a directory; false when it is not installed. */
-static bool checker_accepts(const char *directory)
-{
-    char pattern[512], script[] = ESP_SOURCE_DIR "/tests/onnx/check_models.py";
-    glob_t files;
-    pid_t child;
-    int status;
-
-    snprintf(pattern, sizeof pattern, "%s/*.onnx", directory);
-    assert_int_equal(glob(pattern, GLOB_NOSORT, NULL, &files), 0);
-    char **arguments = calloc(files.gl_pathc + 3, sizeof *arguments);
-    assert_non_null(arguments);
-    arguments[0] =
-        (char *)"/usr/bin/python3"; /* the distribution's: its onnx package is not seen by others */
-    arguments[1] = script;
-    memcpy(arguments + 2, files.gl_pathv, files.gl_pathc * sizeof *arguments);
-    bool is_started = posix_spawn(&child, arguments[0], NULL, NULL, arguments, environ) == 0;
-    free(arguments);
-    globfree(&files);
-    if (!is_started)
-        return false;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    if (WEXITSTATUS(status) == 77 || WEXITSTATUS(status) == 127)
-        return false;
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return true;
-}
-
 static void stored_models_compute_what_onnxruntime_did(void **state)
 {
     const char *shared = shared_directory();
@@ -316,7 +284,7 @@ static void the_onnx_checker_accepts_what_we_save(void **state)
         snprintf(pattern, sizeof pattern, "%s/models/light/light_[ds]*.onnx", shared);
         save_for_checker(pattern, directory);
     }
-    bool has_checker = checker_accepts(directory);
+    bool has_checker = onnx_checker_accepts(directory);
     scratch_remove(directory);
     if (!has_checker) {
         print_message("skipped: python3-onnx is not installed\n");

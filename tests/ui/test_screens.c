@@ -121,9 +121,20 @@ static void tour(const char *name, const terminal_options *options)
     shoot(&a, "the next layer ignored");
     PRESS(a.t, "R", "2");
     shoot(&a, "saliency");
+    PRESS(a.t, ".", ".", ".");
+    shoot(&a, "why a filter goes");
     PRESS(a.t, "\033[A", "w");
     shoot(&a, "scatter");
-    PRESS(a.t, "w", "m"); /* what a key may do depends on what is on the screen: wait for the method */
+    PRESS(a.t, "6");
+    shoot(&a, "trade-off, nothing yet");
+    PRESS(a.t, "S");
+    shoot(&a, "trade-off after a scan");
+    PRESS(a.t, "w");
+    shoot(&a, "the other half of it");
+    PRESS(a.t, "w", "B");
+    shoot(&a, "a budget is asked for");
+    PRESS(a.t, escape, "2", "w",
+          "m"); /* what a key may do depends on what is on the screen: wait for the method */
     PRESS(a.t, "(", "3", down);
     shoot(&a, "groups");
     PRESS(a.t, "4");
@@ -231,7 +242,11 @@ static void a_prompt_that_makes_no_sense_says_what_it_wants(void **state)
     terminal *t = terminal_start(&(terminal_options){.width = 100, .height = 24}, &app);
     PRESS(t, "t", "\025", "2", " ", "x", enter);
     char *text = terminal_text(t);
-    assert_non_null(strstr(text, "learning rate 'x', expected a number above 0"));
+    assert_non_null(strstr(text, "'x', expected a number, an optimizer"));
+    free(text);
+    PRESS(t, "t", "\025", "2", " ", "0", enter);
+    text = terminal_text(t);
+    assert_non_null(strstr(text, "learning rate '0', expected a number above 0"));
     free(text);
     PRESS(t, "t", "\025", "0", enter);
     text = terminal_text(t);

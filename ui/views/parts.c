@@ -38,10 +38,15 @@ char *ui_layer_shape(const ui_canvas *canvas, const esp_layer *layer, char *buff
     const char *to = canvas->alphabet == UI_ASCII ? ">" : "\u2192";
     long long from = (long long)(layer->channels * layer->group), filters = (long long)layer->filters;
 
-    if (layer->is_conv)
-        snprintf(buffer, size, "%lldx%lld %lld%s%lld", (long long)layer->kernel_h, (long long)layer->kernel_w,
-                 from, to, filters);
-    else
+    if (layer->is_conv) {
+        int used = 0;
+        for (int i = 0; i < layer->kernel_rank && used < (int)size; i++)
+            used += snprintf(buffer + used, size - (size_t)used, "%s%lld", i > 0 ? "x" : "",
+                             (long long)layer->kernel[i]);
+        if (used < (int)size)
+            snprintf(buffer + used, size - (size_t)used, "%s %lld%s%lld",
+                     layer->filter_axis > layer->channel_axis ? " up" : "", from, to, filters);
+    } else
         snprintf(buffer, size, "fc %lld%s%lld", from, to, filters);
     return buffer;
 }
@@ -158,6 +163,53 @@ static void draw_counts(ui_canvas *canvas, ui_rect *rect, const esp_layer *layer
     }
 }
 
+/* Why the layer does not get what is asked, and of how many filters or connections each reason speaks. */
+static void draw_ledger(const ui_state *state, ui_canvas *canvas, ui_rect *rect)
+{
+    const esp_reasons *reasons = state->snapshot->reasons;
+    const esp_ledger_layer *layer;
+
+    if (!reasons || reasons->box != state->snapshot->box)
+        return;
+    layer = &reasons->ledger.layers[state->layer];
+    for (int i = 0; i < layer->entry_count; i++) {
+        const esp_ledger_entry *entry = &layer->entries[i];
+        ui_fact(canvas, rect, i == 0 ? "difference" : "", UI_WARN, "%+.3g%% %s", -100.0 * entry->share,
+                esp_reason_word(entry->reason));
+    }
+}
+
+/* Columns of the text for wide places are single blanks here. */
+static void squeeze_blanks(char *text)
+{
+    char *to = text;
+
+    for (const char *from = text + strspn(text, " "); *from; from++)
+        if (*from != ' ' || (from[1] != ' ' && from[1] != '\0'))
+            *to++ = *from;
+    *to = '\0';
+}
+
+static void draw_explanation(ui_canvas *canvas, ui_rect rect, const esp_explanation *explanation)
+{
+    ui_rect inside = ui_rect_shrink(rect, 2, 1, 1, 0);
+    char title[64];
+
+    snprintf(title, sizeof title, "Filter %lld", (long long)explanation->channel);
+    ui_heading(canvas, rect.x + 1, rect.y, rect.width - 1, title);
+    for (const char *line = explanation->text; *line && inside.height > 0;) {
+        char copy[512];
+        size_t length = strcspn(line, "\n");
+        snprintf(copy, sizeof copy, "%.*s", (int)length, line);
+        squeeze_blanks(copy);
+        if (copy[0])
+            ui_paragraph(canvas, &inside, copy, line == explanation->text ? UI_STRONG : UI_TEXT);
+        else
+            inside = ui_rect_shrink(inside, 0, 1, 0, 0);
+        line += length + (line[length] == '\n');
+    }
+}
+
 void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_layer *layer = ui_selected_layer(state);
@@ -169,6 +221,10 @@ void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
     ui_vertical(canvas, rect.x, rect.y, rect.height, UI_BORDER);
     if (!layer)
         return;
+    if (state->view == UI_VIEW_SALIENCY && ui_selected_explanation(state)) {
+        draw_explanation(canvas, rect, ui_selected_explanation(state));
+        return;
+    }
     ui_heading(canvas, rect.x + 1, rect.y, rect.width - 1, "Selected");
     ui_text_middle(canvas, inside.x, inside.y, inside.width, ui_layer_name(layer, name, sizeof name),
                    UI_STRONG);
@@ -178,6 +234,7 @@ void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
             layer->group > 1 ? " grouped" : "");
     ui_fact(canvas, &inside, "part", UI_TEXT, "%s", esp_role_word(item->role));
     draw_counts(canvas, &inside, layer, item);
+    draw_ledger(state, canvas, &inside);
     if (item->note[0])
         ui_paragraph(canvas, &inside, item->note, UI_WARN);
     if (!detail || inside.height < 6 || state->view == UI_VIEW_SALIENCY)

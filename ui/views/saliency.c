@@ -49,6 +49,33 @@ static void draw_threshold(ui_canvas *canvas, ui_rect chart, double share, doubl
     ui_text_right(canvas, chart.x - AXIS_WIDTH, y, AXIS_WIDTH - 1, text, UI_THRESHOLD);
 }
 
+/* Under the filter that is asked about, on the axis. */
+static void draw_cursor(const ui_state *state, ui_canvas *canvas, ui_rect chart,
+                        const esp_layer_detail *detail)
+{
+    int64_t per_filter = chart.width / detail->filters;
+    int64_t column;
+
+    if (state->rank < 0 || state->rank >= detail->filters)
+        return;
+    column = per_filter > 0 ? state->rank * per_filter + (per_filter - 1) / 2
+                            : state->rank * chart.width / detail->filters;
+    ui_put(canvas, chart.x + (int)column, chart.y + chart.height, canvas->alphabet == UI_ASCII ? '^' : 0x25b2,
+           UI_STRONG);
+}
+
+/* What there is to say about that filter where there is no panel beside the chart. */
+static bool draw_why(const ui_state *state, ui_canvas *canvas, ui_rect chart, int y)
+{
+    const esp_explanation *explanation = ui_selected_explanation(state);
+
+    if (!explanation || canvas->width >= UI_SIDE_FROM_WIDTH)
+        return false;
+    ui_textf(canvas, chart.x, y, chart.width, UI_TEXT, "filter %lld %s", (long long)explanation->channel,
+             explanation->why);
+    return true;
+}
+
 static void draw_bars(const ui_state *state, ui_canvas *canvas, ui_rect rect, const esp_layer_detail *detail)
 {
     const esp_preview_layer *item = ui_selected_preview(state);
@@ -71,7 +98,10 @@ static void draw_bars(const ui_state *state, ui_canvas *canvas, ui_rect rect, co
     int cut = 0;
     for (int64_t f = 0; f < detail->filters; f++)
         cut += ui_filter_is_kept(item, f) ? 0 : 1;
+    draw_cursor(state, canvas, chart, detail);
     int x = chart.x, y = chart.y + chart.height + 1;
+    if (draw_why(state, canvas, chart, y))
+        return;
     x += ui_textf(canvas, x, y, chart.width, UI_DIM, "%lld filters, weakest first   ",
                   (long long)detail->filters);
     x += ui_textf(canvas, x, y, chart.x + chart.width - x, UI_KEPT, "%lld kept  ",

@@ -311,9 +311,29 @@ static void a_broken_network_is_reported(void **state)
     esp_graph_unref(graph);
 }
 
+static void a_model_of_open_sizes_can_be_looked_at(void **state)
+{
+    (void)state;
+    net n = net_new(13);
+    int x = net_input_open(&n, "x", S4(ESP_DIM_BATCH, 3, ESP_DIM_UNKNOWN, ESP_DIM_UNKNOWN), "batch");
+    int y = net_add(&n, "Relu", IN(x), NULL);
+    int z = net_add(&n, "MaxPool", IN(y), AT(INTS("kernel_shape", 2, 2)));
+    net_output(&n, z);
+    esp_graph *graph = net_finish(&n);
+    esp_inferred *inferred = NULL;
+    esp_error err = {0};
+    assert_int_equal(esp_infer(graph, 1, NULL, 0, &inferred, &err), ESP_SHAPE);
+    must(esp_infer_declared(graph, 1, &inferred, &err), &err);
+    assert_int_equal(esp_inferred_shape(inferred, x)->rank, -1);
+    assert_int_equal(esp_inferred_shape(inferred, z)->rank, -1);
+    esp_inferred_free(inferred);
+    esp_graph_unref(graph);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_model_of_open_sizes_can_be_looked_at),
         cmocka_unit_test(exporters_reshape_chains_fold_at_any_batch),
         cmocka_unit_test(exporters_pad_chains_fold),
         cmocka_unit_test(errors_name_the_node_and_its_shapes),

@@ -340,9 +340,40 @@ static void other_models_keep_their_opset(void **state)
     esp_graph_unref(raised);
 }
 
+/* The checker of ONNX wants a shape for every output, and builders of networks rarely say one. */
+static void an_output_without_a_shape_gets_the_one_it_has(void **state)
+{
+    for (int is_open = 0; is_open < 2; is_open++) {
+        const esp_shape input = {.rank = 4, .dims = {is_open ? ESP_DIM_BATCH : 3, 2, 5, 7}};
+        esp_builder *builder = NULL;
+        esp_graph *graph = NULL, *read = NULL;
+        void *bytes = NULL;
+        size_t size = 0;
+        int x, y;
+
+        (void)state;
+        REQUIRE(esp_builder_new("shapeless", 13, 8, &builder, err));
+        REQUIRE(esp_builder_input(builder, "x", ESP_F32, &input, "batch", &x, err));
+        REQUIRE(esp_builder_add(builder, "Flatten", "f", &x, 1, NULL, 0, "y", &y, err));
+        REQUIRE(esp_builder_output(builder, y, ESP_F32, NULL, err));
+        REQUIRE(esp_builder_finish(builder, &graph, err));
+        assert_int_equal(esp_graph_value(graph, esp_graph_output(graph, 0))->shape.rank, -1);
+        REQUIRE(esp_onnx_serialize(graph, &bytes, &size, err));
+        REQUIRE(esp_onnx_parse(bytes, size, "shapeless", &read, err));
+        const esp_shape *shape = &esp_graph_value(read, esp_graph_output(read, 0))->shape;
+        assert_int_equal(shape->rank, 2);
+        assert_int_equal(shape->dims[0], is_open ? ESP_DIM_BATCH : 3);
+        assert_int_equal(shape->dims[1], 70);
+        esp_free(bytes);
+        esp_graph_unref(graph);
+        esp_graph_unref(read);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_output_without_a_shape_gets_the_one_it_has),
         cmocka_unit_test(weights_past_the_limit_go_beside_the_model),
         cmocka_unit_test(pairs_are_replaced_by_other_pairs),
         cmocka_unit_test(a_pair_survives_every_failed_allocation),

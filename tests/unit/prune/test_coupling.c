@@ -1,4 +1,5 @@
 /* Coupled sets on networks whose sets are known by hand. */
+#include <stdio.h>
 #include <string.h>
 
 #include "unit/prune/surgery_nets.h"
@@ -220,21 +221,194 @@ static void walls_say_why(void **state)
     (void)state;
     net_tensor x;
     net n = net_start(4, 4, 4, 11, &x);
-    const int64_t shuffled[5] = {0, 2, 3, 4, 4};
-    net_tensor a = net_conv3(&n, x, 6); /* Conv1 -> Reshape2: channels split over two axes */
-    const int inputs[2] = {a.value, net_ints(&n, "shape", shuffled, 5)};
-    net_tensor five = net_node(&n, "Reshape", inputs, 2, NULL, 0, (net_tensor){-1, 2, 3, 16});
-    const int64_t merged[4] = {0, 6, 4, 4};
-    net_tensor b = net_reshape(&n, five, merged, 4, (net_tensor){-1, 6, 4, 4}); /* Reshape3 */
-    net_tensor c = net_conv1(&n, b, 6);                                         /* Conv4 */
-    c = net_conv(&n, c, 4, (net_conv_options){.kernel = 1, .group = 2});        /* Conv5 */
-    net_tensor d = net_unary(&n, "Softmax", net_conv1(&n, c, 4));               /* Conv6, Softmax7 */
-    net_view view = finish(&n, net_conv1(&n, d, 2));
+    const int64_t rows[3] = {0, 16, 5}, image[4] = {0, 5, 4, 4};
+    net_tensor a = net_conv3(&n, x, 5); /* Conv1 -> Reshape2: rows of 5 run through channels of 16 */
+    a = net_reshape(&n, a, rows, 3, (net_tensor){-1, 16, 5, 1});
+    a = net_reshape(&n, a, image, 4, (net_tensor){-1, 5, 4, 4});      /* Reshape3 */
+    net_tensor b = net_conv1(&n, net_reshape(&n, a, image, 4, a), 4); /* Reshape4, Conv5 */
+    const esp_attr axis = esp_attr_int("axis", 1);
+    net_tensor c = net_node(&n, "Softmax", &b.value, 1, &axis, 1, b); /* Softmax6 */
+    net_tensor d = net_conv1(&n, c, 3);                               /* Conv7 */
+    const int products[2] = {d.value, d.value};
+    net_tensor e = net_node(&n, "MatMul", products, 2, NULL, 0, d); /* MatMul8 */
+    net_view view = finish(&n, net_conv1(&n, e, 2));
     assert_pinned(&view, "Conv1_out", "reshaped by node 'Reshape2'");
-    assert_pinned(&view, "Conv4_out", "grouped convolution 'Conv5'");
-    assert_pinned(&view, "Conv5_out", "grouped convolution 'Conv5'");
-    assert_pinned(&view, "Conv6_out", "Softmax7");
-    assert_pinned(&view, "Softmax7_out", "Softmax7");
+    assert_pinned(&view, "Conv5_out", "'Softmax6' (Softmax) mixes channels");
+    assert_pinned(&view, "Softmax6_out", "Softmax6");
+    assert_pinned(&view, "Conv7_out", "node 'MatMul8' has computed weights");
+    net_forget(&view);
+}
+
+static void softmax_over_space_keeps_channels_apart(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(3, 4, 4, 16, &x);
+    const esp_attr over_rows = esp_attr_int("axis", 2);
+    net_tensor a = net_conv3(&n, x, 5);
+    net_view view = finish(&n, net_conv1(&n, net_node(&n, "Softmax", &a.value, 1, &over_rows, 1, a), 2));
+    assert_mapped(&view, "Softmax2_out", "Conv1_out", NULL);
+    assert_free(&view, "Conv1_out");
+    net_forget(&view);
+}
+
+/* Which channels of a value are one slot: "0 1 0 1" for four channels in two slots. */
+static void assert_pattern(const net_view *view, const char *value, const char *pattern)
+{
+    esp_value_slots item = net_slots(view, value);
+    char text[256] = "";
+    for (int64_t c = 0; c < item.count; c++) {
+        int64_t first = 0, number = 0;
+        while (item.slots[first] != item.slots[c])
+            first++;
+        for (int64_t k = 0; k < first; k++) { /* distinct slots before it */
+            bool is_new = true;
+            for (int64_t j = 0; j < k; j++)
+                is_new = is_new && item.slots[j] != item.slots[k];
+            number += is_new;
+        }
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%lld", c > 0 ? " " : "",
+                 (long long)number);
+    }
+    assert_string_equal(text, pattern);
+}
+
+static void groups_lose_the_same_channels_or_go_as_a_whole(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(3, 4, 4, 17, &x);
+    net_tensor a = net_conv3(&n, x, 6);                                              /* Conv1 */
+    net_tensor b = net_conv(&n, a, 8, (net_conv_options){.kernel = 1, .group = 2});  /* Conv2 */
+    net_tensor c = net_conv(&n, b, 12, (net_conv_options){.kernel = 1, .group = 4}); /* Conv3 */
+    net_view view = finish(&n, net_conv1(&n, c, 2));
+    assert_pattern(&view, "Conv1_out", "0 1 2 0 1 2");
+    assert_pattern(&view, "Conv2_out", "0 0 1 1 0 0 1 1"); /* two groups of 4, then four of 2 */
+    assert_pattern(&view, "Conv3_out", "0 0 0 1 1 1 0 0 0 1 1 1");
+    assert_free(&view, "Conv1_out");
+    int inside = net_layer(&view, "Conv2"), whole = net_layer(&view, "Conv3");
+    assert_false(esp_coupling_layer_follows(view.coupling, inside));
+    assert_memory_equal(esp_coupling_reads(view.coupling, inside), net_slots(&view, "Conv1_out").slots,
+                        3 * sizeof(int32_t));
+    assert_true(esp_coupling_layer_follows(view.coupling, whole));
+    assert_null(esp_coupling_reads(view.coupling, whole));
+    net_forget(&view);
+}
+
+static void many_small_groups_go_one_by_one(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(3, 4, 4, 18, &x);
+    net_tensor a = net_conv3(&n, x, 8);
+    net_tensor b = net_conv(&n, a, 12, (net_conv_options){.kernel = 3, .pad = 1, .group = 4});
+    net_view view = finish(&n, net_conv1(&n, b, 2));
+    assert_pattern(&view, "Conv1_out", "0 0 1 1 2 2 3 3");
+    assert_pattern(&view, "Conv2_out", "0 0 0 1 1 1 2 2 2 3 3 3");
+    assert_int_equal(net_slots(&view, "Conv2_out").slots[3], net_slots(&view, "Conv1_out").slots[2]);
+    net_forget(&view);
+}
+
+static void a_shuffle_ties_the_same_channel_of_every_group(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(3, 4, 4, 19, &x);
+    const int64_t parted[5] = {0, 2, 3, 4, 4}, image[4] = {0, 6, 4, 4}, perm[5] = {0, 2, 1, 3, 4};
+    const esp_attr attr = esp_attr_ints("perm", perm, 5);
+    net_tensor a = net_conv3(&n, x, 6);
+    net_tensor b = net_reshape(&n, a, parted, 5, a);                               /* Reshape2 */
+    b = net_node(&n, "Transpose", &b.value, 1, &attr, 1, a);                       /* Transpose3 */
+    net_view view = finish(&n, net_conv1(&n, net_reshape(&n, b, image, 4, a), 2)); /* Reshape4 */
+    assert_pattern(&view, "Conv1_out", "0 1 2 0 1 2");
+    assert_int_equal(net_slots(&view, "Reshape2_out").axis, 2);
+    assert_int_equal(net_slots(&view, "Transpose3_out").axis, 1);
+    assert_pattern(&view, "Reshape4_out", "0 0 1 1 2 2");
+    assert_free(&view, "Conv1_out");
+    net_forget(&view);
+}
+
+static void blocks_of_pixels_are_one_channel(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(3, 4, 4, 20, &x);
+    const esp_attr size = esp_attr_int("blocksize", 2);
+    net_tensor a = net_conv3(&n, x, 8);
+    net_tensor b = net_node(&n, "DepthToSpace", &a.value, 1, &size, 1, (net_tensor){-1, 2, 8, 8});
+    net_view view = finish(&n, net_conv1(&n, b, 2));
+    assert_pattern(&view, "Conv1_out", "0 1 0 1 0 1 0 1");
+    assert_mapped(&view, "DepthToSpace2_out", "Conv1_out", NULL);
+    assert_free(&view, "Conv1_out");
+    net_forget(&view);
+}
+
+static void every_part_of_a_split_has_its_channels(void **state)
+{
+    (void)state;
+    net_tensor x, y = {0};
+    net n = net_start(3, 4, 4, 21, &x);
+    esp_error err = {0};
+    const int64_t sizes[2] = {2, 3};
+    const esp_attr axis = esp_attr_int("axis", 1);
+    net_tensor a = net_conv3(&n, x, 5);
+    int inputs[2] = {a.value, net_ints(&n, "sizes", sizes, 2)}, outputs[2];
+    expect_ok(esp_builder_value(n.builder, "first", &outputs[0], &err), &err);
+    expect_ok(esp_builder_value(n.builder, "second", &outputs[1], &err), &err);
+    expect_ok(esp_builder_node(n.builder, "Split", "split", inputs, 2, outputs, 2, &axis, 1, &err), &err);
+    y = net_conv1(&n, (net_tensor){outputs[0], 2, 4, 4}, 2);
+    net_view view = finish(&n, net_binary(&n, "Add", y, net_conv1(&n, (net_tensor){outputs[1], 3, 4, 4}, 2)));
+    const int64_t second[3] = {2, 3, 4};
+    assert_mapped(&view, "first", "Conv1_out", NULL);
+    assert_mapped(&view, "second", "Conv1_out", second);
+    assert_free(&view, "Conv1_out");
+    int split = esp_graph_find_node(view.graph, "split");
+    const esp_channel_moves *moves = esp_coupling_moves_of(view.coupling, split, 1);
+    assert_int_equal(moves->count, 3);
+    for (int c = 0; c < 3; c++)
+        assert_int_equal(moves->source[c], 2 + c);
+    net_forget(&view);
+}
+
+static void normalised_groups_go_together(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start_opset(18, 3, 4, 4, 22, &x);
+    const esp_attr groups = esp_attr_int("num_groups", 3);
+    const int64_t count = 3;
+    net_tensor a = net_conv3(&n, x, 6);
+    const int inputs[3] = {a.value, net_random(&n, "scale", 1, &count, 0.1, 1),
+                           net_random(&n, "shift", 1, &count, 0.1, 0)};
+    net_view view =
+        finish(&n, net_conv1(&n, net_node(&n, "GroupNormalization", inputs, 3, &groups, 1, a), 2));
+    assert_pattern(&view, "Conv1_out", "0 0 1 1 2 2");
+    assert_mapped(&view, "GroupNormalization2_out", "Conv1_out", NULL);
+    assert_free(&view, "Conv1_out");
+    net_forget(&view);
+}
+
+static void transposed_convolutions_write_and_read(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(3, 4, 4, 23, &x);
+    const int64_t dims[4] = {5, 4, 2, 2}, strides[2] = {2, 2};
+    const esp_attr attr = esp_attr_ints("strides", strides, 2);
+    net_tensor a = net_conv3(&n, x, 5);
+    const int inputs[2] = {a.value, net_random(&n, "up", 4, dims, 0.3, 0)};
+    net_tensor b = net_node(&n, "ConvTranspose", inputs, 2, &attr, 1, (net_tensor){-1, 4, 8, 8});
+    net_view view = finish(&n, net_conv1(&n, b, 2));
+    int up = net_layer(&view, "ConvTranspose2");
+    assert_int_equal(view.layers->items[up].filters, 4);
+    assert_int_equal(view.layers->items[up].channels, 5);
+    assert_int_equal(view.layers->items[up].macs, 5 * 4 * 4 * 16); /* met once per place of its input */
+    assert_memory_equal(esp_coupling_reads(view.coupling, up), net_slots(&view, "Conv1_out").slots,
+                        5 * sizeof(int32_t));
+    assert_memory_equal(esp_coupling_writes(view.coupling, up), net_slots(&view, "ConvTranspose2_out").slots,
+                        4 * sizeof(int32_t));
+    assert_free(&view, "Conv1_out");
+    assert_free(&view, "ConvTranspose2_out");
     net_forget(&view);
 }
 
@@ -252,7 +426,7 @@ static void a_mean_over_channels_is_no_copy_even_when_sizes_agree(void **state)
     net_tensor pooled = net_node(&n, "ReduceMean", &b.value, 1, spatial, 2, (net_tensor){-1, 4, 0, 0});
     net_output(&n, mean);
     net_view view = finish(&n, net_fc(&n, pooled, 2, NET_GEMM_PLAIN));
-    assert_pinned(&view, "Conv1_out", "reshaped by node 'ReduceMean3'");
+    assert_pinned(&view, "Conv1_out", "'ReduceMean3' (ReduceMean) mixes channels");
     assert_mapped(&view, "ReduceMean4_out", "Conv2_out", NULL);
     assert_free(&view, "Conv2_out");
     net_forget(&view);
@@ -279,7 +453,25 @@ static void a_layer_that_does_not_see_the_input_is_pinned_and_ties_nothing(void 
     net_forget(&view);
 }
 
-static void a_weight_with_two_users_pins_both(void **state)
+static void layers_that_share_a_weight_share_its_rows_and_columns(void **state)
+{
+    (void)state;
+    net_tensor x;
+    net n = net_start(4, 4, 4, 13, &x);
+    const int64_t dims[4] = {3, 4, 1, 1};
+    net_tensor a = net_conv3(&n, x, 4), b = net_conv3(&n, x, 4), y = {-1, 3, 4, 4};
+    int weight = net_random(&n, "shared", 4, dims, 0.5, 0);
+    net_tensor c = net_node(&n, "Conv", (int[]){a.value, weight}, 2, NULL, 0, y);
+    net_tensor d = net_node(&n, "Conv", (int[]){b.value, weight}, 2, NULL, 0, y);
+    net_view view = finish(&n, net_conv1(&n, net_concat(&n, c, d), 2));
+    assert_mapped(&view, "Conv1_out", "Conv2_out", NULL);
+    assert_mapped(&view, "Conv3_out", "Conv4_out", NULL);
+    assert_free(&view, "Conv1_out");
+    assert_free(&view, "Conv3_out");
+    net_forget(&view);
+}
+
+static void a_weight_with_another_use_pins_its_layer(void **state)
 {
     (void)state;
     net_tensor x;
@@ -288,10 +480,10 @@ static void a_weight_with_two_users_pins_both(void **state)
     net_tensor a = net_conv3(&n, x, 4);
     int weight = net_random(&n, "shared", 4, dims, 0.5, 0);
     net_tensor b = net_node(&n, "Conv", (int[]){a.value, weight}, 2, NULL, 0, a);
-    net_tensor c = net_node(&n, "Conv", (int[]){b.value, weight}, 2, NULL, 0, a);
+    net_tensor c = net_node(&n, "Mul", (int[]){b.value, weight}, 2, NULL, 0, b);
     net_view view = finish(&n, net_conv1(&n, c, 2));
-    assert_pinned(&view, "Conv1_out", "weight 'shared' has several users");
-    assert_pinned(&view, "Conv3_out", "weight 'shared' has several users");
+    assert_pinned(&view, "Conv1_out", "weight 'shared' has several uses");
+    assert_pinned(&view, "Conv2_out", "'shared'");
     net_forget(&view);
 }
 
@@ -352,6 +544,22 @@ static void the_list_names_layers_nodes_tensors_and_reasons(void **state)
     net_forget(&view);
 }
 
+/* Nothing is known of what it gives, and so of what stands behind it: no bias is to blame. */
+static void layers_behind_an_operator_that_is_not_known_say_so(void **state)
+{
+    net_tensor x;
+    net n = net_start(2, 4, 4, 1, &x);
+    (void)state;
+
+    net_tensor odd = net_unary(&n, "acme::MyOp", net_conv3(&n, x, 4));
+    net_output(&n, net_conv(&n, odd, 3, (net_conv_options){.kernel = 1}));
+    net_view view = net_look(net_finish(&n));
+    assert_int_equal(view.layers->count, 2);
+    assert_string_equal(esp_coupling_pinned_by(view.coupling, esp_coupling_writes(view.coupling, 1)[0]),
+                        "the shape of what node 'Conv3' reads is not known");
+    net_forget(&view);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,9 +574,19 @@ int main(void)
         cmocka_unit_test(a_gate_per_channel_ties_and_a_gate_per_place_pins),
         cmocka_unit_test(constants_tie_nothing),
         cmocka_unit_test(walls_say_why),
+        cmocka_unit_test(softmax_over_space_keeps_channels_apart),
+        cmocka_unit_test(groups_lose_the_same_channels_or_go_as_a_whole),
+        cmocka_unit_test(many_small_groups_go_one_by_one),
+        cmocka_unit_test(a_shuffle_ties_the_same_channel_of_every_group),
+        cmocka_unit_test(blocks_of_pixels_are_one_channel),
+        cmocka_unit_test(every_part_of_a_split_has_its_channels),
+        cmocka_unit_test(normalised_groups_go_together),
+        cmocka_unit_test(transposed_convolutions_write_and_read),
         cmocka_unit_test(a_mean_over_channels_is_no_copy_even_when_sizes_agree),
         cmocka_unit_test(a_layer_that_does_not_see_the_input_is_pinned_and_ties_nothing),
-        cmocka_unit_test(a_weight_with_two_users_pins_both),
+        cmocka_unit_test(layers_that_share_a_weight_share_its_rows_and_columns),
+        cmocka_unit_test(a_weight_with_another_use_pins_its_layer),
+        cmocka_unit_test(layers_behind_an_operator_that_is_not_known_say_so),
         cmocka_unit_test(every_slot_is_in_one_set_with_its_layers),
         cmocka_unit_test(the_list_names_layers_nodes_tensors_and_reasons),
     };

@@ -339,6 +339,36 @@ static void kmeans_batch_gives_each_job_what_it_would_get_alone(void **state)
     }
 }
 
+/* Jobs on the same rows share their products, also when others on rows of the same size lie between them and
+ * when some want none. */
+static void kmeans_batch_on_the_same_rows_gives_each_k_what_it_would_get_alone(void **state)
+{
+    enum { COUNT = 90, COLUMNS = 5, JOBS = 12 };
+    static float a[COUNT * COLUMNS], b[COUNT * COLUMNS];
+    esp_kmeans_job jobs[JOBS];
+    esp_kmeans_result all[JOBS];
+    esp_error err = {0};
+    (void)state;
+
+    fill_normal(a, COUNT * COLUMNS, 15);
+    fill_normal(b, COUNT * COLUMNS, 16);
+    for (int j = 0; j < JOBS; j++) {
+        jobs[j] = (esp_kmeans_job){j % 3 == 2 ? b : a, COUNT, COLUMNS, esp_kmeans_defaults()};
+        jobs[j].options.k = j == 6 ? COUNT : 1 + j;
+        jobs[j].options.restarts = 3;
+    }
+    jobs[1].columns = 4; /* the same memory as another matrix */
+    assert_int_equal(esp_kmeans_batch(NULL, jobs, JOBS, all, &err), ESP_OK);
+    for (int j = 0; j < JOBS; j++) {
+        esp_kmeans_result one = cluster(jobs[j].rows, COUNT, jobs[j].columns, &jobs[j].options);
+        assert_int_equal(one.k, all[j].k);
+        assert_memory_equal(one.labels, all[j].labels, COUNT * sizeof *one.labels);
+        assert_true(one.inertia == all[j].inertia);
+        esp_kmeans_free(&one);
+        esp_kmeans_free(&all[j]);
+    }
+}
+
 static void kmeans_seed_changes_the_start_and_repeats_it(void **state)
 {
     float rows[100 * 5];
@@ -522,6 +552,7 @@ int main(void)
         cmocka_unit_test(kmeans_of_several_tiles_and_panels_is_the_same_for_any_number_of_threads),
         cmocka_unit_test(kmeans_on_rows_survives_what_kmeans_on_products_does),
         cmocka_unit_test(kmeans_batch_gives_each_job_what_it_would_get_alone),
+        cmocka_unit_test(kmeans_batch_on_the_same_rows_gives_each_k_what_it_would_get_alone),
         cmocka_unit_test(kmeans_seed_changes_the_start_and_repeats_it),
         cmocka_unit_test(kmeans_more_restarts_are_never_worse),
         cmocka_unit_test(kmeans_plus_plus_starts_apart),

@@ -212,6 +212,103 @@ static void plan_clone_is_its_own(void **state)
     esp_plan_free(&copy);
 }
 
+/* ---- what came after the first plans ---- */
+
+static void filter_plans_write_what_is_theirs_and_read_back(void **state)
+{
+    esp_plan plan = esp_plan_make(ESP_METHOD_FILTER, ESP_MODE_SOUND, 0.5);
+    (void)state;
+
+    char *text = dump(&plan);
+    assert_string_equal(text,
+                        "{\"criterion\":\"l1\",\"floor\":0.1,\"method\":\"filter\","
+                        "\"ratio\":{\"border\":0.5,\"conv\":0.5,\"fc\":0.5},\"round_to\":1,\"rules\":[],"
+                        "\"scope\":\"layer\",\"seed\":0,\"version\":1}");
+    esp_free(text);
+    plan.scope = ESP_SCOPE_GLOBAL;
+    plan.floor = 0.25;
+    plan.round_to = 16;
+    plan.seed = 3;
+    snprintf(plan.criterion, sizeof plan.criterion, "fpgm");
+    text = dump(&plan);
+    esp_plan again = parse(text);
+    assert_int_equal(again.method, ESP_METHOD_FILTER);
+    assert_int_equal(again.scope, ESP_SCOPE_GLOBAL);
+    assert_true(again.floor == 0.25 && again.round_to == 16 && again.seed == 3);
+    assert_string_equal(again.criterion, "fpgm");
+    esp_free(text);
+}
+
+/* Files of before have the meaning they had: the bytes of a plan without new fields have not changed. */
+static void wsp_and_sg_plans_write_new_fields_only_when_they_say_something(void **state)
+{
+    esp_plan wsp = esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, 0.5);
+    esp_plan sg = esp_plan_make(ESP_METHOD_SG, ESP_MODE_SOUND, 0.5);
+    (void)state;
+
+    for (int i = 0; i < 2; i++) {
+        char *first = dump(&wsp), *second = dump(&sg);
+        assert_int_equal(strstr(first, "\"scope\":\"global\"") != NULL, i);
+        assert_int_equal(strstr(first, "\"floor\":0.2") != NULL, i);
+        assert_int_equal(strstr(first, "\"round_to\":8") != NULL, i);
+        assert_int_equal(strstr(second, "\"cascade\":false") != NULL, i);
+        assert_null(strstr(first, "criterion"));
+        assert_null(strstr(second, "scope"));
+        assert_null(strstr(second, "floor"));
+        esp_plan again = parse(second);
+        assert_int_equal(again.cascades, !i);
+        esp_free(first);
+        esp_free(second);
+        wsp.scope = ESP_SCOPE_GLOBAL;
+        wsp.floor = 0.2;
+        wsp.round_to = 8;
+        sg.cascades = false;
+    }
+}
+
+static void old_plans_read_with_the_defaults_of_new_fields(void **state)
+{
+    esp_plan plan =
+        parse("{\"version\":1,\"method\":\"wsp\",\"mode\":\"sound\",\"ratio\":0.4,\"groups\":16,"
+              "\"init\":\"random\",\"restarts\":10,\"max_iterations\":300,\"seed\":0,\"rules\":[]}");
+    (void)state;
+
+    assert_int_equal(plan.scope, ESP_SCOPE_LAYER);
+    assert_true(plan.floor == 0.1 && plan.round_to == 1 && plan.cascades);
+    assert_string_equal(plan.criterion, "l1");
+}
+
+static void new_fields_are_refused_with_what_was_expected(void **state)
+{
+    (void)state;
+    check_refused("{\"version\":1,\"method\":\"filter\",\"criterion\":\"taylr\"}", "did you mean 'taylor'");
+    check_refused("{\"version\":1,\"method\":\"filter\",\"criterion\":7}", "not a string");
+    check_refused("{\"version\":1,\"method\":\"filter\",\"scope\":\"globl\"}", "did you mean 'global'");
+    check_refused("{\"version\":1,\"method\":\"filter\",\"floor\":1.5}", "expected a number in [0, 1]");
+    check_refused("{\"version\":1,\"method\":\"filter\",\"round_to\":0}", "round_to");
+    check_refused("{\"version\":1,\"method\":\"sg\",\"cascade\":1}", "neither true nor false");
+    check_refused("{\"version\":1,\"method\":\"wsp\",\"mode\":\"faithful\",\"scope\":\"global\"}",
+                  "reproduces as published");
+    check_refused("{\"version\":1,\"method\":\"wsp\",\"mode\":\"faithful\",\"round_to\":8}", "round_to 8");
+    check_refused("{\"version\":1,\"method\":\"sg\",\"round_to\":8}", "whole filters");
+    check_refused("{\"version\":1,\"method\":\"filter\",\"critrion\":\"l1\"}", "criterion");
+}
+
+static void another_method_forgets_what_it_has_no_use_for(void **state)
+{
+    esp_plan plan = esp_plan_make(ESP_METHOD_FILTER, ESP_MODE_SOUND, 0.5);
+    esp_error err = {0};
+    (void)state;
+
+    plan.scope = ESP_SCOPE_GLOBAL;
+    plan.round_to = 8;
+    esp_plan_set_method(&plan, ESP_METHOD_WSP, ESP_MODE_SOUND);
+    assert_true(plan.scope == ESP_SCOPE_GLOBAL && plan.round_to == 8);
+    esp_plan_set_method(&plan, ESP_METHOD_SG, ESP_MODE_SOUND);
+    assert_true(plan.scope == ESP_SCOPE_LAYER && plan.round_to == 1);
+    assert_int_equal(esp_plan_check(&plan, &err), ESP_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +321,11 @@ int main(void)
         cmocka_unit_test(plan_later_rules_win),
         cmocka_unit_test(plan_merges_rules_of_one_layer),
         cmocka_unit_test(plan_clone_is_its_own),
+        cmocka_unit_test(filter_plans_write_what_is_theirs_and_read_back),
+        cmocka_unit_test(wsp_and_sg_plans_write_new_fields_only_when_they_say_something),
+        cmocka_unit_test(old_plans_read_with_the_defaults_of_new_fields),
+        cmocka_unit_test(new_fields_are_refused_with_what_was_expected),
+        cmocka_unit_test(another_method_forgets_what_it_has_no_use_for),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

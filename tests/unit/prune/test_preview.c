@@ -16,7 +16,8 @@ typedef struct combination {
 static const combination all_combinations[] = {{ESP_METHOD_WSP, ESP_MODE_FAITHFUL},
                                                {ESP_METHOD_WSP, ESP_MODE_SOUND},
                                                {ESP_METHOD_SG, ESP_MODE_FAITHFUL},
-                                               {ESP_METHOD_SG, ESP_MODE_SOUND}};
+                                               {ESP_METHOD_SG, ESP_MODE_SOUND},
+                                               {ESP_METHOD_FILTER, ESP_MODE_SOUND}};
 
 static esp_plan plan_with_rule(esp_method method, esp_mode mode, double ratio, const char *pattern,
                                double rule_ratio, int groups, bool is_ignored)
@@ -167,11 +168,11 @@ static void plans_out_of_range_are_refused(void **state)
     esp_graph_unref(graph);
 }
 
-static void layers_that_share_a_weight_take_no_part(void **state)
+/* Conv2 and Conv3 have the same weight. */
+static esp_graph *net_sharing(void)
 {
     net_tensor x, y;
     net n = net_start(4, 4, 4, 1, &x);
-    (void)state;
 
     y = net_conv1(&n, x, 4); /* Conv1 */
     const int64_t dims[] = {4, 4, 1, 1};
@@ -180,14 +181,45 @@ static void layers_that_share_a_weight_take_no_part(void **state)
     inputs[0] = y.value;
     y = net_node(&n, "Conv", inputs, 2, NULL, 0, y); /* Conv3 */
     net_output(&n, net_conv1(&n, y, 2));
-    esp_graph *graph = net_finish(&n);
+    return net_finish(&n);
+}
+
+static void layers_that_share_a_weight_take_no_part_unless_whole_slots_go(void **state)
+{
+    esp_graph *graph = net_sharing();
+    (void)state;
+
     for (size_t i = 0; i < sizeof all_combinations / sizeof *all_combinations; i++) {
         esp_plan plan = esp_plan_make(all_combinations[i].method, all_combinations[i].mode, 0.6);
+        if (esp_plan_ranks_slots(&plan))
+            continue;
         esp_preview *preview = preview_of(graph, &plan, NULL);
         assert_int_equal(lost(preview, "Conv2") + lost(preview, "Conv3"), 0);
         assert_non_null(strstr(preview->items[preview_layer(preview, "Conv2")].note, "'Conv3'"));
         esp_preview_free(preview);
     }
+    esp_graph_unref(graph);
+}
+
+static void layers_that_share_a_weight_lose_the_same_slots(void **state)
+{
+    esp_graph *graph = net_sharing(), *masked, *cut;
+    esp_plan plan = esp_plan_make(ESP_METHOD_FILTER, ESP_MODE_SOUND, 0.5);
+    esp_preview *preview = preview_of(graph, &plan, NULL);
+    esp_surgery_options options = esp_surgery_defaults();
+    esp_surgery_report report;
+    esp_error err = {0};
+    (void)state;
+
+    assert_int_equal(lost(preview, "Conv2"), 4 * 4 - 2 * 2);
+    assert_true(esp_mask_equal(&preview->items[preview_layer(preview, "Conv2")].mask,
+                               &preview->items[preview_layer(preview, "Conv3")].mask));
+    expect_ok(esp_preview_masked_graph(preview, &masked, &err), &err);
+    expect_ok(esp_surgery(NULL, preview, &options, &cut, &report, &err), &err);
+    assert_int_equal(report.counts.params, preview->after.params);
+    esp_graph_unref(cut);
+    esp_graph_unref(masked);
+    esp_preview_free(preview);
     esp_graph_unref(graph);
 }
 
@@ -321,7 +353,7 @@ static void layers_whose_groups_all_tie_stay_whole_in_sound_mode(void **state)
     plan.mode = ESP_MODE_FAITHFUL; /* strict '>': all entries tie with the threshold */
     preview = preview_of(graph, &plan, NULL);
     assert_int_equal(lost(preview, "Conv3"), 16);
-    assert_non_null(strstr(preview->items[1].note, "tie"));
+    assert_string_equal(preview->items[1].note, "all entries are equal: the threshold takes all of them");
     esp_preview_free(preview);
     esp_graph_unref(graph);
 }
@@ -659,6 +691,62 @@ static void json_lists_pairs_with_their_thresholds(void **state)
     esp_graph_unref(graph);
 }
 
+/* ---- weights that cannot be ranked ---- */
+
+static esp_graph *with_one_weight(esp_graph *take_graph, const char *layer, float value)
+{
+    const char *name = net_weight_name(take_graph, layer);
+    const esp_tensor *weight = esp_graph_value(take_graph, esp_graph_find_value(take_graph, name))->constant;
+    int64_t count = esp_tensor_elements(weight);
+    float *values = esp_alloc_zero((size_t)count, sizeof *values);
+
+    assert_non_null(values);
+    values[0] = value;
+    esp_graph *graph = net_with_values(take_graph, name, values);
+    esp_free(values);
+    return graph;
+}
+
+static void weights_that_are_not_finite_are_refused_by_every_method(void **state)
+{
+    const esp_method methods[] = {ESP_METHOD_WSP, ESP_METHOD_SG, ESP_METHOD_FILTER};
+    const float values[] = {NAN, INFINITY};
+    (void)state;
+
+    for (int i = 0; i < 6; i++) {
+        esp_graph *graph = with_one_weight(net_residual(1), "Conv1", values[i % 2]);
+        esp_plan plan = esp_plan_make(methods[i / 2], ESP_MODE_SOUND, 0.5);
+        esp_preview *preview = NULL;
+        esp_error err = {0};
+        assert_int_equal(esp_preview_new(NULL, graph, &plan, NULL, 0, NULL, &preview, &err), ESP_INVALID);
+        assert_null(preview);
+        assert_non_null(strstr(err.message, "filter 0 of weight"));
+        assert_non_null(strstr(err.message, "not finite"));
+        if (methods[i / 2] == ESP_METHOD_FILTER)
+            assert_non_null(strstr(err.message, "criterion 'l1'"));
+        esp_graph_unref(graph);
+    }
+}
+
+static void json_says_what_the_plan_asks_of_layers_that_take_no_part(void **state)
+{
+    esp_graph *graph = net_residual(1);
+    esp_plan plan = esp_plan_make(ESP_METHOD_SG, ESP_MODE_SOUND, 0.5);
+    esp_preview *preview = preview_of(graph, &plan, NULL);
+    json_t *object = NULL;
+    esp_error err = {0};
+    (void)state;
+
+    assert_false(preview->items[0].takes_part);
+    expect_ok(esp_preview_to_json(preview, false, &object, &err), &err);
+    json_t *stem = json_array_get(json_object_get(object, "layers"), 0);
+    assert_true(json_real_value(json_object_get(stem, "asked")) == 0.5);
+    assert_true(json_real_value(json_object_get(stem, "got")) == 0);
+    json_decref(object);
+    esp_preview_free(preview);
+    esp_graph_unref(graph);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -669,7 +757,8 @@ int main(void)
         cmocka_unit_test(rule_of_a_coupled_layer_holds_for_its_set),
         cmocka_unit_test(rule_that_matches_no_layer_names_the_nearest),
         cmocka_unit_test(plans_out_of_range_are_refused),
-        cmocka_unit_test(layers_that_share_a_weight_take_no_part),
+        cmocka_unit_test(layers_that_share_a_weight_take_no_part_unless_whole_slots_go),
+        cmocka_unit_test(layers_that_share_a_weight_lose_the_same_slots),
         cmocka_unit_test(layers_without_weights_take_no_part),
         cmocka_unit_test(sound_selfgroup_has_one_mask_per_group),
         cmocka_unit_test(cascade_cuts_the_writer_of_a_channel_nobody_reads),
@@ -689,6 +778,8 @@ int main(void)
         cmocka_unit_test(cancelled_preview_leaves_nothing),
         cmocka_unit_test(json_has_what_the_command_line_promises),
         cmocka_unit_test(json_lists_pairs_with_their_thresholds),
+        cmocka_unit_test(weights_that_are_not_finite_are_refused_by_every_method),
+        cmocka_unit_test(json_says_what_the_plan_asks_of_layers_that_take_no_part),
     };
     return cmocka_run_group_tests_name("preview", tests, NULL, NULL);
 }

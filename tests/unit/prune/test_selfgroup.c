@@ -127,6 +127,30 @@ static void selfgroup_masks_never_grow_back(void **state)
         }
 }
 
+static void selfgroup_chooses_among_more_channels_than_a_word_has_bits(void **state)
+{
+    enum { CHANNELS = 150, FILTERS = 3 };
+    const int32_t labels[FILTERS] = {0, 0, 0};
+    double centroids[CHANNELS];
+    esp_mask mask;
+    esp_error err = {0};
+    (void)state;
+
+    for (int c = 0; c < CHANNELS; c++)
+        centroids[c] = (c * 37) % CHANNELS; /* a permutation of 0..149 */
+    assert_int_equal(esp_mask_new(FILTERS, CHANNELS, &mask, &err), ESP_OK);
+    esp_mask_clear(&mask, 1, 70);
+    step(labels, centroids, 1, 0.4, ESP_MODE_FAITHFUL, &mask);
+    /* entries: each number three times, but the zero of the masked one for one of its three */
+    double threshold = 0;
+    for (int c = 0; c < CHANNELS; c++)
+        threshold = centroids[c] < 59.5 && centroids[c] > threshold ? centroids[c] : threshold;
+    for (int f = 0; f < FILTERS; f++)
+        for (int c = 0; c < CHANNELS; c++)
+            assert_int_equal(esp_mask_get(&mask, f, c), centroids[c] > threshold && !(f == 1 && c == 70));
+    esp_mask_free(&mask);
+}
+
 static void selfgroup_ratio_zero_asks_for_nothing(void **state)
 {
     const int32_t labels[] = {0};
@@ -170,6 +194,7 @@ int main(void)
         cmocka_unit_test(selfgroup_faithful_takes_the_first_members_mask),
         cmocka_unit_test(selfgroup_sound_counts_what_any_member_lost_as_zero_for_all),
         cmocka_unit_test(selfgroup_masks_never_grow_back),
+        cmocka_unit_test(selfgroup_chooses_among_more_channels_than_a_word_has_bits),
         cmocka_unit_test(selfgroup_ratio_zero_asks_for_nothing),
         cmocka_unit_test(selfgroup_refuses_ratios_and_labels_out_of_range),
     };

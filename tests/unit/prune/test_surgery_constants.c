@@ -296,6 +296,26 @@ static void a_tampered_tolerance_is_a_mismatch_and_gives_no_graph(void **state)
     esp_graph_unref(graph);
 }
 
+static void an_output_that_is_not_a_number_in_one_model_only_is_infinitely_far(void **state)
+{
+    (void)state;
+    esp_graph *a = net_random_classifier(3), *b = NULL;
+    esp_error err = {0};
+    double absolute = -1, relative = -1;
+    int layer_weight = esp_graph_find_value(a, "weight");
+    esp_tensor *changed = NULL;
+    expect_ok(esp_tensor_clone(esp_graph_value(a, layer_weight)->constant, &changed, &err), &err);
+    esp_tensor_f32_mut(changed)[0] = NAN;
+    expect_ok(esp_graph_with_constants(a, 1, &layer_weight, &changed, &b, &err), &err);
+    expect_ok(esp_compare_outputs(NULL, a, b, NULL, 0, 2, 5, &absolute, &relative, &err), &err);
+    assert_true(isinf(absolute) && isinf(relative));
+    expect_ok(esp_compare_outputs(NULL, b, a, NULL, 0, 2, 5, &absolute, &relative, &err), &err);
+    assert_true(isinf(absolute) && isinf(relative));
+    esp_tensor_unref(changed);
+    esp_graph_unref(a);
+    esp_graph_unref(b);
+}
+
 static void different_models_are_told_apart(void **state)
 {
     (void)state;
@@ -332,6 +352,7 @@ int main(void)
         cmocka_unit_test(the_padding_of_a_shortcut_goes_with_the_channels_added_to_it),
         cmocka_unit_test(a_tampered_tolerance_is_a_mismatch_and_gives_no_graph),
         cmocka_unit_test(different_models_are_told_apart),
+        cmocka_unit_test(an_output_that_is_not_a_number_in_one_model_only_is_infinitely_far),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

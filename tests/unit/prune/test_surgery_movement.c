@@ -1,5 +1,7 @@
 /* Cutting channels in front of what resizes, pads, repeats and pools: the channels go through, the numbers of
  * the nodes follow, and the cut model computes what the masked one does. */
+#include <string.h>
+
 #include "unit/prune/surgery_checks.h"
 
 /* Conv1 (eight filters, no bias, so that nothing is left behind the Relu) - Relu2 - the node - Conv4 (1x1).
@@ -135,34 +137,92 @@ static void channels_go_through_what_keeps_them_apart(void **state)
     const esp_attr block[] = {esp_attr_int("blocksize", 2)};
     const esp_attr window[] = {esp_attr_ints("kernel_shape", (const int64_t[]){2, 2}, 2),
                                esp_attr_ints("strides", (const int64_t[]){2, 2}, 2)};
+    const esp_attr strides[] = {esp_attr_ints("strides", (const int64_t[]){2, 2}, 2)};
     const movement_case cases[] = {
-        {"Resize", 13, with_scales, NULL, 0, 8, 12},      {"Resize", 13, with_scales, linear, 1, 8, 12},
-        {"Resize", 13, with_scales, cubic, 1, 8, 12},     {"Resize", 18, with_spatial_sizes, axes, 1, 8, 12},
-        {"Upsample", 9, with_old_scales, NULL, 0, 8, 12}, {"Pad", 13, with_pads, reflect, 1, 8, 12},
-        {"Pad", 13, with_pads, edge, 1, 8, 12},           {"Tile", 13, with_repeats, NULL, 0, 16, 12},
-        {"SpaceToDepth", 13, only_x, block, 1, 32, 3},    {"LpPool", 13, only_x, window, 2, 8, 3},
+        {"ConvTranspose", 13, with_filters, strides, 1, 6, 12},
+        {"Resize", 13, with_scales, NULL, 0, 8, 12},
+        {"Resize", 13, with_scales, linear, 1, 8, 12},
+        {"Resize", 13, with_scales, cubic, 1, 8, 12},
+        {"Resize", 18, with_spatial_sizes, axes, 1, 8, 12},
+        {"Upsample", 9, with_old_scales, NULL, 0, 8, 12},
+        {"Pad", 13, with_pads, reflect, 1, 8, 12},
+        {"Pad", 13, with_pads, edge, 1, 8, 12},
+        {"Tile", 13, with_repeats, NULL, 0, 16, 12},
+        {"SpaceToDepth", 13, only_x, block, 1, 32, 3},
+        {"LpPool", 13, only_x, window, 2, 8, 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         expect_cut(&cases[i]);
 }
 
-/* What mixes channels keeps them all. */
-static void channels_stay_in_front_of_what_mixes_them(void **state)
+/* Two of eight channels of DepthToSpace belong to the only two it makes: neither can go. */
+static void channels_stay_when_only_some_of_a_merged_one_are_masked(void **state)
 {
     (void)state;
-    const esp_attr strides[] = {esp_attr_ints("strides", (const int64_t[]){2, 2}, 2)};
     const esp_attr block[] = {esp_attr_int("blocksize", 2)};
-    const movement_case up = {"ConvTranspose", 13, with_filters, strides, 1, 6, 12};
     const movement_case space = {"DepthToSpace", 13, only_x, block, 1, 2, 12};
-    expect_kept(&up);
     expect_kept(&space);
+}
+
+/* x -> Conv (six filters) -> Split in two equal halves -> Conv each -> Add; one filter of the first half
+ * goes. */
+static const esp_node *split_after_cut(int64_t opset, esp_graph **out)
+{
+    net_tensor x;
+    esp_error err = {0};
+    net n = net_start_opset(opset, 3, 4, 4, 5, &x);
+    net_tensor a = net_conv3(&n, x, 6);
+    int halves[2];
+    const esp_attr attrs[2] = {esp_attr_int("axis", 1), esp_attr_int("num_outputs", 2)};
+    expect_ok(esp_builder_value(n.builder, "first", &halves[0], &err), &err);
+    expect_ok(esp_builder_value(n.builder, "second", &halves[1], &err), &err);
+    expect_ok(esp_builder_node(n.builder, "Split", "split", &a.value, 1, halves, 2, attrs, opset < 18 ? 1 : 2,
+                               &err),
+              &err);
+    net_tensor b = net_conv1(&n, (net_tensor){halves[0], 3, 4, 4}, 2); /* Conv2 */
+    net_output(&n, net_binary(&n, "Add", b, net_conv1(&n, (net_tensor){halves[1], 3, 4, 4}, 2)));
+    esp_graph *graph = net_finish(&n);
+    esp_preview *preview = check_open(graph, ESP_METHOD_WSP);
+    esp_mask_clear_filter(check_mask(preview, "Conv1"), 1);
+    esp_mask_clear_channel(check_mask(preview, "Conv2"), 1);
+    *out = check_cut(preview, ESP_GROUP_FORM_GROUPED, NULL);
+    esp_preview_free(preview);
+    esp_graph_unref(graph);
+    return esp_graph_node(*out, esp_graph_find_node(*out, "split"));
+}
+
+/* Halves that are no longer equal need their sizes said, in the way of each operator set; num_outputs does
+ * not go with sizes. */
+static void unequal_parts_say_their_sizes(void **state)
+{
+    (void)state;
+    static const int64_t opsets[] = {11, 13, 18};
+    for (int i = 0; i < 3; i++) {
+        esp_graph *cut;
+        int64_t sizes[2] = {0};
+        const esp_node *node = split_after_cut(opsets[i], &cut);
+        if (opsets[i] < 13) {
+            assert_int_equal(node->input_count, 1);
+            assert_int_equal(esp_node_ints(node, "split", sizes, 2), 2);
+        } else {
+            assert_int_equal(node->input_count, 2);
+            const esp_tensor *given = esp_graph_value(cut, node->inputs[1])->constant;
+            assert_int_equal(esp_tensor_dtype(given), ESP_I64);
+            memcpy(sizes, esp_tensor_data(given), sizeof sizes);
+            assert_null(esp_node_attr(node, "num_outputs"));
+        }
+        assert_int_equal(sizes[0], 2);
+        assert_int_equal(sizes[1], 3);
+        esp_graph_unref(cut);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(channels_go_through_what_keeps_them_apart),
-        cmocka_unit_test(channels_stay_in_front_of_what_mixes_them),
+        cmocka_unit_test(unequal_parts_say_their_sizes),
+        cmocka_unit_test(channels_stay_when_only_some_of_a_merged_one_are_masked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -120,6 +120,29 @@ static void a_typed_ratio_is_kept_as_it_is_and_keys_do_not_lower_it(void **state
     esp_plan_free(&plan);
 }
 
+/* Any method can be reached from any other, with a plan that is valid all the way. */
+static void the_method_key_goes_through_all_methods_and_back(void **state)
+{
+    static const esp_method order[] = {ESP_METHOD_SG, ESP_METHOD_FILTER, ESP_METHOD_WSP};
+    esp_plan plan = esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, 0.5);
+    esp_error err = {0};
+
+    (void)state;
+    plan.scope = ESP_SCOPE_GLOBAL;
+    plan.round_to = 8;
+    for (int i = 0; i < 3; i++) {
+        apply(&plan, ESP_EDIT_METHOD_NEXT, 0, 0);
+        assert_int_equal(plan.method, order[i]);
+        expect_ok(esp_plan_check(&plan, &err), &err);
+        assert_true(plan.conv_ratio == 0.5);
+    }
+    plan.scope = ESP_SCOPE_GLOBAL;
+    apply(&plan, ESP_EDIT_MODE_NEXT, 0, 0);
+    assert_int_equal(plan.mode, ESP_MODE_FAITHFUL);
+    expect_ok(esp_plan_check(&plan, &err), &err);
+    esp_plan_free(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -130,6 +153,7 @@ int main(void)
         cmocka_unit_test(groups_never_fall_below_one),
         cmocka_unit_test(an_edit_of_no_layer_fails_and_changes_nothing),
         cmocka_unit_test(a_typed_ratio_is_kept_as_it_is_and_keys_do_not_lower_it),
+        cmocka_unit_test(the_method_key_goes_through_all_methods_and_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -269,6 +269,33 @@ static void fine_tuning_makes_a_better_version_and_a_curve(void **state)
     end(&b);
 }
 
+static void fine_tuning_takes_an_optimizer_and_a_teacher(void **state)
+{
+    bench b = start();
+    const esp_finetune options = {.epochs = 1,
+                                  .batch = 16,
+                                  .optimizer = ESP_OPTIMIZER_ADAMW,
+                                  .has_schedule = true,
+                                  .schedule = ESP_SCHEDULE_ONECYCLE,
+                                  .distils = true};
+    esp_error err = {0};
+
+    (void)state;
+    open_data(&b);
+    cut_at(b.session, 0.5);
+    expect_ok(esp_session_finetune(b.session, &options, &err), &err);
+    tiny_study_settle(b.session, false, NULL);
+    const esp_snapshot *snapshot = esp_session_snapshot(b.session);
+    const esp_study_version *made = esp_versions_find(snapshot->versions, 3);
+    if (made) { /* an epoch that was no better leaves no version */
+        assert_non_null(strstr(made->how, "\"optimizer\":\"adamw\""));
+        assert_non_null(strstr(made->how, "\"distilled\":true"));
+    }
+    assert_non_null(snapshot->training);
+    esp_shared_unref(snapshot);
+    end(&b);
+}
+
 static void a_cancelled_training_ends_as_cancelled_and_leaves_the_session_usable(void **state)
 {
     bench b = start();
@@ -385,6 +412,7 @@ int main(void)
         cmocka_unit_test(the_selected_layer_is_shown_with_scores_in_order),
         cmocka_unit_test(data_gives_estimates_without_being_asked_and_evaluate_the_whole_set),
         cmocka_unit_test(fine_tuning_makes_a_better_version_and_a_curve),
+        cmocka_unit_test(fine_tuning_takes_an_optimizer_and_a_teacher),
         cmocka_unit_test(a_cancelled_training_ends_as_cancelled_and_leaves_the_session_usable),
         cmocka_unit_test(measuring_a_grouped_model_says_what_grouping_brings),
         cmocka_unit_test(what_is_saved_is_the_current_version),

@@ -1,5 +1,6 @@
 /* SGD against PyTorch's documented algorithm written out in double, and masks against decay and momentum. */
 #include <math.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "train/optimizer.h"
@@ -167,6 +168,34 @@ static void masked_weights_stay_zero_and_lose_their_momentum(void **state)
     esp_optimizer_free(optimizer);
 }
 
+/* Momentum of before must not move weights that are let go. */
+static void weights_let_go_start_without_momentum(void **state)
+{
+    fixture *f = *state;
+    esp_error err = {0};
+    size_t count = (size_t)f->weight->elements;
+    uint8_t *keep = esp_alloc_zero(count, 1);
+    static const esp_optimizer_kind kinds[] = {ESP_OPTIMIZER_SGD, ESP_OPTIMIZER_ADAMW};
+    for (size_t k = 0; k < 2; k++) {
+        esp_train_options options = {.momentum = 0.9, .optimizer = kinds[k]};
+        const esp_weight_mask mask = {f->weight->value, keep};
+        esp_optimizer *optimizer = NULL;
+        expect_ok(esp_optimizer_new(f->graph, f->params, &options, &optimizer, &err), &err);
+        esp_optimizer_step(optimizer, NULL, 0.1);
+        expect_ok(esp_optimizer_set_masks(optimizer, f->graph, &mask, 1, &err), &err);
+        esp_optimizer_step(optimizer, NULL, 0.1);
+        expect_ok(esp_optimizer_set_masks(optimizer, f->graph, NULL, 0, &err), &err);
+        memset(f->weight->grad, 0, count * sizeof(float));
+        esp_optimizer_step(optimizer, NULL, 0.1);
+        for (size_t i = 0; i < count; i++) {
+            assert_true(f->weight->data[i] == 0.0f);
+            f->weight->grad[i] = 1.0f;
+        }
+        esp_optimizer_free(optimizer);
+    }
+    esp_free(keep);
+}
+
 static void cancelling_does_not_cut_a_step(void **state)
 {
     fixture *f = *state;
@@ -207,6 +236,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_parameter_steps_whatever_its_tile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(decay_can_leave_biases_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(masked_weights_stay_zero_and_lose_their_momentum, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(weights_let_go_start_without_momentum, set_up, tear_down),
         cmocka_unit_test_setup_teardown(cancelling_does_not_cut_a_step, set_up, tear_down),
         cmocka_unit_test_setup_teardown(masks_of_what_is_not_trained_are_refused, set_up, tear_down),
     };

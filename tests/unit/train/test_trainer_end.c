@@ -393,11 +393,14 @@ static void progress_counts_images_over_all_epochs(void **state)
                 4); /* the first step and the end of each epoch, whatever the clock says */
     assert_true(f->w.last.done == 80.0 && f->w.last.total == 80.0);
     assert_true(f->w.last.rate > 0.0 && f->w.last.eta_s >= 0.0);
-    float loss = 0.0f, top1 = 0.0f;
+    float loss = 0.0f, top1 = 0.0f, top5 = 0.0f;
     char tail[32] = "";
-    assert_int_equal(
-        sscanf(f->w.first_detail, "epoch 1/3  loss %f  top-1 %f %% %31[^\n]", &loss, &top1, tail), 3);
+    assert_int_equal(sscanf(f->w.first_detail,
+                            "epoch 1/3  step 1  loss %f  top-1 %f %%  top-5 %f %% %31[^\n]", &loss, &top1,
+                            &top5, tail),
+                     4);
     assert_string_equal(tail, "lr 0.01");
+    assert_true(top5 == 100.0f); /* of four classes */
     assert_true(loss > 0.0f);
 }
 

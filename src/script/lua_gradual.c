@@ -1,0 +1,350 @@
+/* model:prune_gradually{...}: a plan and a pruning schedule run over training. Tables are read through the
+ * JSON forms of plan and schedule, so keys and messages are those of the files. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "io/onnx.h"
+#include "prune/gradual.h"
+#include "script/binding.h"
+
+/* Pushed before the run, so that a Lua error finds an owner for everything. */
+typedef struct gradual_call {
+    lua_State *L;
+    int on_event, on_epoch; /* stack indices, 0 when there is none */
+    esp_gradual_result result;
+    esp_dataset *rest, *held; /* when validation is a share of the training images */
+} gradual_call;
+
+static int call_free(lua_State *L)
+{
+    gradual_call *it = lua_touserdata(L, 1);
+    esp_gradual_result_free(&it->result);
+    esp_dataset_unref(it->rest);
+    esp_dataset_unref(it->held);
+    it->rest = it->held = NULL;
+    return 0;
+}
+
+static gradual_call *push_call(lua_State *L)
+{
+    gradual_call *it = lua_newuserdatauv(L, sizeof *it, 0);
+    *it = (gradual_call){.L = L};
+    if (luaL_newmetatable(L, "espalier.gradual")) {
+        lua_pushcfunction(L, call_free);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    return it;
+}
+
+/* ---- callbacks: in protected calls, since the run's memory must not be jumped over ---- */
+
+static void push_record(lua_State *L, const esp_gradual_record *record)
+{
+    json_t **box = esp_lua_new_json(L);
+    *box = esp_gradual_records_to_json(record, 1);
+    if (!*box) {
+        luaL_error(L, "out of memory");
+    }
+    esp_lua_push_json(L, *box);
+    lua_rawgeti(L, -1, 1);
+    lua_replace(L, -3);
+    lua_pop(L, 1);
+}
+
+static int call_on_event(lua_State *L)
+{
+    static const char *const words[] = {"pruned", "trained", "tuned"};
+    const esp_gradual_report *report = lua_touserdata(L, 2);
+    lua_pushvalue(L, 1);
+    push_record(L, report->record);
+    esp_lua_set_string(L, "event", words[report->event]);
+    esp_lua_set_integer(L, "steps", report->steps);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+static int call_on_epoch(lua_State *L)
+{
+    const esp_epoch_report *report = lua_touserdata(L, 2);
+    lua_pushvalue(L, 1);
+    lua_createtable(L, 0, 8);
+    esp_lua_set_integer(L, "epoch", report->epoch);
+    esp_lua_set_integer(L, "epochs", report->epochs);
+    esp_lua_set_number(L, "train_loss", report->train_loss);
+    esp_lua_set_number(L, "train_top1", report->train_top1);
+    esp_lua_set_number(L, "lr", report->lr);
+    esp_lua_set_boolean(L, "is_best", report->is_best);
+    esp_lua_push_eval(L, &report->validation);
+    lua_setfield(L, -2, "validation");
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+static esp_status call(const gradual_call *it, lua_CFunction caller, int callback, const char *name,
+                       const void *report, esp_error *err)
+{
+    lua_State *L = it->L;
+    if (!lua_checkstack(L, 8)) {
+        return esp_fail_memory(err, "the Lua stack", 0);
+    }
+    lua_pushcfunction(L, caller);
+    lua_pushvalue(L, callback);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)report);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK) {
+        return ESP_OK;
+    }
+    const char *message = luaL_tolstring(L, -1, NULL);
+    esp_status status = esp_compute_is_cancelled(esp_lua_compute(L))
+                            ? esp_fail(err, ESP_CANCELLED, "cancelled")
+                            : esp_fail(err, ESP_SCRIPT, "%s: %s", name, message);
+    lua_pop(L, 2);
+    return status;
+}
+
+static esp_status on_event(void *user, const esp_gradual_report *report, esp_error *err)
+{
+    const gradual_call *it = user;
+    return call(it, call_on_event, it->on_event, "on_event", report, err);
+}
+
+static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
+{
+    const gradual_call *it = user;
+    return call(it, call_on_epoch, it->on_epoch, "on_epoch", report, err);
+}
+
+/* ---- options ---- */
+
+/* `schedule`: a word, the path of a file, or a table of the same form. */
+static void read_schedule(lua_State *L, bool is_required, esp_gradual *schedule)
+{
+    esp_error err = {0};
+    int type = esp_lua_raw_field(L, 2, "schedule");
+    if (type == LUA_TSTRING) {
+        esp_lua_check(L, esp_gradual_open(lua_tostring(L, -1), schedule, &err), &err);
+    } else if (type == LUA_TTABLE) {
+        json_t **box = esp_lua_push_table_json(L, -1, "schedule");
+        esp_lua_check(L, esp_gradual_from_json(*box, schedule, &err), &err);
+        lua_pop(L, 1);
+    } else if (is_required) {
+        esp_lua_fail(L, "schedule: expected a word such as \"lg\", a path or a table");
+    }
+    lua_pop(L, 1);
+    schedule->step = esp_lua_field_number(L, 2, "step", schedule->step);
+    schedule->steps = (int)esp_lua_field_integer(L, 2, "steps", schedule->steps);
+    schedule->local_epochs = esp_lua_field_number(L, 2, "local_epochs", schedule->local_epochs);
+    schedule->local_lr = esp_lua_field_number(L, 2, "local_lr", schedule->local_lr);
+    schedule->epochs = esp_lua_field_number(L, 2, "epochs", schedule->epochs);
+    schedule->group_lasso = esp_lua_field_number(L, 2, "group_lasso", schedule->group_lasso);
+    esp_lua_check(L, esp_gradual_check(schedule, &err), &err);
+}
+
+/* Words first: an optimizer has its own usual rate, and a schedule its own numbers. */
+static void read_words(lua_State *L, esp_train_options *options)
+{
+    esp_schedule *rate = &options->schedule;
+    esp_schedule_kind kind = rate->kind;
+    esp_error err = {0};
+    const char *optimizer = esp_lua_field_string(L, 2, "optimizer", NULL);
+    if (optimizer) {
+        esp_lua_check(L, esp_optimizer_parse_kind(optimizer, &options->optimizer, &err), &err);
+        rate->lr = esp_optimizer_default_lr(options->optimizer);
+    }
+    const char *schedule = esp_lua_field_string(L, 2, "lr_schedule", NULL);
+    if (schedule) {
+        esp_lua_check(L, esp_schedule_parse_kind(schedule, &kind, &err), &err);
+        *rate = esp_schedule_make(kind, rate->lr);
+    }
+    const char *norm = esp_lua_field_string(L, 2, "norm", "train");
+    esp_lua_check(L, esp_norm_mode_parse(norm, &options->norm, &err), &err);
+    esp_lua_field_augmentation(L, 2, "augment", &options->augmentation);
+}
+
+/* Strings borrow from the table. */
+static void read_training(lua_State *L, esp_train_options *options)
+{
+    esp_augmentation *augmentation = &options->augmentation;
+    esp_error err = {0};
+    read_words(L, options);
+    options->schedule.lr = esp_lua_field_number(L, 2, "lr", options->schedule.lr);
+    esp_lua_check(L, esp_schedule_check(&options->schedule, &err), &err);
+    options->batch = esp_lua_field_integer(L, 2, "batch", options->batch);
+    options->momentum = esp_lua_field_number(L, 2, "momentum", options->momentum);
+    options->weight_decay = esp_lua_field_number(L, 2, "weight_decay", options->weight_decay);
+    augmentation->crop_padding = (int)esp_lua_field_integer(L, 2, "crop", augmentation->crop_padding);
+    augmentation->flips = esp_lua_field_boolean(L, 2, "flip", augmentation->flips);
+    options->train_limit = esp_lua_field_integer(L, 2, "train_limit", 0);
+    options->validation_limit = esp_lua_field_integer(L, 2, "limit", 0);
+    options->mean = esp_lua_field_string(L, 2, "mean", NULL);
+    options->std = esp_lua_field_string(L, 2, "std", NULL);
+    options->seed = (uint64_t)esp_lua_field_integer(L, 2, "seed", 0);
+}
+
+/* `validation`: a dataset, or the share of the training images to hold back for it; neither has to be there.
+ */
+static void read_data(lua_State *L, gradual_call *it, uint64_t seed, const esp_dataset **data,
+                      const esp_dataset **validation)
+{
+    esp_error err = {0};
+    *data = esp_lua_field_data(L, 2, "data", false);
+    if (esp_lua_raw_field(L, 2, "validation") == LUA_TNUMBER && *data) {
+        esp_lua_check(L, esp_dataset_split(*data, lua_tonumber(L, -1), seed, &it->rest, &it->held, &err),
+                      &err);
+        *data = it->rest;
+        *validation = it->held;
+    } else {
+        *validation = esp_lua_field_data(L, 2, "validation", false);
+    }
+    lua_pop(L, 1);
+}
+
+/* Pushes the plan: `plan`, or what `preset` and `ratio` say, which also fill in schedule and training. */
+static const esp_plan *read_plan(lua_State *L, esp_gradual *schedule, esp_train_options *training)
+{
+    const char *preset = esp_lua_field_string(L, 2, "preset", NULL);
+    esp_error err = {0};
+    bool has_plan = esp_lua_has_field(L, 2, "plan");
+    if (has_plan == (preset != NULL)) {
+        esp_lua_fail(L, "expected either plan or preset");
+    }
+    if (!preset) {
+        if (esp_lua_has_field(L, 2, "ratio")) {
+            esp_lua_fail(L, "ratio belongs to a preset; the plan has its own");
+        }
+        esp_lua_raw_field(L, 2, "plan");
+        return esp_lua_push_plan(L, -1);
+    }
+    esp_plan *plan = esp_lua_new_plan(L);
+    esp_lua_check(
+        L, esp_gradual_preset(preset, esp_lua_field_number(L, 2, "ratio", 0), schedule, plan, training, &err),
+        &err);
+    return plan;
+}
+
+static int field_function(lua_State *L, const char *name)
+{
+    if (esp_lua_raw_field(L, 2, name) == LUA_TFUNCTION) {
+        return lua_gettop(L);
+    }
+    if (!lua_isnil(L, -1)) {
+        esp_lua_fail(L, "%s: found a %s, expected a function", name, luaL_typename(L, -1));
+    }
+    lua_pop(L, 1);
+    return 0;
+}
+
+static void push_result(lua_State *L, const esp_gradual_result *result)
+{
+    lua_createtable(L, 0, 5);
+    esp_lua_set_integer(L, "steps", result->steps);
+    esp_lua_set_integer(L, "steps_done", result->steps_done);
+    esp_lua_set_integer(L, "resumed_steps", result->resumed_steps);
+    if (result->last.images > 0) {
+        esp_lua_push_eval(L, &result->last);
+        lua_setfield(L, -2, "last");
+    }
+    json_t **box = esp_lua_new_json(L);
+    *box = esp_gradual_records_to_json(result->records, result->record_count);
+    if (!*box) {
+        luaL_error(L, "out of memory");
+    }
+    esp_lua_push_json(L, *box);
+    lua_setfield(L, -3, "records");
+    lua_pop(L, 1);
+}
+
+/* Callbacks, the state file and calibration. Callbacks may empty the table: what the run reads stays on the
+ * stack. */
+static void read_run(lua_State *L, gradual_call *it, esp_train_options *training,
+                     esp_gradual_options *options)
+{
+    static const char *const borrowed[] = {"data", "validation", "mean", "std", "state"};
+    for (size_t i = 0; i < sizeof borrowed / sizeof borrowed[0]; i++) {
+        esp_lua_raw_field(L, 2, borrowed[i]);
+    }
+    it->on_event = field_function(L, "on_event");
+    it->on_epoch = field_function(L, "on_epoch");
+    training->on_epoch = it->on_epoch ? on_epoch : NULL;
+    training->epoch_user = it;
+    options->on_event = it->on_event ? on_event : NULL;
+    options->event_user = it;
+    options->calibration_images = esp_lua_field_integer(L, 2, "calibration", 0);
+    options->state_path = esp_lua_field_string(L, 2, "state", NULL);
+    options->resumes = esp_lua_field_boolean(L, 2, "resume", false);
+    options->save = esp_onnx_save;
+    options->load = esp_onnx_load;
+    if (options->state_path) {
+        esp_lua_check_writable(L, options->state_path);
+    }
+}
+
+/* Replaces the masked model on the top by the cut one. */
+static void cut(lua_State *L, const esp_plan *plan, const esp_dataset *data)
+{
+    const char *form = esp_lua_field_string(L, 2, "form", "grouped");
+    esp_surgery_options options = esp_surgery_defaults();
+    const esp_graph *masked = esp_lua_model_at(L, -1)->graph;
+    esp_error err = {0};
+    options.group_form = strcmp(form, "dense") == 0 ? ESP_GROUP_FORM_DENSE : ESP_GROUP_FORM_GROUPED;
+    esp_lua_model *model = esp_lua_new_model(L);
+    esp_lua_check(
+        L, esp_gradual_cut(esp_lua_compute(L), masked, plan, data, &options, &model->graph, NULL, &err),
+        &err);
+    lua_replace(L, -2);
+}
+
+/* model:prune_gradually{plan=, schedule=, data=, validation=, ...}: the masked (cut=true: cut) model, and
+ * {steps=, steps_done=, resumed_steps=, records={...}, last=} */
+static int model_prune_gradually(lua_State *L)
+{
+    static const char *const keys[] = {
+        "plan",   "preset",      "ratio",       "schedule",     "step",       "steps",    "local_epochs",
+        "epochs", "local_lr",    "group_lasso", "data",         "validation", "lr",       "lr_schedule",
+        "batch",  "momentum",    "optimizer",   "weight_decay", "crop",       "flip",     "augment",
+        "norm",   "train_limit", "limit",       "mean",         "std",        "seed",     "calibration",
+        "state",  "resume",      "cut",         "form",         "on_event",   "on_epoch", NULL};
+    const esp_graph *graph = esp_lua_model_at(L, 1)->graph;
+    esp_gradual schedule = esp_gradual_defaults(ESP_GRADUAL_ONE_SHOT);
+    esp_train_options training = esp_train_defaults();
+    esp_error err = {0};
+    esp_lua_check_type(L, 2, LUA_TTABLE);
+    lua_settop(L, 2);
+    luaL_checkstack(L, 40, "a pruning schedule");
+    esp_lua_check_keys(L, 2, keys);
+    const esp_plan *plan = read_plan(L, &schedule, &training);
+    read_schedule(L, !esp_lua_has_field(L, 2, "preset"), &schedule);
+    read_training(L, &training);
+    const char *form = esp_lua_field_string(L, 2, "form", "grouped");
+    if (strcmp(form, "grouped") != 0 && strcmp(form, "dense") != 0) {
+        return esp_lua_fail(L, "form: found '%s', expected grouped or dense", form);
+    }
+    bool cuts = esp_lua_field_boolean(L, 2, "cut", false);
+    gradual_call *it = push_call(L);
+    esp_gradual_options options = {.schedule = &schedule, .plan = plan, .training = &training};
+    read_run(L, it, &training, &options);
+    const esp_dataset *data, *validation;
+    read_data(L, it, training.seed, &data, &validation);
+    esp_lua_model *model = esp_lua_new_model(L);
+    esp_lua_check(L,
+                  esp_prune_gradually(esp_lua_compute(L), graph, data, validation, &options, &model->graph,
+                                      &it->result, &err),
+                  &err);
+    if (cuts) {
+        cut(L, plan, data);
+    }
+    push_result(L, &it->result);
+    if (options.state_path) {
+        esp_gradual_state_remove(options.state_path);
+    }
+    return 2;
+}
+
+void esp_lua_open_gradual(lua_State *L)
+{
+    static const luaL_Reg methods[] = {{"prune_gradually", model_prune_gradually}, {NULL, NULL}};
+    luaL_getmetatable(L, ESP_LUA_MODEL);
+    lua_getfield(L, -1, "__index");
+    luaL_setfuncs(L, methods, 0);
+    lua_pop(L, 2);
+}
