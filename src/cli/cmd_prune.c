@@ -25,17 +25,27 @@ typedef struct prune_request {
 
 static json_t *report_json(const esp_surgery_report *report)
 {
-    return json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:I, s:I}", "slots_removed",
+    return json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:I, s:I, s:I, s:I}", "slots_removed",
                      (json_int_t)report->slots_removed, "layers_narrowed", report->layers_narrowed,
                      "layers_grouped", report->layers_grouped, "layers_with_masks", report->layers_with_masks,
                      "constants_to_bias", report->constants_to_bias, "constants_explicit",
                      report->constants_explicit, "largest_absolute",
                      esp_cli_json_real(report->largest_absolute), "largest_relative",
                      esp_cli_json_real(report->largest_relative), "params", (json_int_t)report->counts.params,
-                     "macs", (json_int_t)report->counts.macs);
+                     "macs", (json_int_t)report->counts.macs, "stored_params",
+                     (json_int_t)report->stored.params, "stored_macs", (json_int_t)report->stored.macs);
 }
 
-static void print_report(const esp_surgery_report *report, const char *path)
+/* "model    1.07M params, 633M MACs: ..." where that is not what the preview said. */
+static void print_counts(const char *label, const esp_counts *counts, const char *why)
+{
+    char params[16], macs[16];
+    printf("%-8s %s params, %s MACs%s\n", label,
+           esp_format_count(params, sizeof params, (double)counts->params),
+           esp_format_count(macs, sizeof macs, (double)counts->macs), why);
+}
+
+static void print_report(const esp_surgery_report *report, const esp_counts *announced, const char *path)
 {
     printf(
         "cut      %lld channels removed, %d layers narrowed, %d grouped, %d keep zeros of shared channels\n",
@@ -44,6 +54,12 @@ static void print_report(const esp_surgery_report *report, const char *path)
     if (report->constants_to_bias + report->constants_explicit > 0) {
         printf("constant %d behind cut filters folded into biases, %d kept as explicit constants\n",
                report->constants_to_bias, report->constants_explicit);
+    }
+    if (report->counts.params != announced->params || report->counts.macs != announced->macs) {
+        print_counts("model", &report->counts, ", after what masked filters left was folded away");
+    }
+    if (report->stored.macs > report->counts.macs) {
+        print_counts("stored", &report->stored, " with the zeros that stay, which a runtime computes");
     }
     printf("check    cut against masked model: largest difference %.2g absolute, %.2g relative\n",
            report->largest_absolute, report->largest_relative);
@@ -111,7 +127,7 @@ static esp_status show(const prune_request *request, const esp_preview *preview,
         esp_cli_repair_print(request->repair, preview);
     }
     if (has_cut) {
-        print_report(report, request->output);
+        print_report(report, &preview->after, request->output);
     } else if (!request->is_dry) {
         printf("wrote    %s (masked: same shapes, zeros inside)\n", request->output);
     }

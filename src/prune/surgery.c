@@ -232,8 +232,8 @@ static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, c
     return ESP_OK;
 }
 
-/* Counts of the cut model; zeros that remain as masks are not counted. */
-static esp_status count_cut(surgery *self, const esp_graph *cut, esp_counts *out, esp_error *err)
+/* Counts of the cut model: without the zeros that remain as masks, and with them. */
+static esp_status count_cut(surgery *self, const esp_graph *cut, esp_surgery_report *report, esp_error *err)
 {
     esp_inferred *inferred = NULL;
     esp_layers layers = {0};
@@ -249,7 +249,9 @@ static esp_status count_cut(surgery *self, const esp_graph *cut, esp_counts *out
     for (int i = 0; status == ESP_OK && i < layers.count; i++)
         status = mask_of_cut_layer(self, cut, &layers.items[i], &masks[i], err);
     if (status == ESP_OK)
-        status = esp_model_count_with(cut, inferred, &layers, masks, out, err);
+        status = esp_model_count_with(cut, inferred, &layers, masks, &report->counts, err);
+    if (status == ESP_OK)
+        status = esp_graph_count(cut, inferred, &report->stored, err);
 done:
     for (int i = 0; masks != NULL && i < layers.count; i++)
         esp_mask_free(&masks[i]);
@@ -271,7 +273,7 @@ static esp_status fill_report(surgery *self, const esp_graph *cut, esp_error *er
         report->layers_grouped += self->layer_cuts[i].group_count > 0;
         report->layers_with_masks += self->layer_cuts[i].has_masks;
     }
-    return count_cut(self, cut, &report->counts, err);
+    return count_cut(self, cut, report, err);
 }
 
 esp_status esp_surgery(const esp_compute *compute, const esp_preview *preview,

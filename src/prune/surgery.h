@@ -33,6 +33,7 @@ typedef struct esp_surgery_report {
     double largest_absolute; /* masked model against cut model, over all outputs */
     double largest_relative; /* relative to the output's largest element */
     esp_counts counts;       /* of the cut model; zeros that remain as masks are not counted */
+    esp_counts stored;       /* the same with these zeros, which any runtime computes */
 } esp_surgery_report;
 
 /* Cuts. Names of nodes and values that live on are kept; parts of a grouped layer are called <name>/group0,

@@ -66,6 +66,10 @@ expect 2 "--mean is for the images of --reconstruct" $p -m wsp --mean 0.5
 expect 2 "--recalibrate looks at images: --data SPEC is missing" $p -m wsp --recalibrate 20
 expect 2 "--groups is for method sg, found --plan of method wsp" "$ESPALIER" explain "$MODEL" conv1 1 --plan wsp.json --groups 3
 
+# zeros that stay in the model that was written are said to be computed all the same
+expect_out "MACs with the zeros that stay" "$ESPALIER" prune "$SAMPLES/lenet5.onnx" -o dense.onnx -m sg -r 0.5 --form dense
+expect_out '"stored_macs"' "$ESPALIER" prune "$SAMPLES/lenet5.onnx" -o dense.onnx -m sg -r 0.5 --form dense --json
+
 # one threshold over equal weights takes all of them: as published, but said
 DENSE=${ESPALIER_SHARED:-$ESP_SOURCE_DIR/../shared}/models/light/light_densenet121.onnx
 if [ -r "$DENSE" ]; then
