@@ -99,7 +99,7 @@ ESP_OP_DECLARE(logic)
 ESP_OP_DECLARE(and)
 ESP_OP_DECLARE(or)
 ESP_OP_DECLARE(xor)
-ESP_OP_DECLARE(not)
+ESP_OP_DECLARE(not )
 ESP_OP_DECLARE(is_nan)
 ESP_OP_DECLARE(cast_like)
 ESP_OP_DECLARE(reduce)
@@ -297,8 +297,9 @@ esp_status esp_narrow_positions(const esp_narrow_context *context, int64_t *posi
 
 enum { ESP_WINDOW_AXES = 3 };
 
-/* A sliding window over the dims behind NxC (Conv, pools): strides, dilations, pads and auto_pad of the node's
- * attributes, resolved. Images have two axes, volumes three; a signal NxCxL is an image of height 1. */
+/* A sliding window over the dims behind NxC (Conv, pools): strides, dilations, pads and auto_pad of the
+ * node's attributes, resolved. Images have two axes, volumes three; a signal NxCxL is an image of height 1.
+ */
 typedef struct esp_window {
     int axes;
     int64_t size[ESP_WINDOW_AXES];
@@ -314,6 +315,10 @@ esp_status esp_op_window(const esp_node *node, const esp_shape *input, const int
  * (`*is_same`: it asks for as many outputs as the strides say; `*is_lower`: the odd pixel goes in front). */
 esp_status esp_op_window_attrs(const esp_node *node, const esp_shape *input, const int64_t *kernel,
                                esp_window *out, bool *is_same, bool *is_lower, esp_error *err);
+
+/* A convolution of two axes with this window. */
+esp_conv_geometry esp_window_geometry(const esp_window *window, int64_t batch, int64_t channels,
+                                      int64_t filters, int64_t group);
 
 /* `input` with other channels and other sizes of the window's axes. */
 esp_shape esp_window_shape(const esp_shape *input, int64_t channels, const int64_t *sizes);

@@ -86,26 +86,9 @@ static esp_window window_of(const esp_op_context *context)
 void esp_op_conv_geometry(const esp_op_context *context, esp_conv_geometry *geometry)
 {
     esp_window window = window_of(context);
-    *geometry = (esp_conv_geometry){
-        .batch = context->inputs[0]->shape.dims[0],
-        .channels = context->inputs[0]->shape.dims[1],
-        .height = window.size[0],
-        .width = window.size[1],
-        .filters = context->inputs[1]->shape.dims[0],
-        .group = esp_node_int(context->node, "group", 1),
-        .kernel_h = window.kernel[0],
-        .kernel_w = window.kernel[1],
-        .stride_h = window.stride[0],
-        .stride_w = window.stride[1],
-        .dilation_h = window.dilation[0],
-        .dilation_w = window.dilation[1],
-        .pad_top = window.pad_begin[0],
-        .pad_left = window.pad_begin[1],
-        .pad_bottom = window.pad_end[0],
-        .pad_right = window.pad_end[1],
-        .out_height = window.out[0],
-        .out_width = window.out[1],
-    };
+    const int64_t *x = context->inputs[0]->shape.dims;
+    *geometry = esp_window_geometry(&window, x[0], x[1], context->inputs[1]->shape.dims[0],
+                                    esp_node_int(context->node, "group", 1));
 }
 
 static void volume_geometry(const esp_op_context *context, esp_conv3d_geometry *volume)

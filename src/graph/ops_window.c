@@ -139,3 +139,26 @@ esp_shape esp_window_shape(const esp_shape *input, int64_t channels, const int64
         shape.dims[2 + i] = sizes[first_axis(input) + i];
     return shape;
 }
+
+esp_conv_geometry esp_window_geometry(const esp_window *window, int64_t batch, int64_t channels,
+                                      int64_t filters, int64_t group)
+{
+    return (esp_conv_geometry){.batch = batch,
+                               .channels = channels,
+                               .height = window->size[0],
+                               .width = window->size[1],
+                               .filters = filters,
+                               .group = group,
+                               .kernel_h = window->kernel[0],
+                               .kernel_w = window->kernel[1],
+                               .stride_h = window->stride[0],
+                               .stride_w = window->stride[1],
+                               .dilation_h = window->dilation[0],
+                               .dilation_w = window->dilation[1],
+                               .pad_top = window->pad_begin[0],
+                               .pad_left = window->pad_begin[1],
+                               .pad_bottom = window->pad_end[0],
+                               .pad_right = window->pad_end[1],
+                               .out_height = window->out[0],
+                               .out_width = window->out[1]};
+}

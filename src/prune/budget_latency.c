@@ -44,20 +44,10 @@ static bool read_rows(const esp_layer *layer, const esp_shape *x, esp_conv_geome
 
     for (int i = 0; i < x->rank; i++)
         elements *= x->dims[i];
-    *out = (esp_conv_geometry){.batch = layer->channels > 0 ? elements / layer->channels : 0,
-                               .channels = layer->channels,
-                               .height = 1,
-                               .width = 1,
-                               .filters = layer->filters,
-                               .group = 1,
-                               .kernel_h = 1,
-                               .kernel_w = 1,
-                               .stride_h = 1,
-                               .stride_w = 1,
-                               .dilation_h = 1,
-                               .dilation_w = 1,
-                               .out_height = 1,
-                               .out_width = 1};
+    const esp_window pixel = {
+        .size = {1, 1}, .kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .out = {1, 1}};
+    *out = esp_window_geometry(&pixel, layer->channels > 0 ? elements / layer->channels : 0, layer->channels,
+                               layer->filters, 1);
     return out->batch > 0;
 }
 
@@ -75,24 +65,7 @@ static bool read_geometry(const esp_graph *graph, const esp_inferred *inferred, 
     if (x->rank != 4 || layer->filter_axis > layer->channel_axis ||
         esp_op_window(node, x, kernel, false, &window, NULL) != ESP_OK)
         return false;
-    *out = (esp_conv_geometry){.batch = x->dims[0],
-                               .channels = x->dims[1],
-                               .height = x->dims[2],
-                               .width = x->dims[3],
-                               .filters = layer->filters,
-                               .group = layer->group,
-                               .kernel_h = kernel[0],
-                               .kernel_w = kernel[1],
-                               .stride_h = window.stride[0],
-                               .stride_w = window.stride[1],
-                               .dilation_h = window.dilation[0],
-                               .dilation_w = window.dilation[1],
-                               .pad_top = window.pad_begin[0],
-                               .pad_left = window.pad_begin[1],
-                               .pad_bottom = window.pad_end[0],
-                               .pad_right = window.pad_end[1],
-                               .out_height = window.out[0],
-                               .out_width = window.out[1]};
+    *out = esp_window_geometry(&window, x->dims[0], x->dims[1], layer->filters, layer->group);
     return true;
 }
 

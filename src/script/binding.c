@@ -553,3 +553,21 @@ json_t **esp_lua_push_table_json(lua_State *L, int index, const char *what)
                  luaL_typename(L, -1));
     return NULL;
 }
+
+esp_status esp_lua_call_back(lua_State *L, lua_CFunction caller, int callback, const void *argument,
+                             const char *name, esp_error *err)
+{
+    if (!lua_checkstack(L, 8))
+        return esp_fail_memory(err, "the Lua stack", 0);
+    lua_pushcfunction(L, caller);
+    lua_pushvalue(L, callback);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)argument);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+        return ESP_OK;
+    const char *message = luaL_tolstring(L, -1, NULL);
+    esp_status status = esp_compute_is_cancelled(esp_lua_compute(L))
+                            ? esp_fail(err, ESP_CANCELLED, "cancelled")
+                            : esp_fail(err, ESP_SCRIPT, "%s: %s", name, message);
+    lua_pop(L, 2);
+    return status;
+}

@@ -120,6 +120,15 @@ esp_weight_source **esp_lua_weights_at(lua_State *L, int index);
 /* Pushes {loaded=, missing={}, unexpected={}, mismatched={}}. */
 void esp_lua_push_weight_report(lua_State *L, const esp_weight_source *source);
 
+/* Calls `caller` in a protected call with the function at `callback` and `argument` as a light userdata: for
+ * callbacks out of C code whose memory must not be jumped over. ESP_SCRIPT with `name` and the message when
+ * it raises, ESP_CANCELLED when the script was cancelled. */
+esp_status esp_lua_call_back(lua_State *L, lua_CFunction caller, int callback, const void *argument,
+                             const char *name, esp_error *err);
+
+/* A caller for esp_lua_call_back: gives the function a table of the esp_epoch_report that is the argument. */
+int esp_lua_call_on_epoch(lua_State *L);
+
 /* Pushes {images=, top1=, top5=, loss=, top1_error=, seconds=, images_per_s=}. */
 void esp_lua_push_eval(lua_State *L, const esp_eval_result *result);
 void esp_lua_push_counts(lua_State *L, const esp_counts *counts);

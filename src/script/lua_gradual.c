@@ -64,54 +64,16 @@ static int call_on_event(lua_State *L)
     return 0;
 }
 
-static int call_on_epoch(lua_State *L)
-{
-    const esp_epoch_report *report = lua_touserdata(L, 2);
-    lua_pushvalue(L, 1);
-    lua_createtable(L, 0, 8);
-    esp_lua_set_integer(L, "epoch", report->epoch);
-    esp_lua_set_integer(L, "epochs", report->epochs);
-    esp_lua_set_number(L, "train_loss", report->train_loss);
-    esp_lua_set_number(L, "train_top1", report->train_top1);
-    esp_lua_set_number(L, "lr", report->lr);
-    esp_lua_set_boolean(L, "is_best", report->is_best);
-    esp_lua_push_eval(L, &report->validation);
-    lua_setfield(L, -2, "validation");
-    lua_call(L, 1, 0);
-    return 0;
-}
-
-static esp_status call(const gradual_call *it, lua_CFunction caller, int callback, const char *name,
-                       const void *report, esp_error *err)
-{
-    lua_State *L = it->L;
-    if (!lua_checkstack(L, 8)) {
-        return esp_fail_memory(err, "the Lua stack", 0);
-    }
-    lua_pushcfunction(L, caller);
-    lua_pushvalue(L, callback);
-    lua_pushlightuserdata(L, (void *)(uintptr_t)report);
-    if (lua_pcall(L, 2, 0, 0) == LUA_OK) {
-        return ESP_OK;
-    }
-    const char *message = luaL_tolstring(L, -1, NULL);
-    esp_status status = esp_compute_is_cancelled(esp_lua_compute(L))
-                            ? esp_fail(err, ESP_CANCELLED, "cancelled")
-                            : esp_fail(err, ESP_SCRIPT, "%s: %s", name, message);
-    lua_pop(L, 2);
-    return status;
-}
-
 static esp_status on_event(void *user, const esp_gradual_report *report, esp_error *err)
 {
     const gradual_call *it = user;
-    return call(it, call_on_event, it->on_event, "on_event", report, err);
+    return esp_lua_call_back(it->L, call_on_event, it->on_event, report, "on_event", err);
 }
 
 static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
 {
     const gradual_call *it = user;
-    return call(it, call_on_epoch, it->on_epoch, "on_epoch", report, err);
+    return esp_lua_call_back(it->L, esp_lua_call_on_epoch, it->on_epoch, report, "on_epoch", err);
 }
 
 /* ---- options ---- */

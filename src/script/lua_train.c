@@ -64,27 +64,6 @@ static training *push_training(lua_State *L)
 /* ---- callbacks: each runs inside a protected call, since the trainer's memory must not be jumped over ----
  */
 
-static esp_status call(training *it, lua_CFunction function, int callback, const void *argument,
-                       const char *name, esp_error *err)
-{
-    lua_State *L = it->L;
-    if (!lua_checkstack(L, 8)) {
-        return esp_fail_memory(err, "the Lua stack", 0);
-    }
-    lua_pushcfunction(L, function);
-    lua_pushvalue(L, callback);
-    lua_pushlightuserdata(L, (void *)argument);
-    if (lua_pcall(L, 2, 0, 0) == LUA_OK) {
-        return ESP_OK;
-    }
-    const char *message = luaL_tolstring(L, -1, NULL);
-    esp_status status = esp_compute_is_cancelled(esp_lua_compute(L))
-                            ? esp_fail(err, ESP_CANCELLED, "cancelled")
-                            : esp_fail(err, ESP_SCRIPT, "%s: %s", name, message);
-    lua_pop(L, 2);
-    return status;
-}
-
 static void push_epoch(lua_State *L, const esp_epoch_report *report)
 {
     lua_createtable(L, 0, 10);
@@ -101,7 +80,7 @@ static void push_epoch(lua_State *L, const esp_epoch_report *report)
     lua_setfield(L, -2, "validation");
 }
 
-static int call_on_epoch(lua_State *L)
+int esp_lua_call_on_epoch(lua_State *L)
 {
     lua_pushvalue(L, 1);
     push_epoch(L, lua_touserdata(L, 2));
@@ -112,7 +91,7 @@ static int call_on_epoch(lua_State *L)
 static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
 {
     training *it = user;
-    return call(it, call_on_epoch, it->on_epoch, report, "on_epoch", err);
+    return esp_lua_call_back(it->L, esp_lua_call_on_epoch, it->on_epoch, report, "on_epoch", err);
 }
 
 static int call_on_step(lua_State *L)
@@ -138,7 +117,7 @@ static esp_status on_step(void *user, esp_trainer *trainer, const esp_step_repor
 {
     (void)trainer;
     training *it = user;
-    return call(it, call_on_step, it->on_step, report, "on_step", err);
+    return esp_lua_call_back(it->L, call_on_step, it->on_step, report, "on_step", err);
 }
 
 typedef struct rate_question {
@@ -165,7 +144,7 @@ static esp_status ask_rate(void *user, double epoch, int64_t step, double *lr, e
 {
     training *it = user;
     const rate_question question = {epoch, step, lr};
-    return call(it, call_rate, it->rate, &question, "schedule", err);
+    return esp_lua_call_back(it->L, call_rate, it->rate, &question, "schedule", err);
 }
 
 static esp_status save_checkpoint(void *user, const esp_train_state *state, esp_error *err)

@@ -73,30 +73,14 @@ static bool read_geometry(const finder *it, const group *first, int64_t filters,
 {
     const esp_shape *x = esp_inferred_shape(it->inferred, first->source);
     const int64_t kernel[2] = {first->kernel_h, first->kernel_w};
-    esp_window window = {.stride = {1, 1}, .dilation = {1, 1}, .out = {1, 1}};
+    esp_window window = {
+        .size = {1, 1}, .kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .out = {1, 1}};
     if (x->rank != (first->is_conv ? 4 : 2))
         return false;
     if (first->is_conv &&
         esp_op_window(esp_graph_node(it->graph, first->node), x, kernel, false, &window, NULL) != ESP_OK)
         return false;
-    *out = (esp_conv_geometry){.batch = x->dims[0],
-                               .channels = x->dims[1],
-                               .height = first->is_conv ? x->dims[2] : 1,
-                               .width = first->is_conv ? x->dims[3] : 1,
-                               .filters = filters,
-                               .group = 1,
-                               .kernel_h = kernel[0],
-                               .kernel_w = kernel[1],
-                               .stride_h = window.stride[0],
-                               .stride_w = window.stride[1],
-                               .dilation_h = window.dilation[0],
-                               .dilation_w = window.dilation[1],
-                               .pad_top = window.pad_begin[0],
-                               .pad_left = window.pad_begin[1],
-                               .pad_bottom = window.pad_end[0],
-                               .pad_right = window.pad_end[1],
-                               .out_height = window.out[0],
-                               .out_width = window.out[1]};
+    *out = esp_window_geometry(&window, x->dims[0], x->dims[1], filters, 1);
     return true;
 }
 
