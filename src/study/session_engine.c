@@ -362,10 +362,7 @@ esp_status esp_session_run_recalibrate(void *user, esp_job *job, const esp_compu
     if (status != ESP_OK)
         return status;
     parent = from->id;
-    esp_metrics metrics = {.counts = from->metrics.counts,
-                           .latency_ms = from->metrics.latency_ms,
-                           .latency_spread = from->metrics.latency_spread,
-                           .latency_threads = from->metrics.latency_threads};
+    esp_metrics metrics = esp_metrics_of_shapes(&from->metrics);
     graph = esp_graph_ref(from->graph);
     status = esp_recalibrate(compute, graph, session->training_set, &options, &better, &result, err);
     esp_graph_unref(graph);

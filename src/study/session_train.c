@@ -102,10 +102,7 @@ static esp_status finish_training(esp_session *session, const esp_compute *compu
     const esp_study_version *from = esp_versions_find(session->now.versions, parent);
     bool is_cancelled = status == ESP_CANCELLED;
     int made = esp_versions_next_id(session->now.versions);
-    esp_metrics metrics = {.counts = from->metrics.counts,
-                           .latency_ms = from->metrics.latency_ms,
-                           .latency_spread = from->metrics.latency_spread,
-                           .latency_threads = from->metrics.latency_threads};
+    esp_metrics metrics = esp_metrics_of_shapes(&from->metrics);
     char title[96];
     json_t *how;
 

@@ -19,6 +19,14 @@ void esp_metrics_set_eval(esp_metrics *metrics, const esp_eval_result *result, b
     metrics->loss = result->loss;
 }
 
+esp_metrics esp_metrics_of_shapes(const esp_metrics *from)
+{
+    return (esp_metrics){.counts = from->counts,
+                         .latency_ms = from->latency_ms,
+                         .latency_spread = from->latency_spread,
+                         .latency_threads = from->latency_threads};
+}
+
 void esp_metrics_set_latency(esp_metrics *metrics, const esp_latency_result *result)
 {
     metrics->latency_ms = result->median_ms;

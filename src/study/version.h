@@ -29,6 +29,9 @@ void esp_metrics_set_eval(esp_metrics *metrics, const esp_eval_result *result, b
 void esp_metrics_set_latency(esp_metrics *metrics, const esp_latency_result *result);
 void esp_metrics_set_grouping(esp_metrics *metrics, const esp_grouping_gains *gains);
 
+/* What other weights in a model of the same shapes leave true: counts and latency; accuracy is unknown. */
+esp_metrics esp_metrics_of_shapes(const esp_metrics *from);
+
 /* {"params", "macs", "paper_params", "paper_macs", "eval": {...}, "latency": {...}, "grouping": {...}};
  * unknown parts are left out. */
 esp_status esp_metrics_to_json(const esp_metrics *metrics, json_t **out, esp_error *err);
