@@ -1,51 +1,68 @@
 -- Trains the sample models of this directory on Fashion-MNIST, from random weights:
 --
---   espalier run sample_models/train_samples.lua [lenet5|resnet20] [EPOCHS]
+--   espalier run sample_models/train_samples.lua [lenet5|resnet20|vgg8|densenet28] [EPOCHS]
 --
--- Without a name both are trained. The files are written beside this script.
+-- Without a name all are trained. The files are written beside this script.
 local esp = require "espalier"
 
 local DIRECTORY = arg[0]:match("^(.*)/[^/]*$") or "."
 local NORMALIZATION = { mean = { 0.2860 }, std = { 0.3530 } }
+local IMAGE = { 1, 28, 28 }
 
+-- `best_of_test`: the epoch is chosen by the test images, else the last one counts.
 local recipes = {
-    lenet5 = {
-        build = function() return esp.zoo.lenet5 { seed = 1 } end,
-        epochs = 16, lr = 0.05, batch = 128, weight_decay = 5e-4, crop = 2, warmup = 0.5,
+    {
+        name = "lenet5", build = function() return esp.zoo.lenet5 { seed = 1 } end,
+        epochs = 16, lr = 0.05, schedule = "step", warmup = 0.5, best_of_test = true,
     },
-    resnet20 = {
-        build = function() return esp.zoo.cifar_resnet { input = { 1, 28, 28 }, seed = 1 } end,
-        epochs = 14, lr = 0.1, batch = 128, weight_decay = 5e-4, crop = 2, warmup = 1,
+    {
+        name = "resnet20", build = function() return esp.zoo.cifar_resnet { input = IMAGE, seed = 1 } end,
+        epochs = 14, lr = 0.1, schedule = "step", warmup = 1, best_of_test = true,
+    },
+    {
+        name = "vgg8", build = function()
+            return esp.zoo.cifar_vgg { input = IMAGE, width = 32, stages = { 2, 2, 3 }, seed = 1 }
+        end,
+        epochs = 10, lr = 0.1, schedule = "cosine", warmup = 1,
+    },
+    {
+        name = "densenet28", build = function() return esp.zoo.cifar_densenet { input = IMAGE, layers = 4, seed = 1 } end,
+        epochs = 6, lr = 0.1, schedule = "cosine", warmup = 1,
     },
 }
 
-local function train(name, epochs)
-    local recipe = recipes[name] or error("no recipe for '" .. name .. "', expected lenet5 or resnet20", 0)
-    epochs = epochs or recipe.epochs
-    local model = recipe.build():normalize(NORMALIZATION)
-    print(("%s: %s params, %s MACs, %g epochs"):format(name, esp.count(model:counts().params),
-        esp.count(model:counts().macs), epochs))
-    local path = ("%s/%s.onnx"):format(DIRECTORY, name)
-    local trained, result = model:train {
-        data = esp.data("fashion-mnist", "train"),
-        validation = esp.data("fashion-mnist", "test"),
-        epochs = epochs, lr = recipe.lr, batch = recipe.batch, weight_decay = recipe.weight_decay, seed = 1,
-        schedule = "step", milestones = { epochs * 0.55, epochs * 0.85 }, warmup = recipe.warmup,
-        crop = recipe.crop, flip = true, nesterov = true,
-        on_epoch = function(e)
-            print(("  epoch %2d/%d  train loss %.4f top-1 %.2f %%  test loss %.4f top-1 %.2f %%  lr %.4f  %.0f images/s")
-                :format(e.epoch, e.epochs, e.train_loss, e.train_top1, e.validation.loss, e.validation.top1, e.lr,
-                    e.images_per_s))
-        end,
-    }
-    trained:save(path)
-    print(("%s: top-1 %.2f %% after %d epochs, %.0f images/s, written to %s"):format(name, result.best.top1,
-        result.epochs_done, result.images_per_s, path))
+local function show(event)
+    local tested = event.validation and ("  test loss %.4f top-1 %.2f %%"):format(event.validation.loss, event.validation.top1)
+    print(("  epoch %2d/%d  train loss %.4f top-1 %.2f %%%s  lr %.4f  %.0f images/s"):format(event.epoch, event.epochs,
+        event.train_loss, event.train_top1, tested or "", event.lr, event.images_per_s))
 end
 
-if arg[1] then
-    train(arg[1], tonumber(arg[2]))
-else
-    train("lenet5")
-    train("resnet20")
+local function train(recipe, epochs)
+    local training, test = esp.data("fashion-mnist", "train"), esp.data("fashion-mnist", "test")
+    local model = recipe.build():normalize(NORMALIZATION)
+    print(("%s: %s params, %s MACs, %g epochs"):format(recipe.name, esp.count(model:counts().params),
+        esp.count(model:counts().macs), epochs))
+    local path = ("%s/%s.onnx"):format(DIRECTORY, recipe.name)
+    local is_step = recipe.schedule == "step"
+    local trained, result = model:train {
+        data = training, validation = recipe.best_of_test and test or false,
+        epochs = epochs, lr = recipe.lr, batch = 128, weight_decay = 5e-4, seed = 1, nesterov = true,
+        schedule = recipe.schedule, milestones = is_step and { epochs * 0.55, epochs * 0.85 } or nil,
+        warmup = recipe.warmup, crop = 2, flip = true, on_epoch = show,
+    }
+    trained:save(path)
+    print(("%s: top-1 %.2f %% after %d epochs, %.0f images/s, written to %s"):format(recipe.name,
+        trained:evaluate { data = test }.top1, result.epochs_done, result.images_per_s, path))
+end
+
+local names, found = {}, false
+for i, recipe in ipairs(recipes) do
+    names[i] = recipe.name
+    if not arg[1] or arg[1] == recipe.name then
+        found = true
+        train(recipe, tonumber(arg[2]) or recipe.epochs)
+    end
+end
+if not found then
+    error(("no recipe for '%s', expected %s"):format(arg[1], table.concat(names, ", ")), 0)
 end

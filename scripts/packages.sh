@@ -29,6 +29,7 @@ test  clang                 clang
 test  libclang-rt-14-dev
 slow  nodejs                node
 slow  npm                   npm
+slow  python3-torchvision
 '
 
 # Names of the packages for the given purposes that are not installed.

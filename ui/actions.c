@@ -1,185 +1,13 @@
-/* The table of actions, how keys find them, when they are possible, and what they do. */
+/* The table of actions, how keys find them, and what they do. */
 #include "ui/actions.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "base/text.h"
-#include "train/trainer.h"
+#include "ui/enabled.h"
+#include "ui/form.h"
 #include "ui/prompt.h"
-
-/* ---- enabled when ---- */
-
-static const char *always(const ui_state *state)
-{
-    (void)state;
-    return NULL;
-}
-
-static const char *needs_model(const ui_state *state)
-{
-    return esp_snapshot_preview(state->snapshot) ? NULL : "no model is open yet";
-}
-
-static const char *needs_layer(const ui_state *state)
-{
-    const esp_preview_layer *item = ui_selected_preview(state);
-
-    if (!item)
-        return "no layer is selected";
-    return ui_layer_is_visible(state, state->layer) ? NULL : "the filter hides every layer";
-}
-
-static const char *needs_plannable_layer(const ui_state *state)
-{
-    const char *reason = needs_layer(state);
-
-    if (!reason && ui_selected_preview(state)->role == ESP_ROLE_GROUPED &&
-        !ui_selected_preview(state)->takes_part)
-        reason = "a grouped convolution is cut with the layers around it";
-    return reason;
-}
-
-static const char *needs_layer_rule(const ui_state *state)
-{
-    const char *reason = needs_layer(state);
-
-    if (!reason &&
-        !esp_plan_layer_rule(&esp_snapshot_preview(state->snapshot)->plan, ui_selected_layer(state)))
-        reason = "nothing was set for this layer alone";
-    return reason;
-}
-
-static const char *needs_grouping(const ui_state *state)
-{
-    const char *reason = needs_model(state);
-
-    if (!reason && esp_snapshot_preview(state->snapshot)->plan.method != ESP_METHOD_SG)
-        reason = "groups belong to self-grouping: press m to change the method";
-    return reason;
-}
-
-static const char *needs_groupable_layer(const ui_state *state)
-{
-    const char *reason = needs_grouping(state);
-
-    return reason ? reason : needs_layer(state);
-}
-
-static const char *needs_wsp(const ui_state *state)
-{
-    const char *reason = needs_model(state);
-
-    if (!reason && esp_snapshot_preview(state->snapshot)->plan.method != ESP_METHOD_WSP)
-        reason = "the scatter belongs to WSP: press m to change the method";
-    return reason;
-}
-
-static const char *needs_filter(const ui_state *state)
-{
-    const char *reason = needs_model(state);
-
-    if (!reason && esp_snapshot_preview(state->snapshot)->plan.method != ESP_METHOD_FILTER)
-        reason = "the criterion belongs to the method filter: press m to change the method";
-    return reason;
-}
-
-static const char *needs_modes(const ui_state *state)
-{
-    const char *reason = needs_model(state);
-
-    if (!reason && esp_snapshot_preview(state->snapshot)->plan.method == ESP_METHOD_FILTER)
-        reason = "sound and faithful are modes of wsp and sg";
-    return reason;
-}
-
-static const char *needs_ranking(const ui_state *state)
-{
-    const char *reason = needs_model(state);
-
-    if (!reason && !esp_plan_ranks_slots(&esp_snapshot_preview(state->snapshot)->plan))
-        reason = "only filter and sound wsp rank whole filters";
-    return reason;
-}
-
-static const char *needs_detail(const ui_state *state)
-{
-    return ui_selected_detail(state) ? NULL : "the layer is still being scored";
-}
-
-static const char *needs_quiet(const ui_state *state)
-{
-    const char *reason = needs_model(state);
-
-    return !reason && ui_is_busy(state) ? "a job is running: wait, or Esc to stop it" : reason;
-}
-
-static const char *needs_cut(const ui_state *state)
-{
-    const char *reason = needs_quiet(state);
-
-    return !reason && !esp_snapshot_has_cut(state->snapshot)
-               ? "the plan keeps every weight: raise a ratio first"
-               : reason;
-}
-
-static const char *needs_data(const ui_state *state)
-{
-    const char *reason = needs_quiet(state);
-
-    return !reason && !state->snapshot->data.is_open ? "no data is open: start with --data SPEC" : reason;
-}
-
-static const char *needs_cut_and_data(const ui_state *state)
-{
-    const char *reason = needs_cut(state);
-
-    return reason ? reason : needs_data(state);
-}
-
-static const char *needs_training(const ui_state *state)
-{
-    const char *reason = needs_data(state);
-
-    return !reason && esp_snapshot_has_cut(state->snapshot)
-               ? "the plan is not cut yet: x cuts it, 0 clears it"
-               : reason;
-}
-
-static const char *needs_undo(const ui_state *state)
-{
-    return state->snapshot && state->snapshot->undo_to
-               ? NULL
-               : "nothing to undo: this is the version that was opened";
-}
-
-static const char *needs_redo(const ui_state *state)
-{
-    return state->snapshot && state->snapshot->redo_to ? NULL : "nothing to redo";
-}
-
-static int version_at_cursor(const ui_state *state)
-{
-    int ids[UI_MOST_VERSIONS], depths[UI_MOST_VERSIONS];
-    int count =
-        state->snapshot ? ui_version_tree(state->snapshot->versions, ids, depths, UI_MOST_VERSIONS) : 0;
-
-    return state->version_row < count ? ids[state->version_row] : 0;
-}
-
-static const char *needs_other_version(const ui_state *state)
-{
-    int id = version_at_cursor(state);
-
-    return id == 0                          ? "there are no versions yet"
-           : id == state->snapshot->current ? "this is the current version"
-                                            : NULL;
-}
-
-static const char *needs_busy(const ui_state *state)
-{
-    return ui_is_busy(state) || state->filter[0] ? NULL : "nothing is running";
-}
 
 /* ---- what they do ---- */
 
@@ -206,13 +34,20 @@ static void run_help(ui_state *state, const ui_action *action)
     state->help_top = 0;
 }
 
+#define LEAST_SCREENFUL 8 /* lines */
+
 static void run_move(ui_state *state, const ui_action *action)
 {
-    static const struct {
+    int screenful = state->body_rows > LEAST_SCREENFUL + 2 ? state->body_rows - 2 : LEAST_SCREENFUL;
+    const struct {
         ui_action_id id;
         int delta;
-    } moves[] = {{UI_ACTION_UP, -1},        {UI_ACTION_DOWN, 1},       {UI_ACTION_PAGE_UP, -10},
-                 {UI_ACTION_PAGE_DOWN, 10}, {UI_ACTION_FIRST, -10000}, {UI_ACTION_LAST, 10000}};
+    } moves[] = {{UI_ACTION_UP, -1},
+                 {UI_ACTION_DOWN, 1},
+                 {UI_ACTION_PAGE_UP, -screenful},
+                 {UI_ACTION_PAGE_DOWN, screenful},
+                 {UI_ACTION_FIRST, -10000},
+                 {UI_ACTION_LAST, 10000}};
     const ui_view_ops *view = ui_view_of(state->view);
 
     for (size_t i = 0; i < sizeof moves / sizeof moves[0]; i++) {
@@ -378,12 +213,121 @@ static void run_job(ui_state *state, const ui_action *action)
 
 static void run_finetune(ui_state *state, const ui_action *action)
 {
-    char initial[48];
+    (void)action;
+    ui_form_open(state);
+}
+
+static void run_form(ui_state *state, const ui_action *action)
+{
+    switch (action->id) {
+    case UI_ACTION_FORM_START:
+        ui_form_start(state);
+        break;
+    case UI_ACTION_FORM_NEXT:
+        ui_form_next(state);
+        break;
+    case UI_ACTION_FORM_LESS:
+    case UI_ACTION_FORM_MORE:
+        ui_form_step(state, action->id == UI_ACTION_FORM_MORE ? 1 : -1);
+        break;
+    case UI_ACTION_FORM_USUAL:
+        ui_form_usual(state);
+        break;
+    case UI_ACTION_FORM_ERASE:
+    case UI_ACTION_FORM_CLEAR:
+        ui_form_erase(state, action->id == UI_ACTION_FORM_CLEAR);
+        break;
+    default:
+        ui_form_close(state);
+    }
+}
+
+static void run_resume(ui_state *state, const ui_action *action)
+{
+    esp_error err = {0};
+    esp_status status = esp_session_resume(state->session, &err);
 
     (void)action;
-    snprintf(initial, sizeof initial, "2 %g", esp_train_defaults().schedule.lr);
-    ui_prompt_open(state, UI_PROMPT_EPOCHS, initial, "fine-tune version %d: epochs, learning rate, words",
-                   state->snapshot->current);
+    ui_say_failure(state, status, &err);
+    if (status == ESP_OK)
+        state->view = UI_VIEW_TRAIN;
+}
+
+/* ---- plans of other versions and files ---- */
+
+static void run_plan_file(ui_state *state, const ui_action *action)
+{
+    const esp_study_version *root = esp_snapshot_baseline(state->snapshot);
+    char path[256];
+
+    snprintf(path, sizeof path, "%.200s_plan.json", root->title);
+    if (action->id == UI_ACTION_PLAN_OPEN)
+        ui_prompt_open(state, UI_PROMPT_PLAN_OPEN, state->taken_path[0] ? state->taken_path : path,
+                       "open plan");
+    else
+        ui_prompt_open(state, UI_PROMPT_PLAN_SAVE, path, "write plan to");
+}
+
+static void run_plan_step(ui_state *state, const ui_action *action)
+{
+    esp_error err = {0};
+    int direction = action->id == UI_ACTION_PLAN_BACK ? -1 : 1;
+
+    ui_say_failure(state, esp_session_step_plan(state->session, direction, &err), &err);
+}
+
+static void run_mark(ui_state *state, const ui_action *action)
+{
+    int id = ui_version_at_cursor(state);
+
+    (void)action;
+    state->marked = state->marked == id ? 0 : id;
+}
+
+static void run_compare(ui_state *state, const ui_action *action)
+{
+    int id = ui_version_at_cursor(state);
+    int other = state->marked == id ? 0 : state->marked;
+    esp_error err = {0};
+
+    (void)action;
+    ui_say_failure(state, esp_session_compare(state->session, other, id, &err), &err);
+}
+
+static void take(ui_state *state, int version, esp_plan_side side, bool applies)
+{
+    esp_error err = {0};
+
+    ui_say_failure(state,
+                   esp_session_take_plan(state->session, version > 0 ? version : 0,
+                                         version > 0 ? NULL : state->taken_path, side, applies, &err),
+                   &err);
+}
+
+static void run_take(ui_state *state, const ui_action *action)
+{
+    (void)action;
+    take(state, ui_version_at_cursor(state), ESP_PLAN_THEIRS, false);
+}
+
+static void run_page_close(ui_state *state, const ui_action *action)
+{
+    (void)action;
+    state->view = state->view == UI_VIEW_HELP ? state->view_before_help : state->view_before_page;
+}
+
+/* Takes over what the page is about, or shows what that would be with another winner. */
+static void run_page_take(ui_state *state, const ui_action *action)
+{
+    static const esp_plan_side next[] = {[ESP_PLAN_THEIRS] = ESP_PLAN_RULES,
+                                         [ESP_PLAN_RULES] = ESP_PLAN_OURS,
+                                         [ESP_PLAN_OURS] = ESP_PLAN_THEIRS};
+    const esp_findings *page = state->snapshot->findings;
+    bool applies = action->id == UI_ACTION_PAGE_APPLY;
+
+    take(state, page->takes_version, applies ? page->side : next[page->side], applies);
+    if (applies)
+        run_page_close(state, action);
 }
 
 static void run_save(ui_state *state, const ui_action *action)
@@ -402,7 +346,7 @@ static void run_go(ui_state *state, const ui_action *action)
     esp_error err = {0};
 
     (void)action;
-    ui_say_failure(state, esp_session_go(state->session, version_at_cursor(state), &err), &err);
+    ui_say_failure(state, esp_session_go(state->session, ui_version_at_cursor(state), &err), &err);
 }
 
 static void run_cancel(ui_state *state, const ui_action *action)
@@ -427,9 +371,13 @@ static int unsaved_versions(const ui_state *state)
 static void run_quit(ui_state *state, const ui_action *action)
 {
     int unsaved = unsaved_versions(state);
+    bool trains = state->snapshot && state->snapshot->training && state->snapshot->training->is_running;
 
     (void)action;
-    if (ui_is_busy(state))
+    if (ui_is_busy(state) && trains && state->snapshot->has_study)
+        ui_prompt_open(state, UI_PROMPT_QUIT, "",
+                       "Stop the training and quit? The study can go on with it. y/n");
+    else if (ui_is_busy(state))
         ui_prompt_open(state, UI_PROMPT_QUIT, "", "a job is running. Stop it and quit? y/n");
     else if (unsaved > 0)
         ui_prompt_open(state, UI_PROMPT_QUIT, "", "%d version%s not saved. Quit all the same? y/n", unsaved,
@@ -514,6 +462,8 @@ void ui_press(ui_state *state, ui_key key)
         ui_prompt_key(state, key);
         return;
     }
+    if (state->view == UI_VIEW_FORM && ui_form_type(state, key))
+        return;
     if (!action) {
         action = action_elsewhere(key);
         if (action)

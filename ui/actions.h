@@ -13,7 +13,12 @@
 #define UI_IN_HISTORY  UI_IN(HISTORY)
 #define UI_IN_TRADEOFF UI_IN(TRADEOFF)
 #define UI_IN_PLANNING (UI_IN(LAYERS) | UI_IN(SALIENCY) | UI_IN(GROUPS) | UI_IN(TRADEOFF))
-#define UI_IN_ALL      ((1u << UI_VIEW_COUNT) - 1u)
+#define UI_IN_HELP     UI_IN(HELP)
+#define UI_IN_PAGE     UI_IN(PAGE)
+#define UI_IN_FORM     UI_IN(FORM)
+#define UI_IN_FRONT    (UI_IN_HELP | UI_IN_PAGE | UI_IN_FORM) /* pages in front of a view */
+#define UI_ANYWHERE    ((1u << UI_VIEW_COUNT) - 1u)
+#define UI_IN_ALL      (UI_ANYWHERE & ~UI_IN_FORM) /* letters typed into a form are no actions */
 
 typedef enum ui_action_id {
     UI_ACTION_NONE,

@@ -244,6 +244,7 @@ static esp_status start(app *a, esp_error *err)
                                    .thread_count = options->threads,
                                    .inputs = options->inputs,
                                    .input_count = options->input_count,
+                                   .recalls_data = !options->data_spec,
                                    .hides_timings = options->hides_timings || idle_fd};
     esp_status status = ESP_OK;
 

@@ -23,6 +23,14 @@ static const char *dash(const ui_canvas *canvas)
 
 /* ---- tabs ---- */
 
+/* The tab that a page without one belongs to. */
+static ui_view_id tab_of(const ui_state *state)
+{
+    return state->view == UI_VIEW_PAGE   ? state->view_before_page
+           : state->view == UI_VIEW_FORM ? UI_VIEW_TRAIN
+                                         : state->view;
+}
+
 static void draw_tabs(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     const esp_study_version *current = esp_snapshot_current(state->snapshot);
@@ -33,8 +41,8 @@ static void draw_tabs(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 
     if (rect.width >= 96)
         x += ui_text(canvas, x, rect.y, 9, "espalier", UI_BRAND) + 2;
-    for (int view = 0; view < UI_VIEW_COUNT; view++) {
-        bool is_active = view == (int)state->view;
+    for (int view = 0; view <= UI_VIEW_HELP; view++) {
+        bool is_active = view == (int)tab_of(state);
         bool is_named = is_wide || is_active;
         char label[32];
         if (view == UI_VIEW_HELP)
@@ -332,6 +340,18 @@ static bool is_standing(const ui_action *action)
     return length > 0 && action->hint[length - 1] == '!';
 }
 
+/* What this view alone can do comes first, what is always there last; -1: no hint here. */
+#define HINT_PASSES 3
+
+static int hint_pass(const ui_action *action, ui_view_id view)
+{
+    bool is_own = action->contexts == 1u << view || !(action->contexts & ~UI_IN_FRONT);
+
+    if (!(action->contexts & (1u << view)) || !action->hint[0])
+        return -1;
+    return is_standing(action) ? HINT_PASSES - 1 : is_own ? 0 : 1;
+}
+
 static int draw_hint(const ui_action *action, ui_canvas *canvas, int x, int y, int end)
 {
     int word = (int)strcspn(action->hint, "!");
@@ -361,16 +381,15 @@ static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     }
     for (int id = 1; id < UI_ACTION_COUNT; id++) {
         const ui_action *action = ui_action_at((ui_action_id)id);
-        if (is_standing(action))
+        if (is_standing(action) && (action->contexts & (1u << state->view)))
             standing += (int)strlen(action->hint) + 3; /* key, blank, two between, less the mark */
     }
-    for (int pass = 0; pass < 2; pass++)
+    for (int pass = 0; pass < HINT_PASSES; pass++)
         for (int id = 1; id < UI_ACTION_COUNT; id++) {
             const ui_action *action = ui_action_at((ui_action_id)id);
-            if (!(action->contexts & (1u << state->view)) || !action->hint[0] ||
-                is_standing(action) != (pass == 1) || action->enabled(state))
+            if (hint_pass(action, state->view) != pass || action->enabled(state))
                 continue;
-            int used = draw_hint(action, canvas, x, rect.y, pass == 0 ? end - standing : end);
+            int used = draw_hint(action, canvas, x, rect.y, pass == HINT_PASSES - 1 ? end : end - standing);
             x += used > 0 ? used + 2 : 0;
         }
 }
@@ -393,6 +412,7 @@ ui_cursor ui_draw_frame(ui_state *state, ui_canvas *canvas)
         draw_too_small(canvas);
         return (ui_cursor){-1, -1};
     }
+    state->body_rows = layout.body.height;
     draw_tabs(state, canvas, layout.tabs);
     view->draw(state, canvas, layout.body);
     if (layout.has_side && view->draw_side)

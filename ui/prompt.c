@@ -25,7 +25,8 @@ void ui_prompt_open(ui_state *state, ui_prompt_kind kind, const char *initial, c
 
 bool ui_prompt_is_choice(const ui_prompt *prompt)
 {
-    return prompt->kind == UI_PROMPT_QUIT || prompt->kind == UI_PROMPT_OVERWRITE;
+    return prompt->kind == UI_PROMPT_QUIT || prompt->kind == UI_PROMPT_OVERWRITE ||
+           prompt->kind == UI_PROMPT_PLAN_OVERWRITE;
 }
 
 static void close_prompt(ui_state *state)
@@ -52,22 +53,62 @@ static bool at_home(const char *text, char *path, size_t size)
     return length >= 0 && (size_t)length < size;
 }
 
-static void answer_save(ui_state *state)
+/* The path that was typed, and closes the prompt; false, after saying why, when it is none. */
+static bool take_path(ui_state *state, const char *what, char *path, size_t size)
 {
-    char path[sizeof state->prompt.text];
-    bool fits = at_home(state->prompt.text, path, sizeof path);
+    bool fits = at_home(state->prompt.text, path, size);
 
     close_prompt(state);
     if (!fits)
-        ui_say(state, UI_ERROR, "save: the file name is too long");
+        ui_say(state, UI_ERROR, "%s: the file name is too long", what);
     else if (!path[0])
-        ui_say(state, UI_WARN, "save: no file name was given");
+        ui_say(state, UI_WARN, "%s: no file name was given", what);
     else if (esp_file_is_directory(path))
-        ui_say(state, UI_ERROR, "save: %s is a directory", path);
-    else if (esp_file_exists(path))
+        ui_say(state, UI_ERROR, "%s: %s is a directory", what, path);
+    else
+        return true;
+    return false;
+}
+
+static void answer_save(ui_state *state)
+{
+    char path[sizeof state->prompt.text];
+
+    if (!take_path(state, "save", path, sizeof path))
+        return;
+    if (esp_file_exists(path))
         ui_prompt_open(state, UI_PROMPT_OVERWRITE, path, "replace %.100s? y/n", path);
     else
         save_to(state, path);
+}
+
+static void save_plan_to(ui_state *state, const char *path)
+{
+    esp_error err = {0};
+
+    ui_say_failure(state, esp_session_save_plan(state->session, path, &err), &err);
+}
+
+static void answer_plan_save(ui_state *state)
+{
+    char path[sizeof state->prompt.text];
+
+    if (!take_path(state, "write plan", path, sizeof path))
+        return;
+    if (esp_file_exists(path))
+        ui_prompt_open(state, UI_PROMPT_PLAN_OVERWRITE, path, "replace %.100s? y/n", path);
+    else
+        save_plan_to(state, path);
+}
+
+static void answer_plan_open(ui_state *state)
+{
+    esp_error err = {0};
+
+    if (take_path(state, "open plan", state->taken_path, sizeof state->taken_path))
+        ui_say_failure(
+            state, esp_session_take_plan(state->session, 0, state->taken_path, ESP_PLAN_THEIRS, false, &err),
+            &err);
 }
 
 static void answer_ratio(ui_state *state)
@@ -83,70 +124,6 @@ static void answer_ratio(ui_state *state)
     else
         status = esp_session_edit_plan(state->session, &edit, &err);
     ui_say_failure(state, status, &err);
-}
-
-/* A word of an optimizer, a schedule, or "distil". */
-static esp_status take_training_word(const char *word, esp_finetune *out, esp_error *err)
-{
-    esp_error ignored = {0};
-
-    if (strcmp(word, "distil") == 0) {
-        out->distils = true;
-        return ESP_OK;
-    }
-    if (esp_optimizer_parse_kind(word, &out->optimizer, &ignored) == ESP_OK)
-        return ESP_OK;
-    if (esp_schedule_parse_kind(word, &out->schedule, &ignored) == ESP_OK &&
-        out->schedule != ESP_SCHEDULE_SEQUENCE && out->schedule != ESP_SCHEDULE_MULTISTEP) {
-        out->has_schedule = true;
-        return ESP_OK;
-    }
-    return esp_fail(err, ESP_INVALID,
-                    "'%s', expected a number, an optimizer (sgd, adam, adamw), a schedule, or distil", word);
-}
-
-static esp_status take_training_number(const char *text, int place, esp_finetune *out, esp_error *err)
-{
-    if (place == 0 && (!esp_parse_f64(text, &out->epochs) || !(out->epochs > 0.0 && out->epochs <= 10000.0)))
-        return esp_fail(err, ESP_INVALID, "epochs '%s', expected a number above 0, up to 10000", text);
-    if (place == 1 && (!esp_parse_f64(text, &out->lr) || !(out->lr > 0.0 && out->lr <= 100.0)))
-        return esp_fail(err, ESP_INVALID, "learning rate '%s', expected a number above 0, up to 100", text);
-    return ESP_OK;
-}
-
-/* "EPOCHS [LR] [WORD...]": a learning rate that is not there is the optimizer's usual one. */
-static esp_status parse_finetune(const char *text, esp_finetune *out, esp_error *err)
-{
-    char copy[sizeof((ui_prompt *)0)->text], *rest = copy, *word;
-    int numbers = 0;
-    esp_status status = ESP_OK;
-
-    snprintf(copy, sizeof copy, "%s", text);
-    while (status == ESP_OK && (word = strtok_r(rest, " ", &rest)) != NULL) {
-        bool is_number = word[0] == '-' || word[0] == '.' || (word[0] >= '0' && word[0] <= '9');
-        if (numbers < 2 && (is_number || numbers == 0))
-            status = take_training_number(word, numbers++, out, err);
-        else
-            status = take_training_word(word, out, err);
-    }
-    if (status == ESP_OK && numbers == 0)
-        status =
-            esp_fail(err, ESP_INVALID, "'%s', expected epochs, as in '2 0.01 adamw onecycle distil'", text);
-    return status;
-}
-
-static void answer_epochs(ui_state *state)
-{
-    esp_finetune options = {0};
-    esp_error err = {0};
-    esp_status status = parse_finetune(state->prompt.text, &options, &err);
-
-    close_prompt(state);
-    if (status == ESP_OK)
-        status = esp_session_finetune(state->session, &options, &err);
-    ui_say_failure(state, status, &err);
-    if (status == ESP_OK)
-        state->view = UI_VIEW_TRAIN;
 }
 
 static void answer_budget(ui_state *state)
@@ -179,8 +156,11 @@ static void answer(ui_state *state)
     case UI_PROMPT_RATIO:
         answer_ratio(state);
         break;
-    case UI_PROMPT_EPOCHS:
-        answer_epochs(state);
+    case UI_PROMPT_PLAN_OPEN:
+        answer_plan_open(state);
+        break;
+    case UI_PROMPT_PLAN_SAVE:
+        answer_plan_save(state);
         break;
     case UI_PROMPT_BUDGET:
         answer_budget(state);
@@ -199,13 +179,15 @@ static void answer_choice(ui_state *state, bool is_yes)
         return;
     if (asked.kind == UI_PROMPT_QUIT)
         state->wants_quit = true;
+    else if (asked.kind == UI_PROMPT_PLAN_OVERWRITE)
+        save_plan_to(state, asked.text);
     else
         save_to(state, asked.text);
 }
 
 /* ---- editing ---- */
 
-static void append_rune(char *text, size_t size, ui_key key)
+void ui_text_append(char *text, size_t size, ui_key key)
 {
     size_t length = strlen(text);
     char bytes[5] = {0};
@@ -224,7 +206,7 @@ static void append_rune(char *text, size_t size, ui_key key)
         strcat(text, bytes);
 }
 
-static void drop_rune(char *text)
+void ui_text_drop(char *text)
 {
     size_t length = strlen(text);
 
@@ -256,11 +238,11 @@ void ui_prompt_key(ui_state *state, ui_key key)
         return;
     }
     if (key == UI_KEY_BACKSPACE || key == UI_KEY_DELETE)
-        drop_rune(prompt->text);
+        ui_text_drop(prompt->text);
     else if (key == UI_KEY_CTRL_U)
         prompt->text[0] = '\0';
     else if (key >= 0x20 && key < UI_KEY_BASE)
-        append_rune(prompt->text, sizeof prompt->text, key);
+        ui_text_append(prompt->text, sizeof prompt->text, key);
     if (prompt->kind == UI_PROMPT_FILTER)
         apply_filter(state);
 }

@@ -361,6 +361,8 @@ static bool swallow_sequence(void)
     wint_t code = 0;
     int kind = get_wch(&code);
 
+    if (kind == KEY_CODE_YES)
+        ungetch((int)code); /* an arrow right behind it: a key of its own */
     if (kind != OK)
         return false;
     if (code != '[' && code != 'O') {

@@ -73,10 +73,24 @@ static void follow_version(ui_state *state)
     ui_look_at_layer(state);
 }
 
+/* What was found out is shown when it comes. */
+static void open_page(ui_state *state)
+{
+    state->seen_findings = state->snapshot->findings_serial;
+    if (state->view == UI_VIEW_FORM)
+        return;
+    if (state->view != UI_VIEW_PAGE)
+        state->view_before_page = state->view;
+    state->view = UI_VIEW_PAGE;
+    state->page_top = 0;
+}
+
 void ui_state_take_snapshot(ui_state *state, const esp_snapshot *take_snapshot)
 {
     esp_shared_unref(state->snapshot);
     state->snapshot = take_snapshot;
+    if (take_snapshot->findings_serial > state->seen_findings)
+        open_page(state);
     if (take_snapshot->message_serial > state->seen_message) {
         state->seen_message = take_snapshot->message_serial;
         ui_say(state, UI_GOOD, "%s", take_snapshot->message);
@@ -90,6 +104,12 @@ static void say_cancelled(ui_state *state, const esp_event *event)
     if (strcmp(event->title, "estimate") != 0)
         ui_say(state, UI_WARN, "%s: stopped%s%s", event->title, state->message[0] ? "; " : "",
                state->message_element == UI_GOOD ? state->message : "");
+}
+
+/* A layer that cannot be scored is no news to somebody who reads about something else. */
+static bool is_aside(const ui_state *state, const esp_event *event)
+{
+    return strcmp(event->title, "look") == 0 && state->message[0] && state->view != UI_VIEW_SALIENCY;
 }
 
 void ui_state_take_event(ui_state *state, const esp_event *event)
@@ -106,7 +126,7 @@ void ui_state_take_event(ui_state *state, const esp_event *event)
         state->has_progress = false;
     if (event->status == ESP_CANCELLED)
         say_cancelled(state, event);
-    else
+    else if (!is_aside(state, event))
         ui_say_failure(state, event->status, &event->error);
     if (strcmp(event->title, "open") == 0 && event->status != ESP_OK &&
         !esp_snapshot_preview(state->snapshot)) {

@@ -7,7 +7,8 @@
 #include "ui/keys.h"
 #include "ui/layout.h"
 
-/* One list of views. Columns: NAME, table of functions, wants a side panel. */
+/* One list of views; those after HELP are pages in front of one, without a tab. Columns: NAME, table of
+ * functions. */
 #define UI_VIEW_LIST(X)                                                                                      \
     X(LAYERS, ui_view_layers)                                                                                \
     X(SALIENCY, ui_view_saliency)                                                                            \
@@ -15,7 +16,9 @@
     X(TRAIN, ui_view_train)                                                                                  \
     X(HISTORY, ui_view_history)                                                                              \
     X(TRADEOFF, ui_view_tradeoff)                                                                            \
-    X(HELP, ui_view_help)
+    X(HELP, ui_view_help)                                                                                    \
+    X(PAGE, ui_view_page)                                                                                    \
+    X(FORM, ui_view_form)
 
 typedef enum ui_view_id {
 #define UI_VIEW_ENUM(name, table) UI_VIEW_##name,
@@ -26,13 +29,15 @@ typedef enum ui_view_id {
 
 typedef enum ui_prompt_kind {
     UI_PROMPT_NONE,
-    UI_PROMPT_SAVE,      /* a path */
-    UI_PROMPT_OVERWRITE, /* y or n */
-    UI_PROMPT_RATIO,     /* a ratio for the layer */
-    UI_PROMPT_FILTER,    /* a part of layer names; acts while typing */
-    UI_PROMPT_EPOCHS,    /* epochs of a fine-tuning */
-    UI_PROMPT_BUDGET,    /* targets, and how to spread them */
-    UI_PROMPT_QUIT,      /* y or n */
+    UI_PROMPT_SAVE,           /* a path */
+    UI_PROMPT_OVERWRITE,      /* y or n */
+    UI_PROMPT_RATIO,          /* a ratio for the layer */
+    UI_PROMPT_FILTER,         /* a part of layer names; acts while typing */
+    UI_PROMPT_BUDGET,         /* targets, and how to spread them */
+    UI_PROMPT_QUIT,           /* y or n */
+    UI_PROMPT_PLAN_OPEN,      /* a path */
+    UI_PROMPT_PLAN_SAVE,      /* a path */
+    UI_PROMPT_PLAN_OVERWRITE, /* y or n */
 } ui_prompt_kind;
 
 typedef struct ui_prompt {
@@ -41,11 +46,25 @@ typedef struct ui_prompt {
     char text[512];
 } ui_prompt;
 
+/* The form of a training: a line of words, then the fields of the table (study/finetune.h). Texts are what is
+ * shown and typed; `values` follows those that make sense. */
+#define UI_FORM_FIELDS 24
+typedef struct ui_form {
+    bool was_opened;
+    bool is_fresh; /* the next letter begins the text anew */
+    int cursor;    /* 0: the words; then the fields */
+    int top;
+    esp_finetune values;
+    char words[ESP_FINETUNE_TEXT], words_error[128];
+    char texts[UI_FORM_FIELDS][ESP_FINETUNE_TEXT];
+    char errors[UI_FORM_FIELDS][128]; /* "": none */
+} ui_form;
+
 typedef struct ui_state {
     esp_session *session;         /* NULL: pictures only (tests of views) */
     const esp_snapshot *snapshot; /* own reference; NULL before the first */
 
-    ui_view_id view, view_before_help;
+    ui_view_id view, view_before_help, view_before_page;
     int layer;     /* selected layer of the current version */
     int layer_top; /* first row of the table on screen */
     int criterion;
@@ -54,8 +73,13 @@ typedef struct ui_state {
     bool shows_versions; /* the trade-off view where there is room for one half only */
     int scan_top;
     int version_row; /* selected row of the history */
-    int history_top, help_top;
+    int history_top, help_top, page_top;
+    int body_rows; /* of the last frame; 0 before the first */
+    int marked;    /* version to compare with; 0: none */
+    uint64_t seen_findings;
+    char taken_path[512]; /* the plan's file, when the page is about taking one over */
     char filter[64];
+    ui_form form;
 
     ui_prompt prompt;
     char message[512];

@@ -16,7 +16,7 @@ end
 function keys.check(options, allowed, required, frames)
     local level = 3 + (frames or 0)
     if options ~= nil and type(options) ~= "table" then
-        error(("found a %s, expected a table of options such as { %s = ... }"):format(type(options), allowed[1]), level)
+        core.fail(("found a %s, expected a table of options such as { %s = ... }"):format(type(options), allowed[1]), level)
     end
     local is_allowed = {}
     for _, name in ipairs(allowed) do
@@ -24,12 +24,12 @@ function keys.check(options, allowed, required, frames)
     end
     for key in pairs(options or {}) do
         if not is_allowed[key] then
-            error(keys.unknown("key", key, allowed), level)
+            core.fail(keys.unknown("key", key, allowed), level)
         end
     end
     for _, name in ipairs(required or {}) do
         if options == nil or options[name] == nil then
-            error(("%s is missing"):format(name), level)
+            core.fail(("%s is missing"):format(name), level)
         end
     end
     return options or {}

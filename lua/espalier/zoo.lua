@@ -10,6 +10,7 @@
 --   vgg11, vgg13, vgg16, vgg19, each also with _bn              for ImageNet, as torchvision defines them
 --   resnet18, resnet34, resnet50, resnet101, resnet152
 --   densenet121, densenet161, densenet169, densenet201
+--   cifar_vgg, cifar_densenet                                   both for small images; `stages`; `layers`, `bottleneck`
 --   mobilenet_v2, squeezenet1_0, squeezenet1_1
 --
 -- Each takes a table of options that may all be left out: `input` {channels, height, width}, `classes`, `seed` of the weights
@@ -25,6 +26,7 @@
 -- SqueezeNet that of activations (fan in), as their authors train them.
 --
 -- esp.zoo.list() is a list of { name =, about = }.
+local core = require "espalier.core"
 local unknown = require "espalier.keys".unknown
 
 local families = { "lenet", "resnet", "vgg", "densenet", "mobilenet", "squeezenet" }
@@ -49,6 +51,6 @@ end
 
 return setmetatable(zoo, {
     __index = function(_, name)
-        error(unknown("network", name, names), 2)
+        core.fail(unknown("network", name, names), 2)
     end,
 })

@@ -4,8 +4,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "cli/bench.h"
-#include "cli/inputs.h"
-#include "io/onnx.h"
+#include "cli/common_options.h"
 #include "tensor/blas.h"
 
 static double images_per_s(const esp_latency_result *result)
@@ -106,47 +105,67 @@ static esp_status measure(esp_bench *it, esp_cli *cli, esp_error *err)
     return print_result(it, err);
 }
 
-static esp_status run(esp_bench *it, esp_cli *cli, const char *path, const esp_option_list *inputs,
-                      bool takes_turns, esp_error *err)
+typedef struct bench_request {
+    esp_cli_common common;
+    esp_bench bench;
+    int64_t repeats;
+    bool takes_turns;
+} bench_request;
+
+static esp_status look(esp_cli *cli, bench_request *request, const esp_cli_model *model, esp_error *err)
 {
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
-    esp_status status = esp_onnx_load(path, &it->graph, err);
+    esp_bench *it = &request->bench;
+    it->graph = model->graph;
+    it->is_json = request->common.is_json;
+    it->options.repeats = (int)request->repeats;
+    it->options.spends_weights =
+        !it->options.is_training && !it->has_layers; /* groupings are read afterwards */
+    it->options.input_shapes = model->shapes;
+    it->options.input_shape_count = model->shape_count;
+    if (request->takes_turns) {
+        return esp_bench_in_turns(cli, it, err);
+    }
+    esp_status status = esp_infer(it->graph, 1, model->shapes, model->shape_count, &it->inferred, err);
+    return status == ESP_OK ? measure(it, cli, err) : status;
+}
+
+/* MODEL.onnx */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    bench_request *request = context;
+    esp_bench *it = &request->bench;
+    esp_cli_model model = {0};
+    esp_status status = esp_cli_model_open(cli, &request->common, items[0], &model, err);
+    (void)count;
     if (status == ESP_OK) {
-        status = esp_cli_input_shapes(inputs, it->graph, shapes, &shape_count, err);
+        status = look(cli, request, &model, err);
     }
-    it->options.input_shapes = shapes;
-    it->options.input_shape_count = shape_count;
-    if (status == ESP_OK && takes_turns) {
-        status = esp_bench_in_turns(cli, it, err);
-    } else if (status == ESP_OK) {
-        status = esp_infer(it->graph, 1, shapes, shape_count, &it->inferred, err);
-        status = status == ESP_OK ? measure(it, cli, err) : status;
-    }
-    it->options.input_shapes = NULL;
+    esp_free(it->result.node_ms);
+    esp_free(it->result.node_info);
+    esp_grouping_gains_free(&it->groupings);
+    esp_layers_free(&it->layers);
+    esp_inferred_free(it->inferred);
+    esp_cli_model_close(&model);
     return status;
 }
 
 esp_status esp_command_bench(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    int64_t threads = 0, repeats = 0;
-    bool is_done = false, takes_turns = false;
-    esp_bench it = {.options.batch = 1};
-    esp_option_list inputs = {0};
+    bench_request it = {.bench.options.batch = 1};
+    esp_bench *bench = &it.bench;
     const esp_option options[] = {
-        {"batch", 'b', ESP_OPTION_INT, &it.options.batch, "N", "images per run (default 1)", 1, 65536, 0},
-        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
-        ESP_CLI_KERNELS(cli),
-        {"repeats", 'r', ESP_OPTION_INT, &repeats, "N", "timed runs (default: about a second's worth)", 1,
+        {"batch", 'b', ESP_OPTION_INT, &bench->options.batch, "N", "images per run (default 1)", 1, 65536, 0},
+        ESP_CLI_MACHINE(cli, &it.common),
+        {"repeats", 'r', ESP_OPTION_INT, &it.repeats, "N", "timed runs (default: about a second's worth)", 1,
          1e6, 0},
-        {"layers", 'l', ESP_OPTION_FLAG, &it.has_layers, NULL,
+        {"layers", 'l', ESP_OPTION_FLAG, &bench->has_layers, NULL,
          "time, kernel and share of the machine's peak of every step of the forward pass", 0, 0, 0},
-        {"train", 0, ESP_OPTION_FLAG, &it.options.is_training, NULL,
+        {"train", 0, ESP_OPTION_FLAG, &bench->options.is_training, NULL,
          "training steps on random images: forward, backward, SGD with momentum", 0, 0, 0},
-        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
-        {"turns", 0, ESP_OPTION_FLAG, &takes_turns, NULL,
+        ESP_CLI_INPUT(&it.common, "fix sizes the file leaves open"),
+        {"turns", 0, ESP_OPTION_FLAG, &it.takes_turns, NULL,
          "stay, and follow 'run SECONDS', 'input FILE', 'output FILE' on standard input", 0, 0, 0},
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of text", 0, 0, 0},
+        ESP_CLI_JSON(&it.common, "one JSON object instead of text"),
         {0},
     };
     const esp_command_syntax syntax = {
@@ -159,23 +178,5 @@ esp_status esp_command_bench(esp_cli *cli, int argc, char **argv, esp_error *err
         1,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    it.options.repeats = (int)repeats;
-    it.options.spends_weights = !it.options.is_training && !it.has_layers; /* groupings are read afterwards */
-    status = esp_cli_start(cli, threads, err);
-    if (status == ESP_OK) {
-        status = run(&it, cli, positionals.items[0], &inputs, takes_turns, err);
-    }
-    esp_free(it.result.node_ms);
-    esp_free(it.result.node_info);
-    esp_grouping_gains_free(&it.groupings);
-    esp_layers_free(&it.layers);
-    esp_inferred_free(it.inferred);
-    esp_graph_unref(it.graph);
-    return status;
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

@@ -4,8 +4,7 @@
 #include <sys/stat.h>
 
 #include "base/text.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
 #include "cli/table.h"
 #include "graph/layers.h"
 #include "io/dataset.h"
@@ -153,24 +152,60 @@ static esp_status print_json(const comparison *it, esp_error *err)
     return esp_cli_print_json(object, err);
 }
 
+typedef struct compare_request {
+    esp_cli_common common;
+    esp_eval_options eval;
+    int64_t batch;
+} compare_request;
+
+/* A.onnx B.onnx */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    compare_request *request = context;
+    comparison it = {0};
+    esp_dataset *dataset = NULL;
+    esp_status status = esp_cli_start(cli, request->common.threads, err);
+    (void)count;
+    request->eval.mean = request->common.mean;
+    request->eval.std = request->common.std;
+    for (int i = 0; i < 2 && status == ESP_OK; i++) {
+        it.sides[i].path = items[i];
+        status = open_side(&it.sides[i], &request->common.inputs, err);
+    }
+    if (status == ESP_OK && request->common.data) {
+        status = esp_dataset_open_for(request->common.data, ESP_SPLIT_TEST, it.sides[0].graph, &dataset, err);
+    }
+    if (status == ESP_OK) {
+        status = measure_latencies(cli, &it, request->batch, err);
+    }
+    for (int i = 0; i < 2 && status == ESP_OK && dataset; i++) {
+        side *from = &it.sides[i];
+        status = esp_evaluate(&cli->compute, from->graph, dataset, &request->eval, &from->eval, err);
+    }
+    if (status == ESP_OK) {
+        status = measure_difference(cli, &it, err);
+    }
+    if (status == ESP_OK) {
+        status = request->common.is_json ? print_json(&it, err) : print_people(&it, err);
+    }
+    esp_dataset_unref(dataset);
+    esp_graph_unref(it.sides[0].graph);
+    esp_graph_unref(it.sides[1].graph);
+    return status;
+}
+
 esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    const char *data = NULL;
-    esp_eval_options eval = {0};
-    int64_t threads = 0, batch = 1;
-    bool is_json = false, is_done = false;
-    esp_option_list inputs = {0};
+    compare_request it = {.batch = 1};
     const esp_option options[] = {
-        {"data", 'd', ESP_OPTION_TEXT, &data, "SPEC", "compare accuracy on this dataset too", 0, 0, 0},
-        {"limit", 'n', ESP_OPTION_INT, &eval.limit, "N", "first N images only", 1, 1e9, 0},
-        {"batch", 'b', ESP_OPTION_INT, &batch, "N", "images per timed run (default 1)", 1, 65536, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &eval.mean, "M[,M..]", "normalisation: mean of x/255 per channel", 0, 0,
-         0},
-        {"std", 0, ESP_OPTION_TEXT, &eval.std, "S[,S..]", "normalisation: standard deviation", 0, 0, 0},
-        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the files leave open", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
-        ESP_CLI_KERNELS(cli),
-        {"json", 0, ESP_OPTION_FLAG, &is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
+        ESP_CLI_DATA(&it.common, "compare accuracy on this dataset too"),
+        {"limit", 'n', ESP_OPTION_INT, &it.eval.limit, "N", "first N images only", 1, 1e9, 0},
+        {"batch", 'b', ESP_OPTION_INT, &it.batch, "N", "images per timed run (default 1)", 1, 65536, 0},
+        ESP_CLI_MEAN(&it.common, "normalisation: mean of x/255 per channel"),
+        ESP_CLI_STD(&it.common, "normalisation: standard deviation"),
+        ESP_CLI_INPUT(&it.common, "fix sizes the files leave open"),
+        ESP_CLI_MACHINE(cli, &it.common),
+        ESP_CLI_JSON(&it.common, "one JSON object instead of the table"),
         {0},
     };
     const esp_command_syntax syntax = {"compare",
@@ -181,37 +216,5 @@ esp_status esp_command_compare(esp_cli *cli, int argc, char **argv, esp_error *e
                                        2,
                                        options,
                                        false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    comparison it = {0};
-    esp_dataset *dataset = NULL;
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    status = esp_cli_start(cli, threads, err);
-    if (status == ESP_OK && data) {
-        status = esp_dataset_open(data, ESP_SPLIT_TEST, &dataset, err);
-    }
-    for (int i = 0; i < 2 && status == ESP_OK; i++) {
-        it.sides[i].path = positionals.items[i];
-        status = open_side(&it.sides[i], &inputs, err);
-    }
-    if (status == ESP_OK) {
-        status = measure_latencies(cli, &it, batch, err);
-    }
-    for (int i = 0; i < 2 && status == ESP_OK && dataset; i++) {
-        side *from = &it.sides[i];
-        status = esp_evaluate(&cli->compute, from->graph, dataset, &eval, &from->eval, err);
-    }
-    if (status == ESP_OK) {
-        status = measure_difference(cli, &it, err);
-    }
-    if (status == ESP_OK) {
-        status = is_json ? print_json(&it, err) : print_people(&it, err);
-    }
-    esp_dataset_unref(dataset);
-    esp_graph_unref(it.sides[0].graph);
-    esp_graph_unref(it.sides[1].graph);
-    return status;
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

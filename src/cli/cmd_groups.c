@@ -4,51 +4,30 @@
 #include <stdio.h>
 
 #include "base/memory.h"
-#include "base/text.h"
-#include "base/unknown.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
 #include "cli/plan_preset.h"
 #include "cli/table.h"
-#include "io/onnx.h"
 #include "prune/grouping_quality.h"
 
 typedef struct groups_request {
     esp_cli_plan_flags flags;
+    esp_cli_common common;
     const char *preset;
-    esp_option_list layers, inputs;
+    esp_option_list layers;
     const char *save_plan_path;
-    int64_t most, restarts, threads;
-    bool suggests, is_json;
+    int64_t most, restarts;
+    bool suggests;
 } groups_request;
 
-/* only[layer]: named by --layer; an unknown name is an error that names the nearest. */
+/* only[layer]: named by --layer. */
 static esp_status choose_layers(const esp_option_list *patterns, const esp_layers *layers, bool *only,
                                 esp_error *err)
 {
-    for (int i = 0; i < patterns->count; i++) {
-        bool is_found = false;
-        for (int l = 0; l < layers->count; l++) {
-            if (esp_glob_match(patterns->items[i], layers->items[l].name) ||
-                esp_glob_match(patterns->items[i], layers->items[l].weight_name)) {
-                only[l] = is_found = true;
-            }
-        }
-        if (is_found) {
-            continue;
-        }
-        const char **names = esp_alloc((size_t)layers->count, sizeof *names);
-        if (!names) {
-            return esp_fail_memory(err, "layer names", (size_t)layers->count * sizeof *names);
-        }
-        for (int l = 0; l < layers->count; l++) {
-            names[l] = layers->items[l].name;
-        }
-        esp_status status = esp_fail_unknown(err, "layer", patterns->items[i], names, (size_t)layers->count);
-        esp_free(names);
-        return status;
+    esp_status status = ESP_OK;
+    for (int i = 0; i < patterns->count && status == ESP_OK; i++) {
+        status = esp_layers_choose(layers, patterns->items[i], only, err);
     }
-    return ESP_OK;
+    return status;
 }
 
 static void percent_cell(esp_table *table, double share)
@@ -186,7 +165,7 @@ static esp_status print_one(const esp_layer_groups *item, esp_error *err)
 static esp_status show(const groups_request *it, const esp_preview *preview, const esp_groups_report *report,
                        esp_error *err)
 {
-    if (it->is_json) {
+    if (it->common.is_json) {
         json_t *object = NULL, *plan = NULL;
         esp_status status = esp_groups_report_to_json(preview, report, &object, err);
         if (status == ESP_OK) {
@@ -264,38 +243,33 @@ static esp_status make_plan(groups_request *it, esp_plan *plan, esp_error *err)
     return status == ESP_OK ? esp_cli_plan_make(&it->flags, false, plan, err) : status;
 }
 
-static esp_status run(esp_cli *cli, groups_request *it, const char *path, esp_error *err)
+/* MODEL.onnx */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
 {
+    groups_request *it = context;
     esp_plan plan = {0};
-    esp_graph *graph = NULL;
+    esp_cli_model model = {0};
     esp_preview *preview = NULL;
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
     esp_status status = make_plan(it, &plan, err);
+    (void)count;
     if (status == ESP_OK) {
-        status = esp_cli_start(cli, it->threads, err);
+        status = esp_cli_model_open(cli, &it->common, items[0], &model, err);
     }
     if (status == ESP_OK) {
-        status = esp_onnx_load(path, &graph, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_cli_input_shapes(&it->inputs, graph, shapes, &shape_count, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_preview_new(&cli->compute, graph, &plan, shapes, shape_count, NULL, &preview, err);
+        status = esp_preview_new(&cli->compute, model.graph, &plan, model.shapes, model.shape_count, NULL,
+                                 &preview, err);
     }
     if (status == ESP_OK) {
         status = look(cli, it, preview, err);
     }
     esp_preview_free(preview);
-    esp_graph_unref(graph);
+    esp_cli_model_close(&model);
     esp_plan_free(&plan);
     return status;
 }
 
 esp_status esp_command_groups(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    bool is_done = false;
     groups_request it = {.flags = ESP_CLI_PLAN_FLAGS_NONE};
     esp_cli_plan_flags *flags = &it.flags;
     const esp_option options[] = {
@@ -328,10 +302,9 @@ esp_status esp_command_groups(esp_cli *cli, int argc, char **argv, esp_error *er
         {"no-cascade", 0, ESP_OPTION_FLAG, &flags->has_no_cascade, NULL, "filters that nobody reads stay", 0,
          0, 0},
         {"seed", 0, ESP_OPTION_INT, &flags->seed, "N", "default 0; same seed, same result", 0, 1e15, 0},
-        {"input", 0, ESP_OPTION_LIST, &it.inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
-        ESP_CLI_KERNELS(cli),
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of tables", 0, 0, 0},
+        ESP_CLI_INPUT(&it.common, "fix sizes the file leaves open"),
+        ESP_CLI_MACHINE(cli, &it.common),
+        ESP_CLI_JSON(&it.common, "one JSON object instead of tables"),
         {0},
     };
     const esp_command_syntax syntax = {
@@ -346,11 +319,5 @@ esp_status esp_command_groups(esp_cli *cli, int argc, char **argv, esp_error *er
         1,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    return run(cli, &it, positionals.items[0], err);
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

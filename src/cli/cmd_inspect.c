@@ -9,8 +9,7 @@
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
 #include "cli/inspect.h"
 #include "graph/op.h"
 #include "graph/opaque.h"
@@ -195,7 +194,8 @@ static size_t output_width(void)
 }
 
 typedef struct inspect_flags {
-    bool is_json, is_dot, wants_coupling, wants_operators;
+    esp_cli_common common;
+    bool is_dot, wants_coupling, wants_operators;
 } inspect_flags;
 
 static esp_status print(const esp_inspection *it, const inspect_flags *flags, esp_error *err)
@@ -204,15 +204,15 @@ static esp_status print(const esp_inspection *it, const inspect_flags *flags, es
         return esp_inspect_print_dot(it, err);
     }
     if (flags->wants_coupling) {
-        return esp_inspect_print_coupling(it, flags->is_json, err);
+        return esp_inspect_print_coupling(it, flags->common.is_json, err);
     }
-    return flags->is_json ? esp_inspect_print_json(it, err)
-                          : esp_inspect_print_table(it, output_width(), err);
+    return flags->common.is_json ? esp_inspect_print_json(it, err)
+                                 : esp_inspect_print_table(it, output_width(), err);
 }
 
 static esp_status check(const inspect_flags *flags, int models, esp_error *err)
 {
-    if (flags->is_dot && (flags->is_json || flags->wants_coupling)) {
+    if (flags->is_dot && (flags->common.is_json || flags->wants_coupling)) {
         return esp_fail(err, ESP_INVALID, "--dot goes with neither --json nor --coupling");
     }
     if (flags->wants_operators && (models > 0 || flags->is_dot || flags->wants_coupling)) {
@@ -226,20 +226,38 @@ static esp_status check(const inspect_flags *flags, int models, esp_error *err)
     return ESP_OK;
 }
 
+/* [MODEL.onnx] */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    const inspect_flags *flags = context;
+    esp_inspection it = {0};
+    esp_status status = check(flags, count, err);
+    (void)cli;
+    if (status != ESP_OK) {
+        return status;
+    }
+    if (flags->wants_operators) {
+        return esp_inspect_print_operators(flags->common.is_json, err);
+    }
+    it.path = items[0];
+    status = load(&it, &flags->common.inputs, err);
+    if (status == ESP_OK) {
+        status = print(&it, flags, err);
+    }
+    release(&it);
+    return status;
+}
+
 esp_status esp_command_inspect(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    (void)cli;
     inspect_flags flags = {0};
-    bool is_done = false;
-    esp_option_list inputs = {0};
     const esp_option options[] = {
-        {"json", 0, ESP_OPTION_FLAG, &flags.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
+        ESP_CLI_JSON(&flags.common, "one JSON object instead of the table"),
         {"dot", 0, ESP_OPTION_FLAG, &flags.is_dot, NULL,
          "a Graphviz graph, coloured by coupled sets: ... --dot | dot -Tsvg", 0, 0, 0},
         {"coupling", 0, ESP_OPTION_FLAG, &flags.wants_coupling, NULL,
          "which channels must go together, and why", 0, 0, 0},
-        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE",
-         "fix sizes the file leaves open, e.g. x:1x3x48x192", 0, 0, 0},
+        ESP_CLI_INPUT(&flags.common, "fix sizes the file leaves open, e.g. x:1x3x48x192"),
         {"operators", 0, ESP_OPTION_FLAG, &flags.wants_operators, NULL,
          "the ONNX operators this program knows, without a model", 0, 0, 0},
         {0},
@@ -253,23 +271,5 @@ esp_status esp_command_inspect(esp_cli *cli, int argc, char **argv, esp_error *e
         1,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status == ESP_OK && !is_done) {
-        status = check(&flags, positionals.count, err);
-    }
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    if (flags.wants_operators) {
-        return esp_inspect_print_operators(flags.is_json, err);
-    }
-    esp_inspection it = {.path = positionals.items[0]};
-    status = load(&it, &inputs, err);
-    if (status == ESP_OK) {
-        status = print(&it, &flags, err);
-    }
-    release(&it);
-    return status;
+    return esp_cli_run(cli, &syntax, argc, argv, run, &flags, err);
 }

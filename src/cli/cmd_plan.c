@@ -1,42 +1,24 @@
 /* espalier plan: plans as files: shown, compared, merged, and fitted to a model that has changed. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/text.h"
 #include "base/unknown.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
+#include "cli/plan_flags.h"
 #include "cli/table.h"
 #include "io/onnx.h"
 #include "prune/plan_diff.h"
 #include "prune/preview.h"
 
 typedef struct plan_request {
-    const char *output, *from;
-    esp_option_list inputs;
-    int64_t threads;
-    bool is_json, takes_ours, takes_theirs, renames;
+    esp_cli_common common;
+    esp_cli_plan_flags flags; /* of which only the images are asked for */
+    const char *from;
+    bool takes_ours, takes_theirs, renames;
 } plan_request;
-
-/* A model given beside plans; NULL members when none was. */
-typedef struct plan_model {
-    esp_graph *graph;
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count;
-} plan_model;
-
-static esp_status load_model(esp_cli *cli, const plan_request *it, const char *path, plan_model *out,
-                             esp_error *err)
-{
-    esp_status status = esp_cli_start(cli, it->threads, err);
-
-    if (status == ESP_OK)
-        status = esp_onnx_load(path, &out->graph, err);
-    if (status == ESP_OK)
-        status = esp_cli_input_shapes(&it->inputs, out->graph, out->shapes, &out->shape_count, err);
-    return status;
-}
 
 /* ---- show ---- */
 
@@ -145,19 +127,24 @@ static esp_status show_for_people(const esp_plan *plan, const esp_preview *previ
 static esp_status show(esp_cli *cli, const plan_request *it, const esp_positionals *given, esp_error *err)
 {
     esp_plan plan = {0};
-    plan_model model = {0};
+    esp_cli_model model = {0};
     esp_preview *preview = NULL;
+    esp_grouping_cache *cache = NULL;
     json_t *object = NULL;
     esp_status status = esp_plan_load(given->items[0], &plan, err);
 
     if (status == ESP_OK && given->count > 1) {
-        status = load_model(cli, it, given->items[1], &model, err);
+        status = esp_cli_model_open(cli, &it->common, given->items[1], &model, err);
         if (status == ESP_OK)
-            status = esp_preview_new(&cli->compute, model.graph, &plan, model.shapes, model.shape_count, NULL,
-                                     &preview, err);
+            status = esp_grouping_cache_new(&cache, err);
+        if (status == ESP_OK)
+            status = esp_cli_plan_calibrate(&it->flags, &plan, model.graph, cache, err);
+        if (status == ESP_OK)
+            status = esp_preview_new(&cli->compute, model.graph, &plan, model.shapes, model.shape_count,
+                                     cache, &preview, err);
         esp_cli_end_progress();
     }
-    if (status == ESP_OK && it->is_json) {
+    if (status == ESP_OK && it->common.is_json) {
         status = preview ? esp_preview_to_json(preview, false, &object, err)
                          : esp_plan_to_json(&plan, &object, err);
         if (status == ESP_OK)
@@ -166,7 +153,8 @@ static esp_status show(esp_cli *cli, const plan_request *it, const esp_positiona
         status = show_for_people(&plan, preview, err);
     }
     esp_preview_free(preview);
-    esp_graph_unref(model.graph);
+    esp_grouping_cache_free(cache);
+    esp_cli_model_close(&model);
     esp_plan_free(&plan);
     return status;
 }
@@ -237,10 +225,27 @@ static esp_status load_two(const esp_positionals *given, esp_plan plans[2], esp_
     return status == ESP_OK ? esp_plan_load(given->items[1], &plans[1], err) : status;
 }
 
+static esp_status compare(esp_cli *cli, const plan_request *it, const esp_plan plans[2],
+                          const esp_cli_model *model, esp_plan_effects *out, esp_error *err)
+{
+    esp_dataset *dataset = NULL;
+    esp_criterion_data data;
+    esp_status status = esp_cli_plan_images(&it->flags, &plans[0], model->graph, &dataset, &data, err);
+
+    if (status == ESP_OK && !dataset)
+        status = esp_cli_plan_images(&it->flags, &plans[1], model->graph, &dataset, &data, err);
+    if (status == ESP_OK)
+        status = esp_plan_compare_on(&cli->compute, model->graph, &plans[0], &plans[1], model->shapes,
+                                     model->shape_count, dataset ? &data : NULL, out, err);
+    esp_dataset_unref(dataset);
+    esp_cli_end_progress();
+    return status;
+}
+
 static esp_status diff(esp_cli *cli, const plan_request *it, const esp_positionals *given, esp_error *err)
 {
     esp_plan plans[2] = {0};
-    plan_model model = {0};
+    esp_cli_model model = {0};
     esp_plan_changes changes = {0};
     esp_plan_effects effects = {0};
     bool has_model = given->count > 2;
@@ -250,13 +255,10 @@ static esp_status diff(esp_cli *cli, const plan_request *it, const esp_positiona
     if (status == ESP_OK)
         status = esp_plan_diff(&plans[0], &plans[1], &changes, err);
     if (status == ESP_OK && has_model)
-        status = load_model(cli, it, given->items[2], &model, err);
-    if (status == ESP_OK && has_model) {
-        status = esp_plan_compare(&cli->compute, model.graph, &plans[0], &plans[1], model.shapes,
-                                  model.shape_count, &effects, err);
-        esp_cli_end_progress();
-    }
-    if (status == ESP_OK && it->is_json) {
+        status = esp_cli_model_open(cli, &it->common, given->items[2], &model, err);
+    if (status == ESP_OK && has_model)
+        status = compare(cli, it, plans, &model, &effects, err);
+    if (status == ESP_OK && it->common.is_json) {
         status = esp_plan_diff_to_json(&changes, has_model ? &effects : NULL, &object, err);
         if (status == ESP_OK)
             status = esp_cli_print_json(object, err);
@@ -267,7 +269,7 @@ static esp_status diff(esp_cli *cli, const plan_request *it, const esp_positiona
     }
     esp_plan_effects_free(&effects);
     esp_plan_changes_free(&changes);
-    esp_graph_unref(model.graph);
+    esp_cli_model_close(&model);
     esp_plan_free(&plans[0]);
     esp_plan_free(&plans[1]);
     return status;
@@ -277,7 +279,7 @@ static esp_status diff(esp_cli *cli, const plan_request *it, const esp_positiona
 
 /* The layers of a model, and what they borrow from. */
 typedef struct model_layers {
-    plan_model model;
+    esp_cli_model model;
     esp_inferred *inferred;
     esp_layers layers;
 } model_layers;
@@ -285,7 +287,7 @@ typedef struct model_layers {
 static esp_status load_layers(esp_cli *cli, const plan_request *it, const char *path, model_layers *out,
                               esp_error *err)
 {
-    esp_status status = load_model(cli, it, path, &out->model, err);
+    esp_status status = esp_cli_model_open(cli, &it->common, path, &out->model, err);
 
     if (status == ESP_OK)
         status =
@@ -299,7 +301,7 @@ static void free_layers(model_layers *it)
 {
     esp_layers_free(&it->layers);
     esp_inferred_free(it->inferred);
-    esp_graph_unref(it->model.graph);
+    esp_cli_model_close(&it->model);
 }
 
 static void print_conflicts(const esp_plan_conflicts *conflicts)
@@ -324,7 +326,7 @@ static esp_status merge(esp_cli *cli, const plan_request *it, const esp_position
 
     if (it->takes_ours && it->takes_theirs)
         return esp_fail(err, ESP_INVALID, "--ours and --theirs exclude each other");
-    if (!it->output && !it->is_json)
+    if (!it->common.output && !it->common.is_json)
         return esp_fail(err, ESP_INVALID, "-o OUT.json is missing (or --json)");
     status = load_two(given, plans, err);
     if (status == ESP_OK && has_model)
@@ -335,15 +337,15 @@ static esp_status merge(esp_cli *cli, const plan_request *it, const esp_position
                                 : it->takes_theirs ? ESP_PLAN_THEIRS
                                                    : ESP_PLAN_RULES,
                                 has_model ? &model.layers : NULL, &merged, &conflicts, err);
-    if (status == ESP_OK && it->output)
-        status = esp_plan_save(&merged, it->output, err);
-    if (status == ESP_OK && it->is_json) {
+    if (status == ESP_OK && it->common.output)
+        status = esp_plan_save(&merged, it->common.output, err);
+    if (status == ESP_OK && it->common.is_json) {
         status = esp_plan_merge_to_json(&merged, &conflicts, &object, err);
         if (status == ESP_OK)
             status = esp_cli_print_json(object, err);
     } else if (status == ESP_OK) {
         print_conflicts(&conflicts);
-        printf("wrote    %s (%d rules)\n", it->output, merged.rule_count);
+        printf("wrote    %s (%d rules)\n", it->common.output, merged.rule_count);
     }
     esp_plan_conflicts_free(&conflicts);
     free_layers(&model);
@@ -384,38 +386,44 @@ static esp_status print_fit(const esp_plan_fit *found, esp_error *err)
 static esp_status fit(esp_cli *cli, const plan_request *it, const esp_positionals *given, esp_error *err)
 {
     esp_plan plan = {0};
-    plan_model model = {0};
+    esp_cli_model model = {0};
     esp_graph *from = NULL;
     esp_plan_fit found = {0};
+    esp_dataset *dataset = NULL;
+    esp_criterion_data data;
     json_t *object = NULL;
     esp_status status = esp_plan_load(given->items[1], &plan, err);
 
     if (status == ESP_OK)
-        status = load_model(cli, it, given->items[0], &model, err);
+        status = esp_cli_model_open(cli, &it->common, given->items[0], &model, err);
     if (status == ESP_OK && it->from)
         status = esp_onnx_load(it->from, &from, err);
+    if (status == ESP_OK)
+        status = esp_cli_plan_images(&it->flags, &plan, model.graph, &dataset, &data, err);
     if (status == ESP_OK) {
         const esp_plan_fit_options options = {.from = from,
                                               .renames = it->renames,
                                               .input_shapes = model.shapes,
-                                              .input_shape_count = model.shape_count};
+                                              .input_shape_count = model.shape_count,
+                                              .data = dataset ? &data : NULL};
         status = esp_plan_fit_new(&cli->compute, model.graph, &plan, &options, &found, err);
         esp_cli_end_progress();
     }
-    if (status == ESP_OK && it->output)
-        status = esp_plan_save(&found.repaired, it->output, err);
-    if (status == ESP_OK && it->is_json) {
+    if (status == ESP_OK && it->common.output)
+        status = esp_plan_save(&found.repaired, it->common.output, err);
+    if (status == ESP_OK && it->common.is_json) {
         status = esp_plan_fit_to_json(&found, &object, err);
         if (status == ESP_OK)
             status = esp_cli_print_json(object, err);
     } else if (status == ESP_OK) {
         status = print_fit(&found, err);
-        if (it->output)
-            printf("wrote    %s (%d rules)\n", it->output, found.repaired.rule_count);
+        if (it->common.output)
+            printf("wrote    %s (%d rules)\n", it->common.output, found.repaired.rule_count);
     }
     esp_plan_fit_free(&found);
+    esp_dataset_unref(dataset);
     esp_graph_unref(from);
-    esp_graph_unref(model.graph);
+    esp_cli_model_close(&model);
     esp_plan_free(&plan);
     return status;
 }
@@ -450,23 +458,41 @@ static esp_status find_verb(const char *word, const plan_verb **out, esp_error *
     return esp_fail_unknown(err, "plan command", word, words, VERB_COUNT);
 }
 
+/* VERB FILE... */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    const plan_verb *verb = NULL;
+    const esp_positionals given = {count - 1, items + 1};
+    esp_status status = find_verb(items[0], &verb, err);
+
+    if (status != ESP_OK)
+        return status;
+    if (given.count < verb->least || given.count > verb->most)
+        return esp_fail(err, ESP_INVALID, "plan %s: found %d files, expected %s", verb->word, given.count,
+                        verb->arguments);
+    return verb->run(cli, context, &given, err);
+}
+
 esp_status esp_command_plan(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    bool is_done = false;
-    plan_request it = {0};
-    const plan_verb *verb = NULL;
+    plan_request it = {.flags = ESP_CLI_PLAN_FLAGS_NONE};
+    char data_help[128];
     const esp_option options[] = {
-        {"output", 'o', ESP_OPTION_TEXT, &it.output, "OUT.json", "merge, fit: where to write the plan", 0, 0,
-         0},
+        ESP_CLI_OUTPUT(&it.common, "OUT.json", "merge, fit: where to write the plan"),
         {"ours", 0, ESP_OPTION_FLAG, &it.takes_ours, NULL, "merge: A wins everywhere", 0, 0, 0},
         {"theirs", 0, ESP_OPTION_FLAG, &it.takes_theirs, NULL,
          "merge: B wins everywhere (else: general fields of A, rules of B over A's)", 0, 0, 0},
         {"from", 0, ESP_OPTION_TEXT, &it.from, "OLD.onnx", "fit: the model the plan was made for", 0, 0, 0},
         {"rename", 0, ESP_OPTION_FLAG, &it.renames, NULL,
          "fit: rules of layers that are gone go to the nearest instead of being dropped", 0, 0, 0},
-        {"input", 0, ESP_OPTION_LIST, &it.inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of text", 0, 0, 0},
+        ESP_CLI_DATA(&it.flags, esp_cli_data_help(data_help, sizeof data_help)),
+        {"calibrate", 0, ESP_OPTION_INT, &it.flags.images, "N",
+         "images that criteria with data look at (default 256)", 1, 1e9, 0},
+        ESP_CLI_MEAN(&it.flags, "normalisation of these images instead of the model's own"),
+        ESP_CLI_STD(&it.flags, "likewise"),
+        ESP_CLI_INPUT(&it.common, "fix sizes the file leaves open"),
+        ESP_CLI_MACHINE(cli, &it.common),
+        ESP_CLI_JSON(&it.common, "one JSON object instead of text"),
         {0},
     };
     const esp_command_syntax syntax = {
@@ -481,18 +507,5 @@ esp_status esp_command_plan(esp_cli *cli, int argc, char **argv, esp_error *err)
         4,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals given = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &given, &is_done, err);
-
-    if (status == ESP_OK && !is_done)
-        status = find_verb(given.items[0], &verb, err);
-    if (status != ESP_OK || is_done)
-        return status;
-    given.items++;
-    given.count--;
-    if (given.count < verb->least || given.count > verb->most)
-        return esp_fail(err, ESP_INVALID, "plan %s: found %d files, expected %s", verb->word, given.count,
-                        verb->arguments);
-    return verb->run(cli, &it, &given, err);
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

@@ -36,7 +36,7 @@ static json_t *report_json(const esp_surgery_report *report)
                      (json_int_t)report->stored.params, "stored_macs", (json_int_t)report->stored.macs);
 }
 
-/* "model    1.07M params, 633M MACs: ..." where that is not what the preview said. */
+/* "model    1.07M params, 633M MACs..." where that is not what the preview said. */
 static void print_counts(const char *label, const esp_counts *counts, const char *why)
 {
     char params[16], macs[16];
@@ -45,7 +45,8 @@ static void print_counts(const char *label, const esp_counts *counts, const char
            esp_format_count(macs, sizeof macs, (double)counts->macs), why);
 }
 
-static void print_report(const esp_surgery_report *report, const esp_counts *announced, const char *path)
+static void print_report(const esp_surgery_report *report, const esp_preview *preview, esp_group_form form,
+                         const char *path)
 {
     printf(
         "cut      %lld channels removed, %d layers narrowed, %d grouped, %d keep zeros of shared channels\n",
@@ -55,11 +56,13 @@ static void print_report(const esp_surgery_report *report, const esp_counts *ann
         printf("constant %d behind cut filters folded into biases, %d kept as explicit constants\n",
                report->constants_to_bias, report->constants_explicit);
     }
-    if (report->counts.params != announced->params || report->counts.macs != announced->macs) {
-        print_counts("model", &report->counts, ", after what masked filters left was folded away");
+    /* new weights may leave other constants behind cut filters, which go elsewhere */
+    if (report->counts.params != preview->after.params || report->counts.macs != preview->after.macs) {
+        print_counts("model", &report->counts, ", with the repaired weights");
     }
-    if (report->stored.macs > report->counts.macs) {
-        print_counts("stored", &report->stored, " with the zeros that stay, which a runtime computes");
+    if (report->stored.params != preview->stored.params && report->stored.macs > report->counts.macs &&
+        form == ESP_GROUP_FORM_DENSE) {
+        print_counts("stored", &report->stored, " with the zeros that stay, in dense form");
     }
     printf("check    cut against masked model: largest difference %.2g absolute, %.2g relative\n",
            report->largest_absolute, report->largest_relative);
@@ -127,7 +130,7 @@ static esp_status show(const prune_request *request, const esp_preview *preview,
         esp_cli_repair_print(request->repair, preview);
     }
     if (has_cut) {
-        print_report(report, &preview->after, request->output);
+        print_report(report, preview, form_of(request), request->output);
     } else if (!request->is_dry) {
         printf("wrote    %s (masked: same shapes, zeros inside)\n", request->output);
     }
@@ -269,6 +272,8 @@ esp_status esp_command_prune(esp_cli *cli, int argc, char **argv, esp_error *err
     if (status != ESP_OK || is_done) {
         return status;
     }
+    it.plan.mean = repair.mean; /* the criterion looks at the same images */
+    it.plan.std = repair.std;
     if (!it.output && !it.is_dry) {
         return esp_fail(err, ESP_INVALID, "-o OUT.onnx is missing (or --dry-run)");
     }

@@ -1,7 +1,7 @@
 /* espalier run: a Lua script without a screen. */
 #include <stdio.h>
 
-#include "cli/cli.h"
+#include "cli/common_options.h"
 #include "script/script.h"
 
 /* What cannot be written ends the script: the reader of a pipe has gone, or the disk is full. */
@@ -15,14 +15,45 @@ static void write_output(void *user, const char *text, size_t length)
     }
 }
 
+typedef struct run_request {
+    esp_cli_common common;
+    bool is_trusted;
+} run_request;
+
+/* SCRIPT.lua [ARGUMENT...] */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    const run_request *it = context;
+    esp_script *script = NULL;
+    esp_status status = esp_cli_start(cli, it->common.threads, err);
+    if (status == ESP_OK) {
+        const esp_script_options options = {.compute = &cli->compute,
+                                            .is_trusted = it->is_trusted,
+                                            .output = write_output,
+                                            .output_user = cli};
+        status = esp_script_new(&options, &script, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_script_run_file(script, items[0], count - 1, items + 1, err);
+    }
+    if (status == ESP_CANCELLED && ferror(stdout)) {
+        status = esp_cli_finish_output(err);
+    }
+    if (status == ESP_SCRIPT && esp_script_traceback(script)[0]) {
+        esp_cli_end_progress();
+        fprintf(stderr, "%s\n", esp_script_traceback(script));
+    }
+    esp_script_free(script);
+    return status;
+}
+
 esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    int64_t threads = 0;
-    bool is_trusted = false, is_done = false;
+    run_request it = {0};
     const esp_option options[] = {
-        {"trusted", 0, ESP_OPTION_FLAG, &is_trusted, NULL, "lift the sandbox: processes, all files", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
-        ESP_CLI_KERNELS(cli),
+        {"trusted", 0, ESP_OPTION_FLAG, &it.is_trusted, NULL, "lift the sandbox: processes, all files", 0, 0,
+         0},
+        ESP_CLI_MACHINE(cli, &it.common),
         {0},
     };
     const esp_command_syntax syntax = {
@@ -35,30 +66,5 @@ esp_status esp_command_run(esp_cli *cli, int argc, char **argv, esp_error *err)
         -1,
         options,
         true};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_script *script = NULL;
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    status = esp_cli_start(cli, threads, err);
-    if (status == ESP_OK) {
-        const esp_script_options script_options = {
-            .compute = &cli->compute, .is_trusted = is_trusted, .output = write_output, .output_user = cli};
-        status = esp_script_new(&script_options, &script, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_script_run_file(script, positionals.items[0], positionals.count - 1,
-                                     positionals.items + 1, err);
-    }
-    if (status == ESP_CANCELLED && ferror(stdout)) {
-        status = esp_cli_finish_output(err);
-    }
-    if (status == ESP_SCRIPT && esp_script_traceback(script)[0]) {
-        esp_cli_end_progress();
-        fprintf(stderr, "%s\n", esp_script_traceback(script));
-    }
-    esp_script_free(script);
-    return status;
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

@@ -6,25 +6,22 @@
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
 #include "cli/table.h"
 #include "graph/layers.h"
 #include "io/dataset.h"
-#include "io/onnx.h"
 #include "prune/criteria.h"
 
 typedef struct saliency_request {
+    esp_cli_common common;
+    const char *criterion_name, *layer, *split;
     const esp_compute *compute;
-    esp_graph *graph;
+    esp_cli_model model;
     esp_inferred *inferred;
     esp_layers layers;
     const esp_criterion *criterion;
-    const char *spec; /* NULL: no data */
     esp_dataset *dataset;
     esp_criterion_data data;
-    uint64_t seed;
-    bool is_json;
     double **scores; /* per layer; NULL where the criterion says nothing */
 } saliency_request;
 
@@ -99,22 +96,6 @@ static void print_filters(const esp_layer *layer, const double *scores)
     esp_free(is_printed);
 }
 
-static esp_status fail_unknown_layer(const esp_layers *layers, const char *name, esp_error *err)
-{
-    esp_status status =
-        esp_fail(err, ESP_INVALID, "the model has no layer '%s' (it has %d)", name, layers->count);
-    const char **names = esp_alloc((size_t)layers->count + 1, sizeof *names);
-    for (int i = 0; names && i < layers->count; i++) {
-        names[i] = layers->items[i].name;
-    }
-    const char *nearest = names ? esp_nearest_word(name, names, (size_t)layers->count) : NULL;
-    if (nearest) {
-        esp_error_set_hint(err, "did you mean '%s'?", nearest);
-    }
-    esp_free(names);
-    return status;
-}
-
 static esp_status make_room(saliency_request *it, esp_error *err)
 {
     it->scores = esp_alloc_zero((size_t)it->layers.count, sizeof *it->scores);
@@ -130,37 +111,41 @@ static esp_status score(saliency_request *it, int only, esp_error *err)
         return status;
     }
     if (only < 0 || esp_criterion_needs_data(it->criterion)) {
-        return esp_saliency_all(it->compute, it->graph, &it->layers, it->criterion,
-                                it->dataset ? &it->data : NULL, it->seed, it->scores, err);
+        return esp_saliency_all(it->compute, it->model.graph, &it->layers, it->criterion,
+                                it->dataset ? &it->data : NULL, (uint64_t)it->common.seed, it->scores, err);
     }
     const esp_layer *layer = &it->layers.items[only];
     it->scores[only] = esp_alloc((size_t)layer->filters, sizeof **it->scores);
     if (!it->scores[only]) {
         return esp_fail_memory(err, "saliency", (size_t)layer->filters * sizeof **it->scores);
     }
-    return esp_saliency(it->compute, it->graph, layer, it->criterion, it->seed, it->scores[only], err);
+    return esp_saliency(it->compute, it->model.graph, layer, it->criterion, (uint64_t)it->common.seed,
+                        it->scores[only], err);
 }
 
 /* {"criterion":.., "source":.., "definition":.., "layers":[..]}, and what data it was. */
 static esp_status print_json(const saliency_request *it, json_t *take_layers, esp_error *err)
 {
-    json_t *object =
-        json_pack("{s:s, s:s, s:s, s:o}", "criterion", it->criterion->name, "source", it->criterion->source,
-                  "definition", it->criterion->definition, "layers", take_layers);
+    json_t *object = json_pack("{s:s, s:s, s:s, s:b, s:o}", "criterion", it->criterion->name, "source",
+                               it->criterion->source, "definition", it->criterion->definition,
+                               "compares_layers", it->criterion->compares_layers, "layers", take_layers);
     if (object && esp_criterion_needs_data(it->criterion)) {
-        json_object_set_new(object, "data", esp_cli_json_text(it->spec));
+        json_object_set_new(object, "data", esp_cli_json_text(it->common.data));
         json_object_set_new(object, "images", json_integer(it->data.images));
-        json_object_set_new(object, "seed", json_integer((json_int_t)it->seed));
+        json_object_set_new(object, "seed", json_integer((json_int_t)it->common.seed));
     }
     return esp_cli_print_json(object, err);
 }
 
 static void print_heading(const saliency_request *it)
 {
-    printf("%s (%s)\nscore: %s\n", it->criterion->title, it->criterion->source, it->criterion->definition);
+    printf("%s (%s)\nscore: %s\n%s\n", it->criterion->title, it->criterion->source, it->criterion->definition,
+           it->criterion->compares_layers
+               ? "compares across layers as it is"
+               : "compares within a layer; across layers in units of each layer's mean");
     if (esp_criterion_needs_data(it->criterion)) {
-        printf("on %lld images of %s, chosen by seed %llu\n", (long long)it->data.images, it->spec,
-               (unsigned long long)it->seed);
+        printf("on %lld images of %s, chosen by seed %llu\n", (long long)it->data.images, it->common.data,
+               (unsigned long long)it->common.seed);
     }
     putchar('\n');
 }
@@ -176,7 +161,7 @@ static esp_status print_all(saliency_request *it, esp_error *err)
         esp_table_cell(table, "%s", headings[i]);
     }
     for (int i = 0; i < it->layers.count && status == ESP_OK; i++) {
-        if (it->is_json) {
+        if (it->common.is_json) {
             json_array_append_new(list, layer_json(&it->layers.items[i], it->scores[i]));
         } else {
             summary_row(table, &it->layers.items[i], it->scores[i]);
@@ -185,7 +170,7 @@ static esp_status print_all(saliency_request *it, esp_error *err)
     if (status == ESP_OK) {
         esp_cli_end_progress();
     }
-    if (status == ESP_OK && it->is_json) {
+    if (status == ESP_OK && it->common.is_json) {
         status = print_json(it, json_incref(list), err);
     } else if (status == ESP_OK) {
         print_heading(it);
@@ -198,11 +183,11 @@ static esp_status print_all(saliency_request *it, esp_error *err)
 
 static esp_status print_one(saliency_request *it, const char *name, esp_error *err)
 {
-    int layer = esp_layers_find(&it->layers, name);
-    if (layer < 0) {
-        return fail_unknown_layer(&it->layers, name, err);
+    int layer = -1;
+    esp_status status = esp_layers_require(&it->layers, name, &layer, err);
+    if (status == ESP_OK) {
+        status = score(it, layer, err);
     }
-    esp_status status = score(it, layer, err);
     const double *scores = status == ESP_OK ? it->scores[layer] : NULL;
     if (status == ESP_OK && !scores) {
         status = esp_fail(err, ESP_UNSUPPORTED, "layer '%s': criterion '%s' says nothing of it (it is: %s)",
@@ -212,7 +197,7 @@ static esp_status print_one(saliency_request *it, const char *name, esp_error *e
         return status;
     }
     esp_cli_end_progress();
-    if (it->is_json) {
+    if (it->common.is_json) {
         return print_json(it, json_pack("[o]", layer_json(&it->layers.items[layer], scores)), err);
     }
     printf("%s: ", it->layers.items[layer].name);
@@ -222,22 +207,24 @@ static esp_status print_one(saliency_request *it, const char *name, esp_error *e
     return ESP_OK;
 }
 
-static esp_status open_data(saliency_request *it, const char *split, esp_error *err)
+static esp_status open_data(saliency_request *it, esp_error *err)
 {
-    bool is_test = strcmp(split, "test") == 0;
-    if (!is_test && strcmp(split, "train") != 0) {
-        return esp_fail(err, ESP_INVALID, "--split: found '%s', expected train or test", split);
+    bool is_test = strcmp(it->split, "test") == 0;
+    if (!is_test && strcmp(it->split, "train") != 0) {
+        return esp_fail(err, ESP_INVALID, "--split: found '%s', expected train or test", it->split);
     }
-    if (!esp_criterion_needs_data(it->criterion) || !it->spec) {
+    it->data.mean = it->common.mean;
+    it->data.std = it->common.std;
+    if (!esp_criterion_needs_data(it->criterion) || !it->common.data) {
         return ESP_OK;
     }
-    esp_status status = esp_dataset_open_for(it->spec, is_test ? ESP_SPLIT_TEST : ESP_SPLIT_TRAIN, it->graph,
-                                             &it->dataset, err);
+    esp_status status = esp_dataset_open_for(it->common.data, is_test ? ESP_SPLIT_TEST : ESP_SPLIT_TRAIN,
+                                             it->model.graph, &it->dataset, err);
     if (status == ESP_OK) {
         int64_t count = esp_dataset_count(it->dataset);
         it->data.dataset = it->dataset;
         it->data.images = it->data.images < count ? it->data.images : count;
-        it->data.seed = it->seed;
+        it->data.seed = (uint64_t)it->common.seed;
     }
     return status;
 }
@@ -250,33 +237,6 @@ static void list_criteria(esp_text *names)
     }
 }
 
-static esp_status run(saliency_request *it, const char *path, const char *criterion, const char *layer,
-                      const char *split, const esp_option_list *inputs, esp_error *err)
-{
-    esp_input_shape shapes[ESP_CLI_INPUTS_MAX];
-    int shape_count = 0;
-    esp_status status = esp_criterion_find(criterion, &it->criterion, err);
-    if (status == ESP_OK) {
-        status = esp_onnx_load(path, &it->graph, err);
-    }
-    if (status == ESP_OK) {
-        status = open_data(it, split, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_cli_input_shapes(inputs, it->graph, shapes, &shape_count, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_infer(it->graph, 1, shapes, shape_count, &it->inferred, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_layers_list(it->graph, it->inferred, &it->layers, err);
-    }
-    if (status == ESP_OK) {
-        status = layer ? print_one(it, layer, err) : print_all(it, err);
-    }
-    return status;
-}
-
 static void release(saliency_request *it)
 {
     for (int i = 0; it->scores && i < it->layers.count; i++) {
@@ -286,39 +246,66 @@ static void release(saliency_request *it)
     esp_dataset_unref(it->dataset);
     esp_layers_free(&it->layers);
     esp_inferred_free(it->inferred);
-    esp_graph_unref(it->graph);
+    esp_cli_model_close(&it->model);
+}
+
+static esp_status look(esp_cli *cli, saliency_request *it, const char *path, esp_error *err)
+{
+    esp_status status = esp_criterion_find(it->criterion_name, &it->criterion, err);
+    if (status == ESP_OK) {
+        status = esp_cli_model_open(cli, &it->common, path, &it->model, err);
+    }
+    if (status == ESP_OK) {
+        status = open_data(it, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_infer(it->model.graph, 1, it->model.shapes, it->model.shape_count, &it->inferred, err);
+    }
+    if (status == ESP_OK) {
+        status = esp_layers_list(it->model.graph, it->inferred, &it->layers, err);
+    }
+    if (status == ESP_OK) {
+        status = it->layer ? print_one(it, it->layer, err) : print_all(it, err);
+    }
+    return status;
+}
+
+/* MODEL.onnx */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    saliency_request *it = context;
+    esp_status status = look(cli, it, items[0], err);
+    (void)count;
+    release(it);
+    return status;
 }
 
 esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
-    const char *criterion = "l1", *layer = NULL, *split = "train";
-    int64_t seed = 0, threads = 0;
-    bool is_done = false;
-    saliency_request it = {.compute = &cli->compute, .data = {.images = ESP_CALIBRATION_IMAGES}};
-    esp_option_list inputs = {0};
+    saliency_request it = {.compute = &cli->compute,
+                           .data = {.images = ESP_CALIBRATION_IMAGES},
+                           .criterion_name = "l1",
+                           .split = "train"};
     esp_text names = {0};
     char data_help[128];
     list_criteria(&names);
     const esp_option options[] = {
-        {"criterion", 'c', ESP_OPTION_TEXT, &criterion, "NAME", names.data ? names.data : "criterion", 0, 0,
-         0},
-        {"layer", 'l', ESP_OPTION_TEXT, &layer, "NAME", "every filter of one layer", 0, 0, 0},
-        {"data", 'd', ESP_OPTION_TEXT, &it.spec, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0,
-         0},
+        {"criterion", 'c', ESP_OPTION_TEXT, &it.criterion_name, "NAME", names.data ? names.data : "criterion",
+         0, 0, 0},
+        {"layer", 'l', ESP_OPTION_TEXT, &it.layer, "NAME", "every filter of one layer", 0, 0, 0},
+        ESP_CLI_DATA(&it.common, esp_cli_data_help(data_help, sizeof data_help)),
         {"calibrate", 0, ESP_OPTION_INT, &it.data.images, "N", "class-balanced images of it (default 256)", 1,
          1e9, 0},
-        {"split", 0, ESP_OPTION_TEXT, &split, "NAME", "images for training (train, default) or test", 0, 0,
+        {"split", 0, ESP_OPTION_TEXT, &it.split, "NAME", "images for training (train, default) or test", 0, 0,
          0},
         {"batch", 'b', ESP_OPTION_INT, &it.data.batch, "N", "images at once (default: what memory allows)", 1,
          65536, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &it.data.mean, "M[,M..]", "normalisation instead of the model's own", 0,
-         0, 0},
-        {"std", 0, ESP_OPTION_TEXT, &it.data.std, "S[,S..]", "likewise", 0, 0, 0},
-        {"seed", 0, ESP_OPTION_INT, &seed, "N", "chooses the images, and the random criterion's numbers", 0,
-         1e15, 0},
-        {"input", 0, ESP_OPTION_LIST, &inputs, "NAME:SHAPE", "fix sizes the file leaves open", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
+        ESP_CLI_MEAN(&it.common, "normalisation instead of the model's own"),
+        ESP_CLI_STD(&it.common, "likewise"),
+        ESP_CLI_SEED(&it.common, "chooses the images, and the random criterion's numbers"),
+        ESP_CLI_INPUT(&it.common, "fix sizes the file leaves open"),
+        ESP_CLI_MACHINE(cli, &it.common),
+        ESP_CLI_JSON(&it.common, "one JSON object instead of the table"),
         {0},
     };
     const esp_command_syntax syntax = {
@@ -331,18 +318,7 @@ esp_status esp_command_saliency(esp_cli *cli, int argc, char **argv, esp_error *
         1,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
+    esp_status status = esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
     esp_text_free(&names);
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    it.seed = (uint64_t)seed;
-    status = esp_cli_start(cli, threads, err);
-    if (status == ESP_OK) {
-        status = run(&it, positionals.items[0], criterion, layer, split, &inputs, err);
-    }
-    release(&it);
     return status;
 }

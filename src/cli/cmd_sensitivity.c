@@ -6,8 +6,7 @@
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
 #include "cli/plan_flags.h"
 #include "cli/table.h"
 #include "io/dataset.h"
@@ -18,14 +17,15 @@
 enum { RATIOS_MAX = 99, NAMED_MAX = 7 };
 
 typedef struct sensitivity_request {
-    const char *data, *method, *mode, *criterion, *plan_path, *ratios, *measure, *plot;
+    esp_cli_common common;
+    const char *method, *mode, *criterion, *plan_path, *ratios, *measure, *plot;
     esp_option_list layers, ignored;
-    int64_t groups, seed, memory_mib;
+    int64_t groups, memory_mib;
     double tolerance; /* negative: not asked */
     double grid[RATIOS_MAX];
     esp_sensitivity_measure by;
     esp_sensitivity_options options;
-    bool is_json, uses_training;
+    bool uses_training;
 } sensitivity_request;
 
 /* ---- what is asked ---- */
@@ -95,7 +95,8 @@ static esp_status make_plan(const sensitivity_request *it, esp_plan *plan, esp_e
 static esp_status check_request(sensitivity_request *it, esp_error *err)
 {
     esp_status status = esp_sensitivity_measure_parse(it->measure, &it->by, err);
-    if (status == ESP_OK && !it->data) {
+    it->options.path = it->common.output;
+    if (status == ESP_OK && !it->common.data) {
         char help[128];
         status =
             esp_fail(err, ESP_INVALID, "--data SPEC is missing (%s)", esp_cli_data_help(help, sizeof help));
@@ -115,7 +116,9 @@ static esp_status check_request(sensitivity_request *it, esp_error *err)
     }
     it->options.patterns = it->layers.items;
     it->options.pattern_count = it->layers.count;
-    it->options.seed = (uint64_t)it->seed;
+    it->options.seed = (uint64_t)it->common.seed;
+    it->options.mean = it->common.mean;
+    it->options.std = it->common.std;
     it->options.memory = (size_t)it->memory_mib << 20;
     return status;
 }
@@ -443,7 +446,7 @@ done:
 
 /* ---- the command ---- */
 
-static esp_status run(esp_cli *cli, const char *path, sensitivity_request *it, esp_error *err)
+static esp_status look(esp_cli *cli, const char *path, sensitivity_request *it, esp_error *err)
 {
     esp_graph *graph = NULL;
     esp_dataset *dataset = NULL;
@@ -456,8 +459,8 @@ static esp_status run(esp_cli *cli, const char *path, sensitivity_request *it, e
         status = esp_onnx_load(path, &graph, err);
     }
     if (status == ESP_OK) {
-        status =
-            esp_dataset_open(it->data, it->uses_training ? ESP_SPLIT_TRAIN : ESP_SPLIT_TEST, &dataset, err);
+        status = esp_dataset_open_for(it->common.data, it->uses_training ? ESP_SPLIT_TRAIN : ESP_SPLIT_TEST,
+                                      graph, &dataset, err);
     }
     if (status == ESP_OK) {
         status = esp_sensitivity_scan(&cli->compute, graph, dataset, &it->options, &result, err);
@@ -466,7 +469,7 @@ static esp_status run(esp_cli *cli, const char *path, sensitivity_request *it, e
     esp_cli_end_progress();
     /* what was measured before Ctrl-C is shown too */
     if (result) {
-        shown = it->is_json ? print_json(result, it, &later) : print_text(result, it, &later);
+        shown = it->common.is_json ? print_json(result, it, &later) : print_text(result, it, &later);
     }
     if (result && shown == ESP_OK && it->plot && result->baseline.is_done) {
         shown = write_plot(result, it, &later);
@@ -482,20 +485,29 @@ static esp_status run(esp_cli *cli, const char *path, sensitivity_request *it, e
     return status;
 }
 
+/* MODEL.onnx */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    sensitivity_request *it = context;
+    esp_status status = check_request(it, err);
+    (void)count;
+    if (status == ESP_OK) {
+        status = esp_cli_start(cli, it->common.threads, err);
+    }
+    return status == ESP_OK ? look(cli, items[0], it, err) : status;
+}
+
 esp_status esp_command_sensitivity(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
     char data_help[128];
-    int64_t threads = 0;
-    bool is_done = false;
     sensitivity_request it = {.tolerance = -1, .measure = "loss"};
     const esp_option options[] = {
-        {"data", 'd', ESP_OPTION_TEXT, &it.data, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0,
-         0},
+        ESP_CLI_DATA(&it.common, esp_cli_data_help(data_help, sizeof data_help)),
         {"images", 'n', ESP_OPTION_INT, &it.options.images, "N", "of each class alike (default 1000)", 1, 1e9,
          0},
         {"train-split", 0, ESP_OPTION_FLAG, &it.uses_training, NULL,
          "the training images instead of the test images", 0, 0, 0},
-        {"seed", 0, ESP_OPTION_INT, &it.seed, "N", "chooses the images", 0, 1e15, 0},
+        ESP_CLI_SEED(&it.common, "chooses the images"),
         {"ratios", 'r', ESP_OPTION_TEXT, &it.ratios, "A:B:STEP", "or R,R,... (default 0.1:0.9:0.1)", 0, 0, 0},
         {"method", 'm', ESP_OPTION_TEXT, &it.method, "M", "wsp (default), sg or filter", 0, 0, 0},
         {"mode", 0, ESP_OPTION_TEXT, &it.mode, "MODE", "sound (default) or faithful", 0, 0, 0},
@@ -506,7 +518,7 @@ esp_status esp_command_sensitivity(esp_cli *cli, int argc, char **argv, esp_erro
         {"layers", 'l', ESP_OPTION_LIST, &it.layers, "PATTERN", "only parts with such layers (* and ? match)",
          0, 0, 0},
         {"ignore", 0, ESP_OPTION_LIST, &it.ignored, "PATTERN", "layers that stay whole", 0, 0, 0},
-        {"output", 'o', ESP_OPTION_TEXT, &it.options.path, "FILE", "JSON lines, point by point", 0, 0, 0},
+        ESP_CLI_OUTPUT(&it.common, "FILE", "JSON lines, point by point"),
         {"resume", 0, ESP_OPTION_FLAG, &it.options.resumes, NULL, "go on with FILE", 0, 0, 0},
         {"measure", 0, ESP_OPTION_TEXT, &it.measure, "M", "shown: loss (default), top1 or top5", 0, 0, 0},
         {"tolerance", 0, ESP_OPTION_REAL, &it.tolerance, "T",
@@ -515,13 +527,10 @@ esp_status esp_command_sensitivity(esp_cli *cli, int argc, char **argv, esp_erro
         {"batch", 'b', ESP_OPTION_INT, &it.options.batch, "N", "images per task", 1, 65536, 0},
         {"memory", 0, ESP_OPTION_INT, &it.memory_mib, "MIB", "for kept activations (default 512)", 1, 1 << 20,
          0},
-        {"mean", 0, ESP_OPTION_TEXT, &it.options.mean, "M[,M..]", "normalisation: mean of x/255 per channel",
-         0, 0, 0},
-        {"std", 0, ESP_OPTION_TEXT, &it.options.std, "S[,S..]",
-         "normalisation: standard deviation per channel", 0, 0, 0},
-        {"threads", 't', ESP_OPTION_INT, &threads, "N", "default: all cores", 1, 1024, 0},
-        ESP_CLI_KERNELS(cli),
-        {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object instead of the table", 0, 0, 0},
+        ESP_CLI_MEAN(&it.common, "normalisation: mean of x/255 per channel"),
+        ESP_CLI_STD(&it.common, "normalisation: standard deviation per channel"),
+        ESP_CLI_MACHINE(cli, &it.common),
+        ESP_CLI_JSON(&it.common, "one JSON object instead of the table"),
         {0},
     };
     const esp_command_syntax syntax = {
@@ -533,15 +542,5 @@ esp_status esp_command_sensitivity(esp_cli *cli, int argc, char **argv, esp_erro
         1,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status == ESP_OK && !is_done) {
-        status = check_request(&it, err);
-    }
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    status = esp_cli_start(cli, threads, err);
-    return status == ESP_OK ? run(cli, positionals.items[0], &it, err) : status;
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

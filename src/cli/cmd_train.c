@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/inputs.h"
+#include "cli/train_flags.h"
 #include "cli/train_report.h"
 #include "io/checkpoint.h"
 #include "io/onnx.h"
@@ -21,42 +22,39 @@
 /* What is kept in a checkpoint beside the training's state: the epochs reported so far, as JSON. */
 #define HISTORY_BLOCK "cli/history"
 
-#define VALIDATION_SHARE   0.1
-#define CHECKPOINT_SECONDS 300.0
-#define MAX_LOSS           1e4
+#define MAX_LOSS 1e4
 
 typedef struct train_request {
+    esp_cli_train_flags flags;
     esp_train_options options;
     esp_train_report report;
-    const char *output, *data, *validation, *schedule, *milestones, *optimizer, *norm, *augment, *teacher;
-    const char *checkpoint, *checkpoint_every, *resume, *log;
-    int64_t threads, seed, crop, patience, classes, cooldown, plateau_patience;
-    double lr, gamma, every, min_lr, warmup, lasso_strength;
-    bool is_json, frees_masks, validates_on_test, replaces_classifier, flips;
+    const char *output, *data, *validation, *checkpoint, *resume, *log;
+    int64_t threads, seed, classes;
+    double epochs, lasso_strength;
+    bool is_json, frees_masks, validates_on_test, replaces_classifier;
     esp_cli_images images; /* only --skip-bad: --crop is an augmentation here */
-    esp_option_list freeze;
-    esp_graph *teacher_graph;
     esp_group_lasso *lasso;
+    int failures_told; /* of writing the best version */
     char note[64];
     esp_train_state resumed;
 } train_request;
 
-typedef struct train_data {
-    esp_dataset *training, *validation;
-    esp_dataset *test;  /* NULL when validation is the test set */
-    bool shares_images; /* validation is a part of the training images */
-} train_data;
-
 /* ---- callbacks ---- */
 
-/* Every new best goes to disk at once: an interrupted or killed run leaves it there. */
+/* Every new best goes to disk at once: an interrupted or killed run leaves it there. When it cannot be
+ * written training goes on, and the end tries again. */
 static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
 {
     train_request *it = user;
+    esp_error why = {0};
+    (void)err;
     esp_train_report_epoch(&it->report, report);
-    return report->is_best && report->graph && report->epoch > 0
-               ? esp_onnx_save(report->graph, it->output, err)
-               : ESP_OK;
+    if (report->is_best && report->graph && report->epoch > 0 &&
+        esp_onnx_save(report->graph, it->output, &why) != ESP_OK && it->failures_told++ == 0) {
+        esp_error_set_hint(&why, "training goes on; it is tried again");
+        esp_cli_complain("warning", &why);
+    }
+    return ESP_OK;
 }
 
 static esp_status on_step(void *user, esp_trainer *trainer, const esp_step_report *report, esp_error *err)
@@ -95,155 +93,31 @@ static esp_status on_checkpoint(void *user, const esp_train_state *state, esp_er
 
 /* ---- options ---- */
 
-static esp_status parse_milestones(const char *text, esp_schedule *schedule, esp_error *err)
-{
-    schedule->milestone_count = 0;
-    while (*text) {
-        char *end = NULL;
-        double epoch = strtod(text, &end);
-        bool is_number = end != text && (*end == ',' || *end == 0) && epoch > 0;
-        if (!is_number || schedule->milestone_count == ESP_SCHEDULE_MAX_STEPS) {
-            return esp_fail(err, ESP_INVALID,
-                            "--milestones: found '%s', expected up to %d epochs such "
-                            "as 30,60",
-                            text, ESP_SCHEDULE_MAX_STEPS);
-        }
-        schedule->milestones[schedule->milestone_count++] = epoch;
-        text = *end ? end + 1 : end;
-    }
-    return ESP_OK;
-}
-
-/* By a word and the numbers beside it. */
-static esp_status name_schedule(train_request *it, esp_error *err)
-{
-    esp_schedule_kind kind = it->milestones ? ESP_SCHEDULE_STEP : ESP_SCHEDULE_COSINE;
-    esp_status status = it->schedule ? esp_schedule_parse_kind(it->schedule, &kind, err) : ESP_OK;
-    if (status != ESP_OK) {
-        return status;
-    }
-    esp_schedule *schedule = &it->options.schedule;
-    *schedule = esp_schedule_make(kind, it->lr);
-    schedule->gamma = isnan(it->gamma) ? schedule->gamma : it->gamma;
-    schedule->every = isnan(it->every) ? 0 : it->every;
-    schedule->min_lr = isnan(it->min_lr) ? 0 : it->min_lr;
-    schedule->warmup_epochs = isnan(it->warmup) ? 0 : it->warmup;
-    schedule->patience = it->plateau_patience < 0 ? schedule->patience : (int)it->plateau_patience;
-    schedule->cooldown = (int)it->cooldown;
-    return it->milestones ? parse_milestones(it->milestones, schedule, err) : ESP_OK;
-}
-
-/* As JSON, here or in a file. */
-static esp_status read_schedule(train_request *it, esp_error *err)
-{
-    bool has_numbers = it->milestones || !isnan(it->gamma) || !isnan(it->every) || !isnan(it->min_lr) ||
-                       !isnan(it->warmup) || it->plateau_patience >= 0 || it->cooldown > 0;
-    if (has_numbers) {
-        return esp_fail(err, ESP_INVALID,
-                        "--schedule: is JSON, so its numbers belong there and not into options of their own");
-    }
-    json_t *json = NULL;
-    esp_status status = it->schedule[0] == '{' ? esp_json_parse(it->schedule, "--schedule", &json, err)
-                                               : esp_json_load(it->schedule, &json, err);
-    if (status == ESP_OK) {
-        status = esp_schedule_from_json(json, it->lr, &it->options.schedule, err);
-    }
-    json_decref(json);
-    return status;
-}
-
-static esp_status choose_schedule(train_request *it, esp_error *err)
-{
-    size_t length = it->schedule ? strlen(it->schedule) : 0;
-    bool is_file = length > 5 && strcmp(it->schedule + length - 5, ".json") == 0;
-    bool is_json = length > 0 && it->schedule[0] == '{';
-    esp_status status = is_file || is_json ? read_schedule(it, err) : name_schedule(it, err);
-    return status == ESP_OK ? esp_schedule_check(&it->options.schedule, err) : status;
-}
-
-/* "200s", "5m", "500steps", or two of them with a comma. */
-static esp_status parse_interval(const char *text, esp_train_options *options, esp_error *err)
-{
-    const char *at = text;
-    while (*at) {
-        char *end = NULL;
-        double value = strtod(at, &end);
-        size_t unit = strcspn(end, ",");
-        bool is_steps = unit == 5 && strncmp(end, "steps", 5) == 0;
-        bool is_time = unit == 1 && (*end == 's' || *end == 'm');
-        bool is_good = end != at && isfinite(value) && value > 0 &&
-                       (is_time || (is_steps && value == floor(value) && value < 1e15));
-        if (!is_good) {
-            return esp_fail(err, ESP_INVALID,
-                            "--checkpoint-every: found '%s', expected seconds, minutes or steps such as "
-                            "200s, 5m or 500steps",
-                            text);
-        }
-        if (is_steps) {
-            options->checkpoint_steps = (int64_t)value;
-        } else {
-            options->checkpoint_seconds = *end == 'm' ? 60 * value : value;
-        }
-        at = end + unit + (end[unit] == ',');
-    }
-    return ESP_OK;
-}
-
 static esp_status choose_checkpoints(train_request *it, esp_error *err)
 {
-    esp_train_options *options = &it->options;
     if (!it->checkpoint) {
         it->checkpoint = it->resume;
     }
     if (!it->checkpoint) {
-        return it->checkpoint_every
+        return it->flags.checkpoint_every
                    ? esp_fail(err, ESP_INVALID, "--checkpoint-every: expected --checkpoint FILE beside it")
                    : ESP_OK;
     }
     it->report.checkpoint = it->checkpoint;
-    options->on_checkpoint = on_checkpoint;
-    options->checkpoint_user = it;
-    if (!it->checkpoint_every) {
-        options->checkpoint_seconds = CHECKPOINT_SECONDS;
-        return ESP_OK;
-    }
-    return parse_interval(it->checkpoint_every, options, err);
-}
-
-static esp_status choose_words(train_request *it, esp_error *err)
-{
-    esp_train_options *options = &it->options;
-    esp_status status = ESP_OK;
-    if (it->optimizer) {
-        status = esp_optimizer_parse_kind(it->optimizer, &options->optimizer, err);
-    }
-    if (status == ESP_OK && it->norm) {
-        status = esp_norm_mode_parse(it->norm, &options->norm, err);
-    }
-    if (status == ESP_OK && it->augment) {
-        status = esp_augmentation_parse(it->augment, &options->augmentation, err);
-    }
-    if (isnan(it->lr)) {
-        it->lr = esp_optimizer_default_lr(options->optimizer);
-    }
-    return status == ESP_OK ? choose_schedule(it, err) : status;
+    it->options.on_checkpoint = on_checkpoint;
+    it->options.checkpoint_user = it;
+    return ESP_OK;
 }
 
 static esp_status finish_options(train_request *it, esp_error *err)
 {
     esp_train_options *options = &it->options;
-    esp_status status = choose_words(it, err);
+    esp_status status = esp_cli_train_options(&it->flags, options, err);
     if (status == ESP_OK) {
         status = choose_checkpoints(it, err);
     }
-    if (it->crop > 0) {
-        options->augmentation.crop_padding = (int)it->crop;
-    }
-    options->augmentation.flips = options->augmentation.flips || it->flips;
+    options->epochs_limit = it->epochs;
     options->seed = (uint64_t)it->seed;
-    options->patience = (int)it->patience;
-    options->freeze = it->freeze.items;
-    options->freeze_count = it->freeze.count;
     options->evaluates_first = true;
     options->on_epoch = on_epoch;
     options->epoch_user = it;
@@ -251,89 +125,23 @@ static esp_status finish_options(train_request *it, esp_error *err)
         options->on_step = on_step;
         options->step_user = it;
     }
-    if (status == ESP_OK && it->validates_on_test && it->validation) {
-        status =
-            esp_fail(err, ESP_INVALID, "--validation and --validate-on-test: expected one of them, not both");
-    }
     return status;
 }
 
-/* ---- data ---- */
-
-static void release_data(train_data *data)
+static esp_status open_data(const esp_cli *cli, train_request *it, const esp_graph *graph,
+                            esp_cli_train_data *data, esp_error *err)
 {
-    esp_dataset_unref(data->training);
-    esp_dataset_unref(data->validation);
-    esp_dataset_unref(data->test);
-}
-
-static esp_status split_training(train_request *it, train_data *data, double share, esp_error *err)
-{
-    esp_dataset *rest = NULL, *held = NULL;
-    int64_t all = esp_dataset_count(data->training);
-    esp_status status = esp_dataset_split(data->training, share, it->options.seed, &rest, &held, err);
+    const esp_cli_train_data_wish wish = {.data = it->data,
+                                          .images = &it->images,
+                                          .validation = it->validation,
+                                          .validates_on_test = it->validates_on_test,
+                                          .seed = it->options.seed};
+    esp_status status = esp_cli_train_data_open(&cli->compute, &wish, graph, data, err);
     if (status == ESP_OK) {
-        snprintf(it->report.source, sizeof it->report.source,
-                 "%lld of %lld training images, held back by seed %lld", (long long)esp_dataset_count(held),
-                 (long long)all, (long long)it->seed);
-        esp_dataset_unref(data->training);
-        data->training = rest;
-        data->validation = held;
-        data->shares_images = true;
+        it->report.measured = data->measured;
+        it->report.has_validation = data->validation != NULL;
+        memcpy(it->report.source, data->source, sizeof data->source);
     }
-    return status;
-}
-
-/* What is validated on. The test set only when the user says so. */
-static esp_status open_validation(train_request *it, const esp_graph *graph, train_data *data, esp_error *err)
-{
-    double share = 0;
-    char *source = it->report.source;
-    size_t size = sizeof it->report.source;
-    if (it->validation && esp_parse_f64(it->validation, &share)) {
-        return share > 0 && share < 1
-                   ? split_training(it, data, share, err)
-                   : esp_fail(err, ESP_INVALID,
-                              "--validation: found '%s', expected a share between 0 and 1 or a dataset",
-                              it->validation);
-    }
-    const char *spec = it->validation ? it->validation : it->data;
-    esp_error ignored = {0};
-    if (esp_cli_open_data(spec, &it->images, ESP_SPLIT_VALIDATION, graph, &data->validation, &ignored) ==
-        ESP_OK) {
-        snprintf(source, size, "%lld validation images of %.100s",
-                 (long long)esp_dataset_count(data->validation), spec);
-        return ESP_OK;
-    }
-    if (!it->validation) {
-        return split_training(it, data, VALIDATION_SHARE, err);
-    }
-    /* another dataset without validation images of its own: all it has for measuring */
-    esp_status status = esp_cli_open_data(spec, &it->images, ESP_SPLIT_TEST, graph, &data->validation, err);
-    if (status == ESP_OK) {
-        snprintf(source, size, "%lld test images of %.100s", (long long)esp_dataset_count(data->validation),
-                 spec);
-    }
-    return status;
-}
-
-static esp_status open_data(train_request *it, const esp_graph *graph, train_data *data, esp_error *err)
-{
-    esp_status status =
-        esp_cli_open_data(it->data, &it->images, ESP_SPLIT_TRAIN, graph, &data->training, err);
-    if (status == ESP_OK) {
-        status = esp_cli_open_data(it->data, &it->images, ESP_SPLIT_TEST, graph, &data->test, err);
-    }
-    if (status == ESP_OK && it->validates_on_test) {
-        data->validation = data->test;
-        data->test = NULL;
-        snprintf(it->report.source, sizeof it->report.source,
-                 "the %lld test images: the best version is chosen by them",
-                 (long long)esp_dataset_count(data->validation));
-    } else if (status == ESP_OK) {
-        status = open_validation(it, graph, data, err);
-    }
-    it->report.measured = it->validates_on_test ? "test" : "validation";
     return status;
 }
 
@@ -362,19 +170,9 @@ static esp_status load_checkpoint(train_request *it, esp_error *err)
 
 /* ---- the model ---- */
 
-static esp_status load_teacher(train_request *it, esp_error *err)
-{
-    if (!it->teacher) {
-        return ESP_OK;
-    }
-    esp_status status = esp_onnx_load(it->teacher, &it->teacher_graph, err);
-    it->options.teacher = it->teacher_graph;
-    return status;
-}
-
 /* Replaces the model by one for other classes when that was asked for. */
-static esp_status replace_classifier(const train_request *it, const train_data *data, esp_graph **graph,
-                                     esp_error *err)
+static esp_status replace_classifier(const train_request *it, const esp_cli_train_data *data,
+                                     esp_graph **graph, esp_error *err)
 {
     int64_t classes = it->classes > 0 ? it->classes : esp_dataset_class_count(data->training);
     if (it->classes == 0 && !it->replaces_classifier) {
@@ -396,30 +194,18 @@ static esp_status add_lasso(train_request *it, const esp_graph *graph, const esp
     if (it->lasso_strength == 0) {
         return ESP_OK;
     }
-    esp_input_shape shape;
-    esp_inferred *inferred = NULL;
-    esp_layers layers = {0};
-    bool is_open = esp_dataset_input_shape(training, graph, 1, &shape);
-    esp_status status = esp_infer(graph, 1, is_open ? &shape : NULL, is_open ? 1 : 0, &inferred, err);
-    if (status == ESP_OK) {
-        status = esp_layers_list(graph, inferred, &layers, err);
-    }
-    if (status == ESP_OK) {
-        status = esp_group_lasso_new(graph, &layers, NULL, NULL, it->lasso_strength, &it->lasso, err);
-    }
+    esp_status status = esp_group_lasso_of_model(graph, training, it->lasso_strength, &it->lasso, err);
     if (status == ESP_OK) {
         it->options.penalties = esp_group_lasso_penalties(it->lasso, &it->options.penalty_count);
         snprintf(it->note, sizeof it->note, "group lasso %.17g", it->lasso_strength);
         it->options.note = it->note;
     }
-    esp_layers_free(&layers);
-    esp_inferred_free(inferred);
     return status;
 }
 
 /* ---- training ---- */
 
-static esp_status measure_test(esp_cli *cli, const train_request *it, const train_data *data,
+static esp_status measure_test(esp_cli *cli, const train_request *it, const esp_cli_train_data *data,
                                const esp_graph *trained, esp_eval_result *out, esp_error *err)
 {
     const esp_eval_options options = {.limit = it->options.validation_limit};
@@ -427,27 +213,40 @@ static esp_status measure_test(esp_cli *cli, const train_request *it, const trai
 }
 
 /* Writes the best version, measures it on the test set if that was not what it was chosen by, and reports. */
-static esp_status finish(esp_cli *cli, train_request *it, const train_data *data, const esp_graph *trained,
-                         const esp_train_result *result, esp_status ended, esp_error *err)
+static esp_status finish(esp_cli *cli, train_request *it, const esp_cli_train_data *data,
+                         const esp_graph *trained, const esp_train_result *result, esp_status ended,
+                         esp_error *err)
 {
     esp_eval_result test = {0};
-    esp_status status = esp_onnx_save(trained, it->output, err);
-    if (status == ESP_OK && ended == ESP_OK && data->test) {
-        status = measure_test(cli, it, data, trained, &test, err);
+    esp_status measured = ESP_OK, status = esp_onnx_save(trained, it->output, err);
+    if (status != ESP_OK) {
+        if (result->checkpoints > 0) {
+            esp_error_set_hint(err, "the training is in %s: --resume %s goes on", it->checkpoint,
+                               it->checkpoint);
+        }
+        return status;
     }
-    return status == ESP_OK || status == ESP_CANCELLED
-               ? esp_train_report_end(&it->report, result, ended, &test, err)
-               : status;
+    if (ended == ESP_OK && !it->validates_on_test) {
+        measured = measure_test(cli, it, data, trained, &test, err);
+    }
+    status = esp_train_report_end(&it->report, result, ended, &test, measured == ESP_OK ? err : NULL);
+    if (measured != ESP_OK && measured != ESP_CANCELLED) {
+        esp_error_prefix(err, "%s is written, but the test images could not be measured", it->output);
+    }
+    return measured != ESP_OK && measured != ESP_CANCELLED ? measured : status;
 }
 
-static void explain_end(esp_status status, const train_request *it, bool is_written, esp_error *err)
+static void explain_end(esp_status status, const train_request *it, const esp_train_result *result,
+                        bool is_written, esp_error *err)
 {
+    char more[600] = "";
+    if (it->checkpoint && result->checkpoints > 0) {
+        snprintf(more, sizeof more, "; --resume %.500s goes on", it->checkpoint);
+    }
     if (status == ESP_CANCELLED) {
         esp_fail(err, ESP_CANCELLED,
-                 is_written ? "the best version so far is in %s" : "nothing was written to %s", it->output);
-        if (it->checkpoint) {
-            esp_error_set_hint(err, "--resume %s goes on", it->checkpoint);
-        }
+                 is_written ? "the best version so far is in %s%s" : "nothing was written to %s%s",
+                 it->output, more);
     } else if (status == ESP_DIVERGED && is_written) {
         esp_error_set_hint(err, "try a lower learning rate; the best version so far is in %s", it->output);
     }
@@ -455,8 +254,8 @@ static void explain_end(esp_status status, const train_request *it, bool is_writ
 
 /* An interrupted or diverged training has put its best version into `trained` too: it is written before the
  * status goes on. */
-static esp_status train(esp_cli *cli, train_request *it, const train_data *data, const esp_graph *graph,
-                        esp_error *err)
+static esp_status train(esp_cli *cli, train_request *it, const esp_cli_train_data *data,
+                        const esp_graph *graph, esp_error *err)
 {
     esp_graph *trained = NULL;
     esp_held_masks masks = {0};
@@ -482,44 +281,44 @@ static esp_status train(esp_cli *cli, train_request *it, const train_data *data,
             *err = later;
         }
     }
-    esp_cli_warn_skipped(data->training);
-    if (data->validation && !data->shares_images) {
-        esp_cli_warn_skipped(data->validation);
-    }
-    if (data->test) {
-        esp_cli_warn_skipped(data->test);
-    }
-    explain_end(status, it, is_written, err);
+    explain_end(status, it, &result, is_written, err);
     esp_graph_unref(trained);
     esp_held_masks_free(&masks);
     return status;
 }
 
-/* Finds out before hours of work whether the result can be written where it was asked for. */
-static esp_status check_writable(const char *path, esp_error *err)
+/* Finds out before hours of work whether what is to be written can be, each in a file of its own. */
+static esp_status check_files(const train_request *it, esp_error *err)
 {
-    esp_file_writer *writer = NULL;
-    esp_status status = esp_file_writer_open(path, &writer, err);
-    esp_file_writer_discard(writer);
+    const struct {
+        const char *flag, *path;
+    } files[] = {{"-o", it->output}, {"--checkpoint", it->checkpoint}, {"--log", it->log}};
+    esp_status status = ESP_OK;
+    for (size_t i = 0; status == ESP_OK && i < sizeof files / sizeof files[0]; i++) {
+        for (size_t other = 0; status == ESP_OK && files[i].path && other < i; other++) {
+            if (files[other].path && esp_cli_is_same_file(files[i].path, files[other].path)) {
+                status = esp_fail(err, ESP_INVALID, "%s and %s: expected two files, found '%s'",
+                                  files[other].flag, files[i].flag, files[i].path);
+            }
+        }
+        /* a log may be a pipe or a terminal; it is opened before training */
+        if (status == ESP_OK && files[i].path && files[i].path != it->log) {
+            status = esp_cli_check_writable(files[i].path, err);
+        }
+    }
     return status;
 }
 
 static esp_status run(esp_cli *cli, train_request *it, const char *model, esp_error *err)
 {
     esp_graph *graph = NULL;
-    train_data data = {0};
+    esp_cli_train_data data = {0};
     esp_status status = finish_options(it, err);
     if (status == ESP_OK) {
         status = esp_onnx_load(model, &graph, err);
     }
     if (status == ESP_OK) {
-        status = load_teacher(it, err);
-    }
-    if (status == ESP_OK) {
-        status = check_writable(it->output, err);
-    }
-    if (status == ESP_OK && it->checkpoint) {
-        status = check_writable(it->checkpoint, err);
+        status = check_files(it, err);
     }
     if (status == ESP_OK) {
         status = load_checkpoint(it, err);
@@ -528,7 +327,7 @@ static esp_status run(esp_cli *cli, train_request *it, const char *model, esp_er
         status = esp_cli_start(cli, it->threads, err);
     }
     if (status == ESP_OK) {
-        status = open_data(it, graph, &data, err);
+        status = open_data(cli, it, graph, &data, err);
     }
     if (status == ESP_OK) {
         status = replace_classifier(it, &data, &graph, err);
@@ -549,7 +348,7 @@ static esp_status run(esp_cli *cli, train_request *it, const char *model, esp_er
         esp_status closed = esp_train_report_close(&it->report, status == ESP_OK ? err : &ignored);
         status = status == ESP_OK ? closed : status;
     }
-    release_data(&data);
+    esp_cli_train_data_close(&data);
     esp_graph_unref(graph);
     return status;
 }
@@ -558,110 +357,43 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
 {
     bool is_done = false;
     char data_help[128];
-    train_request it = {.options = esp_train_defaults(),
-                        .lr = NAN,
-                        .gamma = NAN,
-                        .every = NAN,
-                        .min_lr = NAN,
-                        .warmup = NAN,
-                        .plateau_patience = -1,
+    train_request it = {.flags = ESP_CLI_TRAIN_FLAGS_NONE,
+                        .options = esp_train_defaults(),
+                        .epochs = NAN,
                         .report = {.log_every = 20}};
-    esp_train_options *train_options = &it.options;
-    train_options->epochs_limit = NAN;
-    train_options->max_loss = MAX_LOSS;
+    it.flags.schedule_flag = "--schedule";
+    it.options.max_loss = MAX_LOSS;
     const esp_option options[] = {
         {"output", 'o', ESP_OPTION_TEXT, &it.output, "OUT.onnx", "where the best version goes", 0, 0, 0},
         {"data", 'd', ESP_OPTION_TEXT, &it.data, "SPEC", esp_cli_data_help(data_help, sizeof data_help), 0, 0,
          0},
-        {"epochs", 'e', ESP_OPTION_REAL, &train_options->epochs_limit, "N",
-         "how long; 0.25 is a quarter of the images", 1e-6, 1e6, 0},
-        {"batch", 'b', ESP_OPTION_INT, &train_options->batch, "N", "images per step (default 128)", 1, 65536,
-         0},
+        {"epochs", 'e', ESP_OPTION_REAL, &it.epochs, "N", "how long; 0.25 is a quarter of the images", 1e-6,
+         1e6, 0},
+        {"batch", 'b', ESP_OPTION_INT, &it.flags.batch, "N", "images per step (default 128)", 1, 65536, 0},
         {"seed", 0, ESP_OPTION_INT, &it.seed, "N", "default 0; same seed, same result", 0, 1e15, 0},
         ESP_OPTIONS_ABOUT("Images"),
-        {"validation", 0, ESP_OPTION_TEXT, &it.validation, "SHARE|SPEC",
-         "what the best is chosen by (default: the data's own validation images, else 0.1 of training)", 0, 0,
-         0},
-        {"validate-on-test", 0, ESP_OPTION_FLAG, &it.validates_on_test, NULL,
-         "choose the best by the test images: its figure is then no test any more", 0, 0, 0},
-        {"crop", 0, ESP_OPTION_INT, &it.crop, "P", "random crops from images padded by P pixels", 0, 64, 0},
-        {"flip", 0, ESP_OPTION_FLAG, &it.flips, NULL, "random horizontal flips", 0, 0, 0},
-        {"augment", 0, ESP_OPTION_TEXT, &it.augment, "LIST",
-         "more of it: crop=4,flip,resized=0.08:1,jitter=0.4,hue=0.1,cutout=8,mixup=0.2", 0, 0, 0},
-        {"train-limit", 0, ESP_OPTION_INT, &train_options->train_limit, "N", "N random images per epoch", 1,
-         1e9, 0},
-        {"limit", 'n', ESP_OPTION_INT, &train_options->validation_limit, "N",
-         "measure on the first N images only", 1, 1e9, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &train_options->mean, "M[,M..]",
-         "normalisation: mean of x/255 per channel", 0, 0, 0},
-        {"std", 0, ESP_OPTION_TEXT, &train_options->std, "S[,S..]", "normalisation: standard deviation", 0, 0,
-         0},
+        ESP_CLI_VALIDATION_ROWS(&it),
+        ESP_CLI_TRAIN_IMAGES_ROWS(&it.flags),
         ESP_CLI_SKIP_BAD(&it.images),
         ESP_OPTIONS_ABOUT("Learning rate"),
-        {"lr", 0, ESP_OPTION_REAL, &it.lr, "RATE", "default 0.01; 0.001 for adam and adamw", 1e-12, 1e3, 0},
-        {"schedule", 0, ESP_OPTION_TEXT, &it.schedule, "NAME|JSON",
-         "cosine (default), constant, step, multistep, exponential, onecycle, plateau; JSON or FILE.json", 0,
-         0, 0},
-        {"warmup", 0, ESP_OPTION_REAL, &it.warmup, "N", "epochs of linear warm-up in front of any", 0, 1e6,
-         0},
-        {"milestones", 0, ESP_OPTION_TEXT, &it.milestones, "E,E,..",
-         "step, multistep: epochs at which the rate drops (default: thirds)", 0, 0, 0},
-        {"every", 0, ESP_OPTION_REAL, &it.every, "N", "step: a drop every N epochs instead", 1e-6, 1e6, 0},
-        {"gamma", 0, ESP_OPTION_REAL, &it.gamma, "F",
-         "factor of a drop (default 0.1); exponential: of an epoch (default 0.95)", 1e-9, 1, 0},
-        {"min-lr", 0, ESP_OPTION_REAL, &it.min_lr, "RATE", "cosine, plateau: never below", 0, 1e3, 0},
-        {"plateau-patience", 0, ESP_OPTION_INT, &it.plateau_patience, "N",
-         "plateau: epochs without a lower loss before a drop (default 10)", 0, 1e6, 0},
-        {"cooldown", 0, ESP_OPTION_INT, &it.cooldown, "N", "plateau: epochs of rest after a drop", 0, 1e6, 0},
+        ESP_CLI_TRAIN_RATE_ROWS(&it.flags, "schedule"),
         ESP_OPTIONS_ABOUT("Optimizer"),
-        {"optimizer", 0, ESP_OPTION_TEXT, &it.optimizer, "NAME", "sgd (default), adam or adamw", 0, 0, 0},
-        {"momentum", 0, ESP_OPTION_REAL, &train_options->momentum, "M", "sgd: default 0.9", 0, 1, true},
-        {"nesterov", 0, ESP_OPTION_FLAG, &train_options->uses_nesterov, NULL, "sgd: Nesterov momentum", 0, 0,
-         0},
-        {"dampening", 0, ESP_OPTION_REAL, &train_options->dampening, "D", "sgd: default 0", 0, 1, true},
-        {"beta1", 0, ESP_OPTION_REAL, &train_options->beta1, "B", "adam, adamw: default 0.9", 0, 1, true},
-        {"beta2", 0, ESP_OPTION_REAL, &train_options->beta2, "B", "adam, adamw: default 0.999", 0, 1, true},
-        {"epsilon", 0, ESP_OPTION_REAL, &train_options->epsilon, "E", "adam, adamw: default 1e-8", 0, 1, 0},
-        {"weight-decay", 0, ESP_OPTION_REAL, &train_options->weight_decay, "W", "default 1e-4", 0, 1, 0},
-        {"clip-norm", 0, ESP_OPTION_REAL, &train_options->clip_norm, "L",
-         "scale gradients down to this common length", 0, 1e9, 0},
-        {"clip-value", 0, ESP_OPTION_REAL, &train_options->clip_value, "V", "cut gradients to [-V, V]", 0,
-         1e9, 0},
-        {"ema", 0, ESP_OPTION_REAL, &train_options->ema_decay, "D",
-         "average the weights by D per step (0.999); the average is measured and kept", 0, 1, true},
+        ESP_CLI_TRAIN_OPTIMIZER_ROWS(&it.flags),
         ESP_OPTIONS_ABOUT("Loss"),
-        {"label-smoothing", 0, ESP_OPTION_REAL, &train_options->label_smoothing, "S",
-         "share of each target spread over all classes", 0, 1, true},
-        {"teacher", 0, ESP_OPTION_TEXT, &it.teacher, "MODEL.onnx", "distil from this model too", 0, 0, 0},
-        {"temperature", 0, ESP_OPTION_REAL, &train_options->temperature, "T", "of the teacher (default 4)",
-         1e-3, 1e6, 0},
-        {"distill", 0, ESP_OPTION_REAL, &train_options->distillation, "W",
-         "the teacher's share of the loss (default 0.5)", 1e-6, 1, 0},
+        ESP_CLI_TRAIN_LOSS_ROWS(&it.flags),
         {"group-lasso", 0, ESP_OPTION_REAL, &it.lasso_strength, "L",
          "weight of a group lasso over the kernels of all layers", 0, 1e6, 0},
-        {"max-loss", 0, ESP_OPTION_REAL, &train_options->max_loss, "L",
-         "a batch above it ends the training as diverged (default 1e4; 0: never)", 0, 1e300, 0},
         ESP_OPTIONS_ABOUT("Model"),
-        {"freeze", 0, ESP_OPTION_LIST, &it.freeze, "PATTERN",
-         "layers that stay as they are, with '*'; may be given several times", 0, 0, 0},
-        {"norm", 0, ESP_OPTION_TEXT, &it.norm, "MODE",
-         "batch-norm: train (default), frozen, or recalibrate before every validation", 0, 0, 0},
-        {"freeze-norm", 0, ESP_OPTION_FLAG, &train_options->freezes_norm, NULL, "short for --norm frozen", 0,
-         0, 0},
-        {"recalibrate-images", 0, ESP_OPTION_INT, &train_options->recalibrate_images, "N",
-         "how many for --norm recalibrate (default 1024)", 1, 1e9, 0},
+        ESP_CLI_TRAIN_MODEL_ROWS(&it.flags),
         {"free-masks", 0, ESP_OPTION_FLAG, &it.frees_masks, NULL, "let masked weights grow back", 0, 0, 0},
         {"replace-classifier", 0, ESP_OPTION_FLAG, &it.replaces_classifier, NULL,
          "a new last layer for the classes of the data", 0, 0, 0},
         {"classes", 0, ESP_OPTION_INT, &it.classes, "N", "a new last layer for N classes", 1, 1000000, 0},
         ESP_OPTIONS_ABOUT("Ending and going on"),
-        {"patience", 0, ESP_OPTION_INT, &it.patience, "N",
-         "stop after N epochs without a lower validation loss", 1, 1e6, 0},
-        {"min-delta", 0, ESP_OPTION_REAL, &train_options->min_delta, "D", "by how much it must be lower", 0,
-         1e9, 0},
+        ESP_CLI_TRAIN_END_ROWS(&it.flags),
         {"checkpoint", 0, ESP_OPTION_TEXT, &it.checkpoint, "FILE", "keep the state of the training here", 0,
          0, 0},
-        {"checkpoint-every", 0, ESP_OPTION_TEXT, &it.checkpoint_every, "N",
+        {"checkpoint-every", 0, ESP_OPTION_TEXT, &it.flags.checkpoint_every, "N",
          "200s, 5m or 500steps (default 5m); and after every epoch", 0, 0, 0},
         {"resume", 0, ESP_OPTION_TEXT, &it.resume, "FILE",
          "go on from a checkpoint: the result is that of one uninterrupted run", 0, 0, 0},
@@ -698,7 +430,7 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
     if (status != ESP_OK || is_done) {
         return status;
     }
-    if (!it.output || !it.data || isnan(train_options->epochs_limit)) {
+    if (!it.output || !it.data || isnan(it.epochs)) {
         const char *missing = !it.output ? "-o OUT.onnx" : !it.data ? "--data SPEC" : "--epochs N";
         return esp_fail(err, ESP_INVALID, "%s is missing", missing);
     }
@@ -709,7 +441,7 @@ esp_status esp_command_train(esp_cli *cli, int argc, char **argv, esp_error *err
     json_decref(it.report.history);
     esp_train_state_free(&it.resumed);
     esp_schedule_free(&it.options.schedule);
-    esp_graph_unref(it.teacher_graph);
+    esp_cli_train_flags_free(&it.flags);
     esp_group_lasso_free(it.lasso);
     return status;
 }

@@ -12,10 +12,11 @@
 #include "cli/cli.h"
 #include "cli/inputs.h"
 #include "cli/plan_preset.h"
-#include "io/dataset.h"
+#include "cli/train_flags.h"
+#include "io/checkpoint.h"
 #include "io/onnx.h"
 
-#define VALIDATION_SHARE 0.1
+#define MAX_LOSS 1e4
 
 typedef struct tune_request {
     esp_cli_plan_flags flags; /* with data and calibration images */
@@ -23,14 +24,15 @@ typedef struct tune_request {
     esp_plan plan;
     esp_gradual schedule;
     esp_train_options training;
-    const char *output, *validation, *prune_schedule, *save_schedule, *lr_schedule, *state, *form;
-    const char *optimizer, *augment, *norm;
-    char measured[160]; /* where the validation images come from, for people */
-    char *state_path;   /* owned; NULL: nothing is kept */
+    esp_cli_train_flags train_flags;
+    const char *output, *validation, *prune_schedule, *save_schedule, *state, *form;
+    const char *measured; /* where the validation images come from, for people */
+    char *state_path;     /* owned */
     double step, initial, local_epochs, local_lr, epochs, group_lasso; /* NAN: not given */
-    double lr, weight_decay, momentum;
-    int64_t steps, batch, crop, threads;
-    bool is_json, resumes, cuts, flips, validates_on_test;
+    int64_t steps, threads;
+    int failures_told;
+    esp_cli_images images; /* only --skip-bad */
+    bool is_json, resumes, cuts, validates_on_test;
 } tune_request;
 
 /* ---- options ---- */
@@ -67,45 +69,6 @@ static esp_status choose_schedule(tune_request *it, esp_error *err)
     return status == ESP_OK ? esp_gradual_check_plan(schedule, &it->plan, err) : status;
 }
 
-static esp_status choose_words(tune_request *it, esp_error *err)
-{
-    esp_train_options *training = &it->training;
-    esp_schedule *rate = &training->schedule;
-    esp_schedule_kind kind = rate->kind;
-    esp_status status = ESP_OK;
-    if (it->optimizer) {
-        status = esp_optimizer_parse_kind(it->optimizer, &training->optimizer, err);
-        rate->lr = status == ESP_OK ? esp_optimizer_default_lr(training->optimizer) : rate->lr;
-    }
-    if (status == ESP_OK && it->lr_schedule) {
-        status = esp_schedule_parse_kind(it->lr_schedule, &kind, err);
-        *rate = esp_schedule_make(kind, rate->lr);
-    }
-    if (status == ESP_OK && it->norm) {
-        status = esp_norm_mode_parse(it->norm, &training->norm, err);
-    }
-    if (status == ESP_OK && it->augment) {
-        status = esp_augmentation_parse(it->augment, &training->augmentation, err);
-    }
-    return status;
-}
-
-static esp_status choose_training(tune_request *it, esp_error *err)
-{
-    esp_train_options *training = &it->training;
-    esp_status status = choose_words(it, err);
-    set_if_given(it->lr, &training->schedule.lr);
-    set_if_given(it->weight_decay, &training->weight_decay);
-    set_if_given(it->momentum, &training->momentum);
-    training->batch = it->batch ? it->batch : training->batch;
-    if (it->crop > 0) {
-        training->augmentation.crop_padding = (int)it->crop;
-    }
-    training->augmentation.flips = training->augmentation.flips || it->flips;
-    training->seed = it->flags.seed >= 0 ? (uint64_t)it->flags.seed : 0;
-    return status == ESP_OK ? esp_schedule_check(&training->schedule, err) : status;
-}
-
 /* Flags that would do nothing are refused. */
 static esp_status check_uses(const tune_request *it, esp_error *err)
 {
@@ -138,12 +101,10 @@ static esp_status finish_options(tune_request *it, esp_error *err)
     if (status == ESP_OK) {
         status = check_uses(it, err);
     }
+    it->training.max_loss = MAX_LOSS;
+    it->training.seed = it->flags.seed >= 0 ? (uint64_t)it->flags.seed : 0;
     if (status == ESP_OK) {
-        status = choose_training(it, err);
-    }
-    if (status == ESP_OK && it->validates_on_test && it->validation) {
-        status =
-            esp_fail(err, ESP_INVALID, "--validation and --validate-on-test: expected one of them, not both");
+        status = esp_cli_train_options(&it->train_flags, &it->training, err);
     }
     if (status == ESP_OK && it->form && strcmp(it->form, "grouped") != 0 && strcmp(it->form, "dense") != 0) {
         status = esp_fail(err, ESP_INVALID, "--form: found '%s', expected grouped or dense", it->form);
@@ -196,6 +157,17 @@ static esp_status on_event(void *user, const esp_gradual_report *report, esp_err
     return ESP_OK;
 }
 
+/* A full disk is said once, and counted at the end. */
+static void on_failure(void *user, const esp_error *why)
+{
+    tune_request *it = user;
+    if (it->failures_told++ == 0) {
+        esp_error told = *why;
+        esp_error_set_hint(&told, "the run goes on; what was kept before stays");
+        esp_cli_complain("warning", &told);
+    }
+}
+
 static json_t *surgery_json(const esp_surgery_report *report)
 {
     return json_pack("{s:I, s:i, s:i, s:o, s:I, s:I}", "slots_removed", (json_int_t)report->slots_removed,
@@ -218,11 +190,16 @@ static esp_status print_json(const tune_request *it, const esp_gradual_result *r
         return status;
     }
     json_t *object =
-        json_pack("{s:o, s:o, s:o, s:i, s:i, s:i, s:b, s:s, s:o, s:o}", "output",
+        json_pack("{s:o, s:o, s:o, s:i, s:i, s:i, s:I, s:i, s:i, s:b, s:s, s:o, s:o}", "output",
                   esp_cli_json_text(it->output), "schedule", schedule, "plan", plan, "steps", result->steps,
-                  "steps_done", result->steps_done, "resumed_steps", result->resumed_steps, "interrupted",
+                  "steps_done", result->steps_done, "resumed_steps", result->resumed_steps,
+                  "resumed_training_step", (json_int_t)result->resumed_training_step, "checkpoints",
+                  result->checkpoints, "checkpoint_failures", result->checkpoint_failures, "interrupted",
                   (int)was_interrupted, "validation", it->measured, "test", esp_cli_eval_json(test),
                   "records", esp_gradual_records_to_json(result->records, result->record_count));
+    if (object && result->checkpoint_failures > 0) {
+        json_object_set_new(object, "checkpoint_error", esp_cli_json_text(result->checkpoint_error.message));
+    }
     if (object && it->cuts && !was_interrupted) {
         json_object_set_new(object, "surgery", surgery_json(surgery));
     }
@@ -247,6 +224,10 @@ static esp_status print_result(const tune_request *it, const esp_gradual_result 
     if (test->images > 0) {
         printf("test     top-1 %s\n", esp_cli_accuracy_text(test, accuracy, sizeof accuracy));
     }
+    if (result->checkpoint_failures > 0) {
+        printf("kept     %d of %d checkpoints could not be written\n", result->checkpoint_failures,
+               result->checkpoints + result->checkpoint_failures);
+    }
     printf("wrote    %s%s\n", it->output,
            it->cuts && !was_interrupted ? "" : " (masked: same shapes, zeros inside)");
     return ESP_OK;
@@ -254,78 +235,18 @@ static esp_status print_result(const tune_request *it, const esp_gradual_result 
 
 /* ---- running ---- */
 
-typedef struct tune_data {
-    esp_dataset *training, *validation, *test;
-    bool shares_images; /* validation is a part of one of the others */
-} tune_data;
-
-static esp_status split_training(tune_request *it, tune_data *data, double share, esp_error *err)
+static esp_status open_data(const esp_cli *cli, tune_request *it, const esp_graph *graph,
+                            esp_cli_train_data *data, esp_error *err)
 {
-    esp_dataset *rest = NULL, *held = NULL;
-    long long all = (long long)esp_dataset_count(data->training);
-    esp_status status = esp_dataset_split(data->training, share, it->training.seed, &rest, &held, err);
-    if (status != ESP_OK) {
-        return status;
-    }
-    snprintf(it->measured, sizeof it->measured, "%lld of %lld training images",
-             (long long)esp_dataset_count(held), all);
-    esp_dataset_unref(data->training);
-    data->training = rest;
-    data->validation = held;
-    data->shares_images = true;
-    return ESP_OK;
+    const esp_cli_train_data_wish wish = {.data = it->flags.data,
+                                          .images = &it->images,
+                                          .validation = it->validation,
+                                          .validates_on_test = it->validates_on_test,
+                                          .seed = it->training.seed};
+    return esp_cli_train_data_open(&cli->compute, &wish, graph, data, err);
 }
 
-/* Versions are chosen on the set's validation images or on a share of the training images, unless the user
- * says to look at the test images. */
-static esp_status open_validation(tune_request *it, const esp_graph *graph, tune_data *data, esp_error *err)
-{
-    double share = VALIDATION_SHARE;
-    esp_error ignored = {0};
-    if (it->validates_on_test) {
-        data->validation = esp_dataset_ref(data->test);
-        data->shares_images = true;
-        snprintf(it->measured, sizeof it->measured, "the %lld test images",
-                 (long long)esp_dataset_count(data->test));
-        return ESP_OK;
-    }
-    if (it->validation && !(esp_parse_f64(it->validation, &share) && share > 0 && share < 1)) {
-        return esp_fail(err, ESP_INVALID,
-                        "--validation: found '%s', expected a share of the training images such as 0.1",
-                        it->validation);
-    }
-    if (!it->validation && esp_dataset_open_for(it->flags.data, ESP_SPLIT_VALIDATION, graph,
-                                                &data->validation, &ignored) == ESP_OK) {
-        snprintf(it->measured, sizeof it->measured, "%lld validation images",
-                 (long long)esp_dataset_count(data->validation));
-        return ESP_OK;
-    }
-    return split_training(it, data, share, err);
-}
-
-static esp_status open_data(tune_request *it, const esp_graph *graph, tune_data *data, esp_error *err)
-{
-    esp_status status = esp_dataset_open_for(it->flags.data, ESP_SPLIT_TRAIN, graph, &data->training, err);
-    if (status == ESP_OK) {
-        status = esp_dataset_open_for(it->flags.data, ESP_SPLIT_TEST, graph, &data->test, err);
-    }
-    return status == ESP_OK ? open_validation(it, graph, data, err) : status;
-}
-
-static void close_data(tune_data *data)
-{
-    const esp_dataset *sets[] = {data->training, data->test, data->shares_images ? NULL : data->validation};
-    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
-        if (sets[i]) {
-            esp_cli_warn_skipped(sets[i]);
-        }
-    }
-    esp_dataset_unref(data->training);
-    esp_dataset_unref(data->validation);
-    esp_dataset_unref(data->test);
-}
-
-static esp_status measure(esp_cli *cli, const tune_request *it, const tune_data *data,
+static esp_status measure(esp_cli *cli, const tune_request *it, const esp_cli_train_data *data,
                           const esp_graph *masked, esp_eval_result *out, esp_error *err)
 {
     const esp_eval_options options = {.mean = it->training.mean, .std = it->training.std};
@@ -340,7 +261,7 @@ static esp_status measure(esp_cli *cli, const tune_request *it, const tune_data 
 
 /* Writes the model, cut if that was asked for. Where it cannot be cut the masked one is written: what took
  * hours is not lost. */
-static esp_status write_model(esp_cli *cli, const tune_request *it, const tune_data *data,
+static esp_status write_model(esp_cli *cli, const tune_request *it, const esp_cli_train_data *data,
                               const esp_graph *masked, bool cuts, esp_surgery_report *report, esp_error *err)
 {
     esp_surgery_options options = esp_surgery_defaults();
@@ -361,20 +282,29 @@ static esp_status write_model(esp_cli *cli, const tune_request *it, const tune_d
     return status;
 }
 
-static esp_status finish(esp_cli *cli, const tune_request *it, const tune_data *data, const esp_graph *masked,
-                         const esp_gradual_result *result, bool was_interrupted, esp_error *err)
+static esp_status finish(esp_cli *cli, const tune_request *it, const esp_cli_train_data *data,
+                         const esp_graph *masked, const esp_gradual_result *result, bool was_interrupted,
+                         esp_error *err)
 {
     esp_surgery_report report = {0};
     esp_eval_result test = {0};
+    esp_status measured = ESP_OK;
     esp_status status = write_model(cli, it, data, masked, it->cuts && !was_interrupted, &report, err);
-    /* an interrupted user wants to go, not to wait for a measurement */
-    if (status == ESP_OK && !was_interrupted) {
-        status = measure(cli, it, data, masked, &test, err);
+    if (status != ESP_OK) {
+        return status;
     }
-    return status == ESP_OK ? print_result(it, result, &test, &report, was_interrupted, err) : status;
+    /* an interrupted user wants to go, not to wait for a measurement */
+    if (!was_interrupted) {
+        measured = measure(cli, it, data, masked, &test, err);
+    }
+    status = print_result(it, result, &test, &report, was_interrupted, measured == ESP_OK ? err : NULL);
+    if (measured != ESP_OK) {
+        esp_error_prefix(err, "%s is written, but the test images could not be measured", it->output);
+    }
+    return measured == ESP_OK ? status : measured;
 }
 
-static esp_status run(esp_cli *cli, tune_request *it, const esp_graph *graph, const tune_data *data,
+static esp_status run(esp_cli *cli, tune_request *it, const esp_graph *graph, const esp_cli_train_data *data,
                       esp_error *err)
 {
     const esp_gradual_options options = {.schedule = &it->schedule,
@@ -386,7 +316,10 @@ static esp_status run(esp_cli *cli, tune_request *it, const esp_graph *graph, co
                                          .state_path = it->state_path,
                                          .resumes = it->resumes,
                                          .save = esp_onnx_save,
-                                         .load = esp_onnx_load};
+                                         .load = esp_onnx_load,
+                                         .save_training = esp_checkpoint_save,
+                                         .load_training = esp_checkpoint_load,
+                                         .on_failure = on_failure};
     esp_gradual_result result = {0};
     esp_graph *masked = NULL;
     esp_status status = esp_prune_gradually(&cli->compute, graph, data->training, data->validation, &options,
@@ -402,8 +335,9 @@ static esp_status run(esp_cli *cli, tune_request *it, const esp_graph *graph, co
     if (status == ESP_OK) {
         esp_gradual_state_remove(it->state_path);
     } else if (status == ESP_CANCELLED && masked) {
-        esp_fail(err, ESP_CANCELLED, "%d of %d steps are done; the model so far is in %s, --resume goes on",
-                 result.steps_done, result.steps, it->output);
+        bool is_kept = result.checkpoints > 0 || it->resumes;
+        esp_fail(err, ESP_CANCELLED, "%d of %d steps are done; the model so far is in %s%s",
+                 result.steps_done, result.steps, it->output, is_kept ? ", --resume goes on" : "");
     }
     esp_gradual_result_free(&result);
     esp_graph_unref(masked);
@@ -424,8 +358,7 @@ static esp_status save_schedule(const tune_request *it, esp_error *err)
 static esp_status tune(esp_cli *cli, tune_request *it, const char *path, esp_error *err)
 {
     esp_graph *graph = NULL;
-    esp_file_writer *writer = NULL;
-    tune_data data = {0};
+    esp_cli_train_data data = {0};
     esp_status status = finish_options(it, err);
     if (status == ESP_OK && it->save_schedule) {
         status = save_schedule(it, err);
@@ -434,24 +367,27 @@ static esp_status tune(esp_cli *cli, tune_request *it, const char *path, esp_err
         status = esp_onnx_load(path, &graph, err);
     }
     if (status == ESP_OK) { /* before hours of work */
-        status = esp_file_writer_open(it->output, &writer, err);
-        esp_file_writer_discard(writer);
+        status =
+            esp_cli_is_same_file(it->output, it->state_path)
+                ? esp_fail(err, ESP_INVALID, "-o and --state: expected two files, found '%s'", it->output)
+                : esp_cli_check_writable(it->output, err);
     }
     if (status == ESP_OK) {
         status = esp_cli_start(cli, it->threads, err);
     }
     if (status == ESP_OK) {
-        status = open_data(it, graph, &data, err);
+        status = open_data(cli, it, graph, &data, err);
     }
     if (status == ESP_OK && !it->is_json) {
         printf("%s, %s: %s\naccuracies on %s\n", esp_method_title(it->plan.method),
-               esp_gradual_word(it->schedule.kind), esp_gradual_title(it->schedule.kind), it->measured);
+               esp_gradual_word(it->schedule.kind), esp_gradual_title(it->schedule.kind), data.source);
     }
+    it->measured = data.source;
     if (status == ESP_OK) {
         status = run(cli, it, graph, &data, err);
         esp_cli_explain_size(status, graph, data.training, err);
     }
-    close_data(&data);
+    esp_cli_train_data_close(&data);
     esp_graph_unref(graph);
     return status;
 }
@@ -468,9 +404,8 @@ esp_status esp_command_tune(esp_cli *cli, int argc, char **argv, esp_error *err)
                        .local_lr = NAN,
                        .epochs = NAN,
                        .group_lasso = NAN,
-                       .lr = NAN,
-                       .weight_decay = NAN,
-                       .momentum = NAN};
+                       .train_flags = ESP_CLI_TRAIN_FLAGS_NONE};
+    it.train_flags.schedule_flag = "--lr-schedule";
     const esp_option options[] = {
         {"output", 'o', ESP_OPTION_TEXT, &it.output, "OUT.onnx", "where the pruned and trained model goes", 0,
          0, 0},
@@ -478,10 +413,6 @@ esp_status esp_command_tune(esp_cli *cli, int argc, char **argv, esp_error *err)
          "one-shot, lg, g, l, linear, agp, or a JSON file", 0, 0, 0},
         ESP_CLI_PRESET_ROW(&it.preset),
         ESP_CLI_PLAN_FLAGS_ROWS(&it.flags, esp_cli_data_help(data_help, sizeof data_help)),
-        {"validation", 0, ESP_OPTION_TEXT, &it.validation, "SHARE",
-         "choose versions on this share of the training images (default 0.1)", 0, 0, 0},
-        {"validate-on-test", 0, ESP_OPTION_FLAG, &it.validates_on_test, NULL,
-         "choose versions on the test images", 0, 0, 0},
         {"step", 0, ESP_OPTION_REAL, &it.step, "S", "lg, g, l: the ratio rises by this (default 0.1)", 1e-6,
          1, 0},
         {"steps", 0, ESP_OPTION_INT, &it.steps, "N", "linear, agp: prunings on the way (default 10)", 1,
@@ -494,36 +425,36 @@ esp_status esp_command_tune(esp_cli *cli, int argc, char **argv, esp_error *err)
          "lg, l: its learning rate (default: that of --lr)", 1e-12, 1e3, 0},
         {"epochs", 'e', ESP_OPTION_REAL, &it.epochs, "N", "trained at the end (default 90)", 0, 1e6, 0},
         {"group-lasso", 0, ESP_OPTION_REAL, &it.group_lasso, "L", "weight of a group-lasso term", 0, 1e6, 0},
-        {"lr", 0, ESP_OPTION_REAL, &it.lr, "RATE", "learning rate (default 0.01)", 1e-12, 1e3, 0},
-        {"lr-schedule", 0, ESP_OPTION_TEXT, &it.lr_schedule, "NAME", "cosine (default), step, constant, ...",
+        {"save-schedule", 0, ESP_OPTION_TEXT, &it.save_schedule, "FILE", "write the pruning schedule as JSON",
          0, 0, 0},
-        {"batch", 'b', ESP_OPTION_INT, &it.batch, "N", "images per step (default 128)", 1, 65536, 0},
-        {"momentum", 0, ESP_OPTION_REAL, &it.momentum, "M", "default 0.9", 0, 1, true},
-        {"weight-decay", 0, ESP_OPTION_REAL, &it.weight_decay, "W", "default 1e-4", 0, 1, 0},
-        {"crop", 0, ESP_OPTION_INT, &it.crop, "P", "random crops from images padded by P pixels", 0, 64, 0},
-        {"flip", 0, ESP_OPTION_FLAG, &it.flips, NULL, "random horizontal flips", 0, 0, 0},
-        {"augment", 0, ESP_OPTION_TEXT, &it.augment, "LIST", "augmentations, as of 'espalier train'", 0, 0,
-         0},
-        {"optimizer", 0, ESP_OPTION_TEXT, &it.optimizer, "NAME", "sgd (default), adam or adamw", 0, 0, 0},
-        {"norm", 0, ESP_OPTION_TEXT, &it.norm, "MODE", "batch-norm: train (default), frozen or recalibrate",
-         0, 0, 0},
-        {"train-limit", 0, ESP_OPTION_INT, &it.training.train_limit, "N", "N random images per epoch", 1, 1e9,
-         0},
-        {"limit", 'n', ESP_OPTION_INT, &it.training.validation_limit, "N", "validate on N images", 1, 1e9, 0},
-        {"mean", 0, ESP_OPTION_TEXT, &it.training.mean, "M[,M..]", "normalisation: mean of x/255 per channel",
-         0, 0, 0},
-        {"std", 0, ESP_OPTION_TEXT, &it.training.std, "S[,S..]", "normalisation: standard deviation", 0, 0,
-         0},
         {"cut", 0, ESP_OPTION_FLAG, &it.cuts, NULL, "end with surgery: write the physically smaller model", 0,
          0, 0},
         {"form", 0, ESP_OPTION_TEXT, &it.form, "NAME",
          "cut: sg layers as grouped (default) or dense with zeros", 0, 0, 0},
+        {"batch", 'b', ESP_OPTION_INT, &it.train_flags.batch, "N", "images per step (default 128)", 1, 65536,
+         0},
+        ESP_OPTIONS_ABOUT("Images"),
+        ESP_CLI_VALIDATION_ROWS(&it),
+        ESP_CLI_TRAIN_IMAGES_ROWS(&it.train_flags),
+        ESP_CLI_SKIP_BAD(&it.images),
+        ESP_OPTIONS_ABOUT("Learning rate"),
+        ESP_CLI_TRAIN_RATE_ROWS(&it.train_flags, "lr-schedule"),
+        ESP_OPTIONS_ABOUT("Optimizer"),
+        ESP_CLI_TRAIN_OPTIMIZER_ROWS(&it.train_flags),
+        ESP_OPTIONS_ABOUT("Loss"),
+        ESP_CLI_TRAIN_LOSS_ROWS(&it.train_flags),
+        ESP_OPTIONS_ABOUT("Model"),
+        ESP_CLI_TRAIN_MODEL_ROWS(&it.train_flags),
+        ESP_OPTIONS_ABOUT("Ending and going on"),
+        ESP_CLI_TRAIN_END_ROWS(&it.train_flags),
         {"state", 0, ESP_OPTION_TEXT, &it.state, "FILE",
-         "where finished steps are kept (default OUT.onnx.state.json)", 0, 0, 0},
+         "where the run is kept (default OUT.onnx.state.json), with its model and training beside it", 0, 0,
+         0},
+        {"checkpoint-every", 0, ESP_OPTION_TEXT, &it.train_flags.checkpoint_every, "N",
+         "200s, 5m or 500steps (default 5m); and after every epoch and step", 0, 0, 0},
         {"resume", 0, ESP_OPTION_FLAG, &it.resumes, NULL,
-         "go on after the last finished step of an interrupted run; its state must be there", 0, 0, 0},
-        {"save-schedule", 0, ESP_OPTION_TEXT, &it.save_schedule, "FILE", "write the pruning schedule as JSON",
-         0, 0, 0},
+         "go on where an interrupted run stood: the result is that of one uninterrupted run", 0, 0, 0},
+        ESP_OPTIONS_ABOUT("Machine and output"),
         {"threads", 't', ESP_OPTION_INT, &it.threads, "N", "default: all cores", 1, 1024, 0},
         ESP_CLI_KERNELS(cli),
         {"json", 0, ESP_OPTION_FLAG, &it.is_json, NULL, "one JSON object at the end instead of lines", 0, 0,
@@ -556,5 +487,7 @@ esp_status esp_command_tune(esp_cli *cli, int argc, char **argv, esp_error *err)
     status = tune(cli, &it, positionals.items[0], err);
     esp_plan_free(&it.plan);
     esp_free(it.state_path);
+    esp_schedule_free(&it.training.schedule);
+    esp_cli_train_flags_free(&it.train_flags);
     return status;
 }

@@ -3,8 +3,7 @@
 #include <string.h>
 
 #include "base/text.h"
-#include "cli/cli.h"
-#include "cli/inputs.h"
+#include "cli/common_options.h"
 #include "cli/table.h"
 #include "script/script.h"
 
@@ -219,10 +218,24 @@ static esp_status make_network(esp_cli *cli, const request *it, esp_error *err)
     return status;
 }
 
+/* [NAME] */
+static esp_status run(esp_cli *cli, int count, char **items, void *context, esp_error *err)
+{
+    request *it = context;
+    esp_status status = esp_cli_start(cli, 0, err);
+    if (status != ESP_OK) {
+        return status;
+    }
+    if (count == 0) {
+        return print_list(cli, it->is_json, err);
+    }
+    it->name = items[0];
+    return make_network(cli, it, err);
+}
+
 esp_status esp_command_zoo(esp_cli *cli, int argc, char **argv, esp_error *err)
 {
     request it = {0};
-    bool is_done = false;
     const esp_option options[] = {
         {"output", 'o', ESP_OPTION_TEXT, &it.path, "OUT.onnx", "where to write it; not given: only its size",
          0, 0, 0},
@@ -249,19 +262,5 @@ esp_status esp_command_zoo(esp_cli *cli, int argc, char **argv, esp_error *err)
         1,
         options,
         false};
-    char *items[argc + 1];
-    esp_positionals positionals = {0, items};
-    esp_status status = esp_cli_parse(&syntax, argc, argv, &positionals, &is_done, err);
-    if (status != ESP_OK || is_done) {
-        return status;
-    }
-    status = esp_cli_start(cli, 0, err);
-    if (status != ESP_OK) {
-        return status;
-    }
-    if (positionals.count == 0) {
-        return print_list(cli, it.is_json, err);
-    }
-    it.name = positionals.items[0];
-    return make_network(cli, &it, err);
+    return esp_cli_run(cli, &syntax, argc, argv, run, &it, err);
 }

@@ -140,6 +140,8 @@ static esp_status check_uses(const esp_cli_plan_flags *flags, const esp_plan *pl
         {"--init", flags->init != NULL, is_sg, "method sg", found},
         {"--restarts", flags->restarts != 0, is_sg, "method sg", found},
         {"--no-cascade", flags->has_no_cascade, is_sg, "method sg", found},
+        {"--mean", flags->mean != NULL, flags->data != NULL, "the images of --data", "no --data"},
+        {"--std", flags->std != NULL, flags->data != NULL, "the images of --data", "no --data"},
     };
     return esp_cli_check_uses(uses, sizeof uses / sizeof uses[0], err);
 }
@@ -210,13 +212,14 @@ esp_status esp_cli_plan_make(const esp_cli_plan_flags *flags, bool needs_ratio, 
     return status == ESP_OK ? esp_plan_check(plan, err) : status;
 }
 
-esp_status esp_cli_plan_calibrate(const esp_cli_plan_flags *flags, const esp_plan *plan,
-                                  const esp_graph *graph, esp_grouping_cache *cache, esp_error *err)
+esp_status esp_cli_plan_images(const esp_cli_plan_flags *flags, const esp_plan *plan, const esp_graph *graph,
+                               esp_dataset **dataset, esp_criterion_data *out, esp_error *err)
 {
     const esp_criterion *criterion;
-    esp_dataset *dataset = NULL;
     int64_t images = flags->images ? flags->images : ESP_CALIBRATION_IMAGES;
     esp_status status = esp_criterion_find(plan->criterion, &criterion, err);
+    *dataset = NULL;
+    *out = (esp_criterion_data){0};
     if (status != ESP_OK || plan->method != ESP_METHOD_FILTER || !esp_criterion_needs_data(criterion)) {
         return status;
     }
@@ -224,10 +227,26 @@ esp_status esp_cli_plan_calibrate(const esp_cli_plan_flags *flags, const esp_pla
         return esp_fail(err, ESP_INVALID, "criterion '%s' looks at images: --data SPEC is missing",
                         criterion->name);
     }
-    status = esp_dataset_open_for(flags->data, ESP_SPLIT_TRAIN, graph, &dataset, err);
+    status = esp_dataset_open_for(flags->data, ESP_SPLIT_TRAIN, graph, dataset, err);
     if (status == ESP_OK) {
-        int64_t count = esp_dataset_count(dataset);
-        status = esp_preview_calibrate(cache, dataset, images < count ? images : count, plan->seed, err);
+        int64_t count = esp_dataset_count(*dataset);
+        *out = (esp_criterion_data){.dataset = *dataset,
+                                    .images = images < count ? images : count,
+                                    .mean = flags->mean,
+                                    .std = flags->std,
+                                    .seed = plan->seed};
+    }
+    return status;
+}
+
+esp_status esp_cli_plan_calibrate(const esp_cli_plan_flags *flags, const esp_plan *plan,
+                                  const esp_graph *graph, esp_grouping_cache *cache, esp_error *err)
+{
+    esp_dataset *dataset = NULL;
+    esp_criterion_data data;
+    esp_status status = esp_cli_plan_images(flags, plan, graph, &dataset, &data, err);
+    if (status == ESP_OK && dataset) {
+        status = esp_preview_calibrate_with(cache, &data, err);
     }
     esp_dataset_unref(dataset);
     return status;

@@ -14,7 +14,8 @@ typedef struct esp_cli_plan_flags {
     esp_option_list layer_ratios, layer_groups, ignored;
     bool has_no_cascade;
     const char *data;
-    int64_t images; /* 0: ESP_CALIBRATION_IMAGES */
+    int64_t images;         /* 0: ESP_CALIBRATION_IMAGES */
+    const char *mean, *std; /* overrides of their normalisation, or NULL */
 } esp_cli_plan_flags;
 
 #define ESP_CLI_PLAN_FLAGS_NONE                                                                              \
@@ -154,7 +155,12 @@ bool esp_cli_has_ratio(const esp_cli_plan_flags *flags);
 esp_status esp_cli_plan_make(const esp_cli_plan_flags *flags, bool needs_ratio, esp_plan *plan,
                              esp_error *err);
 
-/* Opens the data for the plan's criterion where that needs any, and gives it to the cache. */
+/* Opens the data for the plan's criterion where that needs any; else *dataset is NULL. `*out` borrows it: to be
+ * released (esp_dataset_unref) after it. */
+esp_status esp_cli_plan_images(const esp_cli_plan_flags *flags, const esp_plan *plan, const esp_graph *graph,
+                               esp_dataset **dataset, esp_criterion_data *out, esp_error *err);
+
+/* The same, given to the cache. */
 esp_status esp_cli_plan_calibrate(const esp_cli_plan_flags *flags, const esp_plan *plan,
                                   const esp_graph *graph, esp_grouping_cache *cache, esp_error *err);
 

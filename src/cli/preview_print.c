@@ -22,7 +22,9 @@ static void fill_row(const esp_preview *preview, const esp_ledger *ledger, int i
     esp_table_cell(table, "%.1f %%", 100 * ledger->layers[i].got);
     esp_table_cell(table, "%s", esp_format_count(before, sizeof before, (double)item->params_before));
     esp_table_cell(table, "%s", esp_format_count(after, sizeof after, (double)item->params_after));
-    esp_table_cell(table, "%.1f %%", 100 * (1 - item->pruned));
+    esp_table_cell(table, "%.1f %%",
+                   item->params_before > 0 ? 100.0 * (double)item->params_after / (double)item->params_before
+                                           : 100.0);
     if (item->grouping.labels) {
         esp_table_cell(table, "%lld", (long long)item->grouping.executed_groups);
     } else if (has_groups(preview)) {
@@ -89,6 +91,17 @@ static void print_dead(const esp_preview *preview)
     }
 }
 
+/* Zeros that surgery cannot take out are no part of the counts above. */
+static void print_stored(const esp_preview *preview)
+{
+    char params[16], macs[16];
+    if (preview->stored.params > preview->after.params || preview->stored.macs > preview->after.macs) {
+        printf("stored   %s params, %s MACs with the zeros that stay, which a runtime computes\n",
+               esp_format_count(params, sizeof params, (double)preview->stored.params),
+               esp_format_count(macs, sizeof macs, (double)preview->stored.macs));
+    }
+}
+
 static void print_heading(const esp_plan *plan)
 {
     printf("%s (%s), ", esp_method_word(plan->method), esp_method_title(plan->method));
@@ -118,10 +131,15 @@ esp_status esp_cli_preview_print(const esp_preview *preview, bool is_long, esp_e
     if (is_long) {
         print_reasons(preview, &ledger);
     }
-    esp_ledger_free(&ledger);
     putchar('\n');
     print_change("params", (double)preview->before.params, (double)preview->after.params);
     print_change("MACs", (double)preview->before.macs, (double)preview->after.macs);
+    print_stored(preview);
     print_dead(preview);
+    char nothing[ESP_LEDGER_NOTHING_SIZE];
+    if (esp_ledger_nothing(&ledger, preview, nothing, sizeof nothing)) {
+        printf("warning  nothing can be cut: %s\n", nothing);
+    }
+    esp_ledger_free(&ledger);
     return status;
 }

@@ -16,11 +16,11 @@ bool esp_cli_repair_is_given(const esp_cli_repair *repair)
 
 esp_status esp_cli_repair_check(const esp_cli_repair *repair, const char *spec, esp_error *err)
 {
-    const bool looks = esp_cli_repair_is_given(repair);
+    const bool looks = esp_cli_repair_is_given(repair), has_images = looks || spec != NULL;
     const esp_cli_use uses[] = {
         {"--ridge", repair->ridge > 0, repair->reconstruct > 0, "--reconstruct N", "none"},
-        {"--mean", repair->mean != NULL, looks, "the images of --reconstruct and --recalibrate", "neither"},
-        {"--std", repair->std != NULL, looks, "the images of --reconstruct and --recalibrate", "neither"},
+        {"--mean", repair->mean != NULL, has_images, "the images of --data", "no --data"},
+        {"--std", repair->std != NULL, has_images, "the images of --data", "no --data"},
     };
     esp_status status = esp_cli_check_uses(uses, sizeof uses / sizeof uses[0], err);
     if (status == ESP_OK && looks && !spec) {

@@ -94,14 +94,17 @@ static void print_epoch(const esp_train_report *it, const esp_epoch_report *repo
     esp_cli_accuracy_text(&report->validation, accuracy, sizeof accuracy);
     if (report->epoch == 0) {
         printf("before       %s top-1 %s  loss %.4f\n", it->measured, accuracy, report->validation.loss);
-    } else {
-        printf("epoch %2d/%d  train loss %.4f top-1 %.2f %%  %s top-1 %s loss %.4f  lr %.4g  %.0f "
-               "images/s  %s%s\n",
-               report->epoch, report->epochs, report->train_loss, report->train_top1, it->measured, accuracy,
-               report->validation.loss, report->lr, report->images_per_s,
-               esp_format_duration(seconds, sizeof seconds, report->seconds),
-               report->is_best ? "  best" : "");
+        fflush(stdout);
+        return;
     }
+    printf("epoch %2d/%d  train loss %.4f top-1 %.2f %%", report->epoch, report->epochs, report->train_loss,
+           report->train_top1);
+    if (it->has_validation) {
+        printf("  %s top-1 %s loss %.4f", it->measured, accuracy, report->validation.loss);
+    }
+    printf("  lr %.4g  %.0f images/s  %s%s\n", report->lr, report->images_per_s,
+           esp_format_duration(seconds, sizeof seconds, report->seconds),
+           it->has_validation && report->is_best ? "  best" : "");
     fflush(stdout);
 }
 
@@ -133,15 +136,15 @@ void esp_train_report_checkpoint(esp_train_report *it, esp_status status, const 
 static json_t *result_json(const esp_train_report *it, const esp_train_result *result, esp_status status,
                            const esp_eval_result *test)
 {
-    json_t *object =
-        json_pack("{s:o, s:i, s:i, s:I, s:f, s:f, s:b, s:o, s:o, s:o, s:s, s:s, s:b, s:I, s:i, s:i}",
-                  "output", esp_cli_json_text(it->output), "epochs_done", result->epochs_done, "best_epoch",
-                  result->best_epoch, "steps", (json_int_t)result->steps, "seconds", result->seconds,
-                  "images_per_s", result->images_per_s, "interrupted", status == ESP_CANCELLED, "first",
-                  esp_cli_eval_json(&result->first), "best", esp_cli_eval_json(&result->best), "test",
-                  esp_cli_eval_json(test), "measured_on", it->measured, "validation_from", it->source,
-                  "stopped_early", result->stopped_early, "resumed_step", (json_int_t)result->resumed_step,
-                  "checkpoints", result->checkpoints, "checkpoint_failures", result->checkpoint_failures);
+    json_t *object = json_pack(
+        "{s:o, s:i, s:i, s:I, s:f, s:f, s:b, s:o, s:o, s:o, s:s, s:s, s:b, s:I, s:i, s:i}", "output",
+        esp_cli_json_text(it->output), "epochs_done", result->epochs_done, "best_epoch", result->best_epoch,
+        "steps", (json_int_t)result->steps, "seconds", result->seconds, "images_per_s", result->images_per_s,
+        "interrupted", status == ESP_CANCELLED, "first", esp_cli_eval_json(&result->first), "best",
+        esp_cli_eval_json(&result->best), "test", esp_cli_eval_json(test), "measured_on",
+        it->has_validation ? it->measured : "none", "validation_from", it->source, "stopped_early",
+        result->stopped_early, "resumed_step", (json_int_t)result->resumed_step, "checkpoints",
+        result->checkpoints, "checkpoint_failures", result->checkpoint_failures);
     if (object && result->checkpoint_failures > 0) {
         json_object_set_new(object, "checkpoint_error", esp_cli_json_text(result->checkpoint_error.message));
     }
@@ -155,17 +158,10 @@ static json_t *result_json(const esp_train_report *it, const esp_train_result *r
     return object;
 }
 
-static void print_end(const esp_train_report *it, const esp_train_result *result, const esp_eval_result *test)
+/* What was chosen by validation images. */
+static void print_best(const esp_train_report *it, const esp_train_result *result)
 {
     char first[48], best[48];
-    esp_cli_end_progress();
-    if (result->stopped_early) {
-        printf("stopped      the loss on %s images has not fallen any more\n", it->measured);
-    }
-    if (result->best.images == 0) {
-        printf("wrote        %s: the weights as they were, nothing was measured yet\n", it->output);
-        return;
-    }
     printf("best         epoch %d: %s top-1 %s (before %s)\n", result->best_epoch, it->measured,
            esp_cli_accuracy_text(&result->best, best, sizeof best),
            esp_cli_accuracy_text(&result->first, first, sizeof first));
@@ -174,9 +170,15 @@ static void print_end(const esp_train_report *it, const esp_train_result *result
             "note         no epoch was better than the start; a network that was trained on the images held "
             "back knows them already (--validation SPEC)\n");
     }
+}
+
+static void print_rest(const esp_train_report *it, const esp_train_result *result,
+                       const esp_eval_result *test)
+{
+    char accuracy[48];
     if (test->images > 0) {
         printf("test         top-1 %s  top-5 %.2f %%  loss %.4f\n",
-               esp_cli_accuracy_text(test, best, sizeof best), test->top5, test->loss);
+               esp_cli_accuracy_text(test, accuracy, sizeof accuracy), test->top5, test->loss);
     }
     if (it->training && esp_dataset_skipped(it->training) > 0) {
         printf("left out     %lld bad images\n", (long long)esp_dataset_skipped(it->training));
@@ -188,6 +190,22 @@ static void print_end(const esp_train_report *it, const esp_train_result *result
     printf("wrote        %s\n", it->output);
 }
 
+static void print_end(const esp_train_report *it, const esp_train_result *result, const esp_eval_result *test)
+{
+    esp_cli_end_progress();
+    if (result->stopped_early) {
+        printf("stopped      the loss on %s images has not fallen any more\n",
+               it->has_validation ? it->measured : "training");
+    }
+    if (it->has_validation && result->best.images == 0) {
+        printf("wrote        %s: the weights as they were, nothing was measured yet\n", it->output);
+        return;
+    }
+    if (it->has_validation) {
+        print_best(it, result);
+    }
+    print_rest(it, result, test);
+}
 esp_status esp_train_report_end(esp_train_report *it, const esp_train_result *result, esp_status status,
                                 const esp_eval_result *test, esp_error *err)
 {

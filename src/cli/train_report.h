@@ -10,6 +10,7 @@
 typedef struct esp_train_report {
     bool is_json;         /* nothing but the object at the end on standard output */
     const char *measured; /* "validation" or "test": what accuracies are of */
+    bool has_validation;  /* false: nothing is measured between epochs, the newest weights count */
     char source[160];     /* where the validation images come from, for people */
     const char *output, *checkpoint;
     const esp_dataset *training; /* for the bad images that were left out */

@@ -50,7 +50,7 @@ esp_status esp_exec_forward(esp_exec *exec, const esp_compute *compute, esp_erro
  * evaluation. */
 const esp_view *esp_exec_output_grad(esp_exec *exec, int index);
 
-/* Gradients of all trainable params into their `grad` (overwritten). */
+/* Gradients of all trainable params into their `grad` (overwritten); of frozen ones see params.h. */
 esp_status esp_exec_backward(esp_exec *exec, const esp_compute *compute, esp_error *err);
 
 /* Gradient of the loss with respect to graph input `index` after backward, when asked before: tests use it.

@@ -1,4 +1,4 @@
-/* Self-grouped layers: what surgery writes as several nodes becomes one step (group_layer.h), at evaluation.
+/* Self-grouped layers: what surgery writes as several nodes becomes one step (group_layer.h).
  *
  *   x -> [Gather] -> Conv --\
  *     -> [Gather] -> Conv ---> Concat -> [Gather: the filters' order]
@@ -9,30 +9,18 @@
  * the place of convolutions, when they are fully connected layers as dense.h computes them. The step stands
  * where the last of the nodes stood, so all it reads exists by then. A Gather that others read, too, stays.
  *
- * This happens before layouts are chosen: a batch-norm, an addition and a clip behind the layer are taken in
- * as behind any convolution (fuse.h). */
+ * This happens before layouts are chosen: at evaluation a batch-norm, an addition and a clip behind the layer
+ * are taken in as behind any convolution (fuse.h). In training the step exists in dense form only, and takes
+ * the nodes' place where that is cheaper (fuse_group_price.c). */
 #include <string.h>
 
+#include "graph/fuse_group.h"
 #include "graph/group_layer.h"
 #include "graph/ops.h"
 #include "graph/program_internal.h"
 
-/* One convolution of the layer. */
-typedef struct branch {
-    bool is_dense;    /* a fully connected layer */
-    int step, gather; /* gather: a step, or -1: it reads all channels */
-    int source;       /* the image */
-    int64_t group;
-    esp_conv_geometry geometry; /* of the layer as far as this branch tells: without filters */
-    int64_t filters, channels;
-} branch;
-
-typedef struct finding {
-    int join;  /* step of the Concat, or -1 */
-    int order; /* step of the Gather behind it, or -1 */
-    int count;
-    branch *branches;
-} finding;
+typedef esp_group_branch branch;
+typedef esp_group_finding finding;
 
 static esp_step *maker(const esp_compiler *c, int value)
 {
@@ -219,7 +207,10 @@ static bool find_single(esp_compiler *c, int s, finding *out)
     if (b->is_dense)
         return false;
     bool is_depthwise = b->group > 1 && b->group == b->channels;
+    if (esp_compiler_mark_wanted(c, step, NULL) != ESP_OK)
+        return false;
     bool has_blocks = b->group > 1 && step->op->blocks(&step->context, &layouts);
+    step->context.input_grads = NULL;
     return !is_depthwise && !has_blocks && (b->gather >= 0 || b->group > 1 || out->order >= 0);
 }
 
@@ -291,17 +282,29 @@ static bool add_branch(const esp_compiler *c, const branch *b, esp_group_layer *
         int64_t filters = b->filters / b->group, count = b->channels / b->group;
         layer->groups[layer->count] =
             (esp_filter_group){.filters = filters, .channel_count = count, .channels = channels + g * count};
-        layer->sources[layer->count++] = (esp_group_source){
-            .weight_input = weight_input, .bias_input = bias_input, .first_filter = g * filters};
+        layer->sources[layer->count++] =
+            (esp_group_source){.weight_input = weight_input,
+                               .bias_input = bias_input,
+                               .first_filter = g * filters,
+                               .layer_filter = layer->geometry.filters + g * filters};
     }
     layer->geometry.filters += b->filters;
     layer->has_bias = layer->has_bias || bias >= 0;
     return true;
 }
 
-/* `*out` begins as zeros; its inputs are laid out as group_layer.h says. */
+/* Of the step: whose place it takes, and whose node's work it mainly does. */
+static int place_of(const finding *found)
+{
+    return found->join >= 0 ? found->join : found->branches[0].step;
+}
+
+/* The inputs of `*out` are laid out as group_layer.h says. */
 static esp_status make_layer(esp_compiler *c, const finding *found, esp_step *out, esp_error *err)
 {
+    const esp_step *main = &c->program->steps[place_of(found)];
+    const esp_step *last = found->order >= 0 ? &c->program->steps[found->order] : main;
+    *out = (esp_step){.node = main->node, .output_count = last->output_count, .outputs = last->outputs};
     esp_group_layer *layer = esp_arena_alloc(c->arena, 1, sizeof *layer);
     size_t groups = 0, inputs = ESP_CONV_INPUTS + 2 * (size_t)found->count;
     for (int i = 0; i < found->count; i++)
@@ -322,12 +325,12 @@ static esp_status make_layer(esp_compiler *c, const finding *found, esp_step *ou
         is_whole = is_permutation(c, &c->program->steps[found->order], &layer->order);
     if (!is_whole)
         return esp_compiler_no_memory(err);
-    layer->key = key_of(c, layer, out);
     out->fused.group = layer;
-    if (found->branches[0].is_dense) {
-        out->op = &esp_group_dense_row;
+    if (found->branches[0].is_dense || c->request->is_training) {
+        out->op = found->branches[0].is_dense ? &esp_group_dense_row : &esp_group_train_row;
         return ESP_OK;
     }
+    layer->key = key_of(c, layer, out);
     out->op = &esp_group_row;
     esp_status status = esp_group_layer_plan(layer, c->request->engine, err);
     if (status != ESP_OK)
@@ -350,12 +353,7 @@ static void take_over(esp_compiler *c, int s, int by)
 static void put_layer(esp_compiler *c, const finding *found, const esp_step *made)
 {
     esp_program *program = c->program;
-    int join = found->join >= 0 ? found->join : found->branches[0].step;
-    int at = found->order >= 0 ? found->order : join;
-    esp_step step = *made;
-    step.node = program->steps[join].node;
-    step.output_count = program->steps[at].output_count;
-    step.outputs = program->steps[at].outputs;
+    int join = place_of(found), at = found->order >= 0 ? found->order : join;
     for (int i = 0; i < found->count; i++) {
         const branch *b = &found->branches[i];
         take_over(c, b->step, at);
@@ -364,17 +362,20 @@ static void put_layer(esp_compiler *c, const finding *found, const esp_step *mad
     }
     take_over(c, join, at);
     take_over(c, at, at);
-    program->steps[at] = step;
+    program->steps[at] = *made;
 }
 
-/* A layer that cannot be planned (offsets beyond 32 bits) stays as it is. */
+/* A layer that cannot be planned (offsets beyond 32 bits; no blocked kernel for training) stays as it is. */
 static esp_status try_layer(esp_compiler *c, const finding *found, esp_error *err)
 {
-    esp_step made = {0};
+    esp_step made;
+    bool pays = true;
     esp_status status = make_layer(c, found, &made, err);
     if (status == ESP_UNSUPPORTED)
         return ESP_OK;
-    if (status == ESP_OK)
+    if (status == ESP_OK && c->request->is_training && !found->branches[0].is_dense)
+        status = esp_compiler_group_pays(c, found, &made, &pays, err);
+    if (status == ESP_OK && pays)
         put_layer(c, found, &made);
     return status;
 }
@@ -383,8 +384,6 @@ esp_status esp_compiler_join_groups(esp_compiler *c, esp_error *err)
 {
     esp_status status = ESP_OK;
     finding found;
-    if (c->request->is_training)
-        return ESP_OK;
     for (int s = 0; status == ESP_OK && s < c->program->step_count; s++) {
         if (!c->program->steps[s].is_joined && find_joined(c, s, &found))
             status = try_layer(c, &found, err);
@@ -399,12 +398,11 @@ esp_status esp_compiler_join_groups(esp_compiler *c, esp_error *err)
 esp_status esp_compiler_plain_layer(esp_compiler *c, int s, bool *is_made, esp_step *out, esp_error *err)
 {
     branch b;
-    esp_step *step = &c->program->steps[s];
     *is_made = false;
     if (!read_branch(c, s, &b) || b.group != 1 || b.gather >= 0)
         return ESP_OK;
     finding found = {.join = -1, .order = -1, .count = 1, .branches = &b};
-    esp_step made = {.node = step->node, .output_count = step->output_count, .outputs = step->outputs};
+    esp_step made;
     esp_status status = make_layer(c, &found, &made, err);
     *is_made = status == ESP_OK;
     *out = made;

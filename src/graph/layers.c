@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
+#include "base/unknown.h"
 #include "graph/layer_roles.h"
 #include "graph/op.h"
 
@@ -123,6 +125,45 @@ int esp_layers_find(const esp_layers *layers, const char *node_or_weight_name)
             return i;
     }
     return -1;
+}
+
+bool esp_layer_matches(const esp_layer *layer, const char *pattern)
+{
+    return esp_glob_match(pattern, layer->name) || esp_glob_match(pattern, layer->weight_name);
+}
+
+esp_status esp_layers_fail_unknown(const esp_layers *layers, const char *pattern, esp_error *err)
+{
+    size_t count = (size_t)layers->count;
+    const char **names = esp_alloc(2 * count, sizeof *names);
+    esp_status status;
+
+    if (!names)
+        return esp_fail_memory(err, "layer names", 2 * count * sizeof *names);
+    for (size_t l = 0; l < count; l++) {
+        names[l] = layers->items[l].name;
+        names[count + l] = layers->items[l].weight_name;
+    }
+    status = esp_fail_unknown(err, "layer", pattern, names, 2 * count);
+    esp_free(names);
+    return status;
+}
+
+esp_status esp_layers_require(const esp_layers *layers, const char *node_or_weight_name, int *out,
+                              esp_error *err)
+{
+    *out = esp_layers_find(layers, node_or_weight_name);
+    return *out >= 0 ? ESP_OK : esp_layers_fail_unknown(layers, node_or_weight_name, err);
+}
+
+esp_status esp_layers_choose(const esp_layers *layers, const char *pattern, bool *chosen, esp_error *err)
+{
+    bool is_found = false;
+
+    for (int l = 0; l < layers->count; l++)
+        if (esp_layer_matches(&layers->items[l], pattern))
+            chosen[l] = is_found = true;
+    return is_found ? ESP_OK : esp_layers_fail_unknown(layers, pattern, err);
 }
 
 int64_t esp_layer_slice(const esp_layer *layer, int64_t filter, int64_t channel)

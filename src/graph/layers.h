@@ -52,6 +52,16 @@ esp_status esp_layers_list(const esp_graph *graph, const esp_inferred *inferred,
                            esp_error *err);
 void esp_layers_free(esp_layers *layers);
 int esp_layers_find(const esp_layers *layers, const char *node_or_weight_name); /* -1 when there is none */
+/* The same, but a name that no layer has is ESP_INVALID (esp_layers_fail_unknown). */
+esp_status esp_layers_require(const esp_layers *layers, const char *node_or_weight_name, int *out,
+                              esp_error *err);
+/* Sets chosen[layer] of every layer that the pattern means, and leaves the others as they are; a pattern that
+ * means none is ESP_INVALID. chosen[layers->count]. */
+esp_status esp_layers_choose(const esp_layers *layers, const char *pattern, bool *chosen, esp_error *err);
+/* ESP_INVALID: no layer has this name or matches this pattern; the message names the nearest. */
+esp_status esp_layers_fail_unknown(const esp_layers *layers, const char *pattern, esp_error *err);
+/* Whether a name or pattern (wildcards * and ?) means the layer: its node's name or its weight's. */
+bool esp_layer_matches(const esp_layer *layer, const char *pattern);
 
 /* Where the slice of a filter and one of its channels begins in the weight, in elements; it has
  * kernel_positions elements in a row. */

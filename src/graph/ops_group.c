@@ -1,17 +1,17 @@
-/* Self-grouped layers as steps: a row that no file names. y = clip(lines(groups(x)) + residual), group by
- * group on plain images, as one dense convolution with zeros in channel blocks. See group_layer.h.
+/* Self-grouped layers as steps at evaluation: a row that no file names. y = clip(lines(groups(x)) +
+ * residual), group by group on plain images, as one dense convolution with zeros in channel blocks. See
+ * group_layer.h.
  *
  * Biases of the groups are packed with their weights on plain images; in blocks they go into the folded
  * scale and shift.
  *
- * A fully connected layer is a second row: per group the channels of its list are put side by side, which is
- * little beside reading the weights, and nothing is packed. A group is a task. */
+ * Training has a row of its own (ops_group_train.c), and so have fully connected layers (ops_group_dense.c).
+ */
 #include <string.h>
 
 #include "base/memory.h"
 #include "graph/group_layer.h"
 #include "graph/ops.h"
-#include "tensor/dense.h"
 
 enum { PACK_WEIGHT, PACK_FOLD };
 
@@ -53,19 +53,24 @@ static const char *name_of(const char *const names[][2], const char *method, con
     return otherwise;
 }
 
+const char *esp_group_dense_name(const char *method)
+{
+    static const char *const dense[][2] = {{"winograd", "dense winograd"},
+                                           {"direct", "dense direct"},
+                                           {"pointwise", "dense pointwise"},
+                                           {NULL, NULL}};
+    return name_of(dense, method, "dense");
+}
+
 static const char *group_method(const esp_op_context *context)
 {
     static const char *const grouped[][2] = {
         {"rows", "grouped rows"}, {"winograd", "grouped winograd"}, {NULL, NULL}};
     static const char *const plain[][2] = {
         {"rows", "plain rows"}, {"winograd", "plain winograd"}, {NULL, NULL}};
-    static const char *const dense[][2] = {{"winograd", "dense winograd"},
-                                           {"direct", "dense direct"},
-                                           {"pointwise", "dense pointwise"},
-                                           {NULL, NULL}};
     const esp_group_layer *layer = context->fused->group;
     if (esp_op_is_blocked(context))
-        return name_of(dense, esp_blocked_conv_name(&layer->dense), "dense");
+        return esp_group_dense_name(esp_blocked_conv_name(&layer->dense));
     return reads_all(layer) ? name_of(plain, esp_group_conv_name(layer->plan), "plain")
                             : name_of(grouped, esp_group_conv_name(layer->plan), "grouped");
 }
@@ -194,113 +199,3 @@ const esp_op esp_group_row = {.name = "Conv in groups",
                               .packs = group_packs,
                               .pack = group_pack,
                               .method = group_method};
-
-/* ---- fully connected ---- */
-
-static void dense_packs(const esp_op_context *context, esp_op_pack packs[ESP_OP_PACKS])
-{
-    const esp_group_layer *layer = context->fused->group;
-    if (context->fused->line_count > 0)
-        packs[PACK_FOLD] = (esp_op_pack){
-            .bytes = 2 * (size_t)esp_block_channels(layer->geometry.filters) * sizeof(float), .input = -1};
-}
-
-/* Floats of the longest list for all rows, and of the most filters, in whole cache lines. */
-static void dense_sizes(const esp_group_layer *layer, size_t *x, size_t *y)
-{
-    int64_t channels = 0, filters = 0;
-    for (int64_t g = 0; g < layer->count; g++) {
-        const esp_filter_group *group = &layer->groups[g];
-        channels = group->channel_count > channels ? group->channel_count : channels;
-        filters = group->filters > filters ? group->filters : filters;
-    }
-    *x = (size_t)esp_block_channels(layer->geometry.batch * channels);
-    *y = (size_t)esp_block_channels(layer->geometry.batch * filters);
-}
-
-static size_t dense_scratch(const esp_op_context *context, int slots)
-{
-    size_t x, y;
-    dense_sizes(context->fused->group, &x, &y);
-    return (size_t)slots * (x + y) * sizeof(float);
-}
-
-static const char *dense_method(const esp_op_context *context)
-{
-    (void)context;
-    return "grouped dense";
-}
-
-/* y[order[f]] = clip(lines(sum) + residual) of the filters from `first` on; sums [rows, filters]. */
-static void put_sums(const esp_op_context *context, int64_t first, int64_t filters, const float *sums)
-{
-    const esp_fused *fused = context->fused;
-    const esp_group_layer *layer = fused->group;
-    const int64_t all = layer->geometry.filters;
-    const float *scale = fused->line_count == 0 ? NULL : context->packed[PACK_FOLD];
-    const esp_view *added = esp_op_input(context, ESP_CONV_RESIDUAL);
-    const float *residual = added == NULL ? NULL : esp_view_f32(added);
-    float *y = esp_view_f32(context->outputs[0]);
-    for (int64_t n = 0; n < layer->geometry.batch; n++) {
-        for (int64_t f = 0; f < filters; f++) {
-            int64_t c = layer->order == NULL ? first + f : layer->order[first + f], at = n * all + c;
-            float value = sums[n * filters + f];
-            value = scale == NULL ? value : value * scale[c] + scale[esp_block_channels(all) + c];
-            value += residual == NULL ? 0.0f : residual[at];
-            if (fused->clips) {
-                value = value < fused->low ? fused->low : value;
-                value = value > fused->high ? fused->high : value;
-            }
-            y[at] = value;
-        }
-    }
-}
-
-typedef struct dense_job {
-    const esp_op_context *context;
-    size_t x, y; /* floats of a slot */
-} dense_job;
-
-static void dense_group(void *user, int64_t task, int slot)
-{
-    const dense_job *job = user;
-    const esp_op_context *context = job->context;
-    const esp_group_layer *layer = context->fused->group;
-    const esp_filter_group *group = &layer->groups[task];
-    const esp_group_source *source = &layer->sources[task];
-    const float *x = esp_view_f32(context->inputs[ESP_CONV_X]);
-    float *chosen = (float *)context->scratch + (size_t)slot * (job->x + job->y), *sums = chosen + job->x;
-    esp_dense dense = {
-        .rows = layer->geometry.batch, .filters = group->filters, .channels = group->channel_count};
-    int64_t first = 0;
-    for (int64_t g = 0; g < task; g++)
-        first += layer->groups[g].filters;
-    if (source->bias_input >= 0)
-        dense.bias = esp_view_f32(context->inputs[source->bias_input]);
-    for (int64_t n = 0; n < dense.rows; n++)
-        for (int64_t i = 0; i < dense.channels; i++)
-            chosen[n * dense.channels + i] = x[n * layer->geometry.channels + group->channels[i]];
-    /* In this thread alone, so there is nothing that could fail. */
-    (void)esp_dense_forward(NULL, context->engine, &dense, chosen,
-                            esp_view_f32(context->inputs[source->weight_input]), sums);
-    put_sums(context, first, dense.filters, sums);
-}
-
-static esp_status dense_forward(const esp_op_context *context, esp_error *err)
-{
-    (void)err;
-    dense_job job = {.context = context};
-    dense_sizes(context->fused->group, &job.x, &job.y);
-    return esp_compute_run(context->compute, context->fused->group->count, dense_group, &job);
-}
-
-const esp_op esp_group_dense_row = {.name = "Gemm in groups",
-                                    .input_min = 2,
-                                    .input_max = -1,
-                                    .output_min = 1,
-                                    .output_max = 1,
-                                    .forward = dense_forward,
-                                    .scratch = dense_scratch,
-                                    .packs = dense_packs,
-                                    .pack = group_pack,
-                                    .method = dense_method};

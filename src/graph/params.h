@@ -18,6 +18,10 @@ typedef struct esp_param {
     const esp_shape *shape;
     float *data;
     float *grad; /* NULL for running statistics */
+    /* Nobody wants its gradient: executors made after this was set leave out what they can of it. `grad` is
+     * then zero after backward, or whatever fell off beside a gradient that is wanted. All other results are
+     * the same bits. Starts as false. */
+    bool is_frozen;
 } esp_param;
 
 /* Every constant that some node takes as a trainable or running input (op table), once. */

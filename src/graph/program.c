@@ -348,6 +348,7 @@ static bool new_compiler(const esp_program_request *request, esp_compiler *c)
     BORROW(c->is_needed, values);
     BORROW(c->is_out, values);
     BORROW(c->wants_grad, values);
+    BORROW(c->may_want_grad, values);
     BORROW(c->has_grad, values);
     BORROW(c->read_count, values);
     BORROW(c->last_reader, values);
@@ -371,6 +372,7 @@ static void free_compiler(esp_compiler *c)
     esp_free(c->is_needed);
     esp_free(c->is_out);
     esp_free(c->wants_grad);
+    esp_free(c->may_want_grad);
     esp_free(c->has_grad);
     esp_free(c->read_count);
     esp_free(c->last_reader);

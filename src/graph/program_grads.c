@@ -5,33 +5,61 @@
  * (esp_op.adds), else from a scratch gradient. A step that hands its output's gradient on unchanged (a view,
  * an addition, a part of a concatenation) writes nothing: an input without a gradient as yet takes the
  * output's memory over as its own, or the part of it that is its; the others get a copy or add from there.
- * Only one input may take the memory, since what is added to it later is its alone. */
+ * Only one input may take the memory, since what is added to it later is its alone.
+ *
+ * Frozen parameters have no gradients, and neither have values in front of the first parameter that is
+ * trained. That must change no bit of the others: kernels and layouts are chosen as if nothing were frozen
+ * (may_want_grad), and only what is run depends on it (wants_grad). */
 #include "graph/ops.h"
 #include "graph/program_internal.h"
 
 /* ---- which gradients are wanted ---- */
 
-void esp_compiler_find_wanted(esp_compiler *c)
+static bool wants_param(const esp_param *param, bool is_frozen_too)
 {
-    for (int v = 0; v < esp_compiler_values(c); v++) {
-        const esp_param *param = esp_compiler_param(c, v);
-        c->wants_grad[v] = param != NULL && param->grad != NULL;
-    }
-    for (int i = 0; i < esp_graph_input_count(c->graph); i++) {
-        int v = esp_graph_input(c->graph, i);
-        c->wants_grad[v] = c->request->wants_input_grad[i] && c->program->values[v].dtype == ESP_F32;
-    }
+    return param != NULL && param->grad != NULL && (is_frozen_too || !param->is_frozen);
+}
+
+/* Convolutions make the gradient of a bias along with that of the weight. */
+static void want_weights_of_biases(const esp_compiler *c, bool *wants)
+{
     for (int s = 0; s < c->program->step_count; s++) {
         const esp_step *step = &c->program->steps[s];
-        bool wants = false;
+        if (step->op->forward != esp_op_conv_forward || step->input_count <= ESP_CONV_BIAS ||
+            step->inputs[ESP_CONV_BIAS] < 0 || !wants[step->inputs[ESP_CONV_BIAS]])
+            continue;
+        int weight = step->inputs[ESP_CONV_WEIGHT];
+        wants[weight] = wants[weight] || wants_param(esp_compiler_param(c, weight), true);
+    }
+}
+
+/* From parameters and asked-for inputs on to all that is made from them. */
+static void spread_wanted(const esp_compiler *c, bool *wants, bool is_frozen_too)
+{
+    for (int v = 0; v < esp_compiler_values(c); v++)
+        wants[v] = wants_param(esp_compiler_param(c, v), is_frozen_too);
+    for (int i = 0; i < esp_graph_input_count(c->graph); i++) {
+        int v = esp_graph_input(c->graph, i);
+        wants[v] = c->request->wants_input_grad[i] && c->program->values[v].dtype == ESP_F32;
+    }
+    want_weights_of_biases(c, wants);
+    for (int s = 0; s < c->program->step_count; s++) {
+        const esp_step *step = &c->program->steps[s];
+        bool is_wanted = false;
         for (int i = 0; step->op->backward != NULL && i < step->input_count; i++)
-            wants = wants || (step->inputs[i] >= 0 && c->wants_grad[step->inputs[i]]);
+            is_wanted = is_wanted || (step->inputs[i] >= 0 && wants[step->inputs[i]]);
         for (int i = 0; i < step->output_count; i++) {
             int v = step->outputs[i];
             if (v >= 0)
-                c->wants_grad[v] = wants && c->program->values[v].dtype == ESP_F32;
+                wants[v] = is_wanted && c->program->values[v].dtype == ESP_F32;
         }
     }
+}
+
+void esp_compiler_find_wanted(esp_compiler *c)
+{
+    spread_wanted(c, c->wants_grad, false);
+    spread_wanted(c, c->may_want_grad, true);
 }
 
 /* ---- what the output's gradient gives without a kernel ---- */

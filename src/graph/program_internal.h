@@ -38,7 +38,8 @@ typedef struct esp_compiler {
     bool *is_static;      /* known before run time, whatever the parameters */
     bool *is_needed;      /* per value of the graph: read by a step, or an output */
     bool *is_out;         /* an output of the program */
-    bool *wants_grad;     /* it, or something it is made from, is trainable or asked for */
+    bool *wants_grad;     /* it, or something it is made from, is trained or asked for */
+    bool *may_want_grad;  /* the same if no parameter were frozen: what choices are made by */
     bool *has_grad;       /* backward has (will have) written its gradient */
     int *read_count;      /* inputs of steps that are this value, plus 1 for an output of the program */
     int *last_reader;     /* last step that reads it; -1 none */
@@ -110,6 +111,10 @@ bool esp_compiler_is_view(const esp_compiler *c, const esp_step *step);
 /* Fills the step's context: views in both directions, no memory, no plan. Inputs and outputs may change
  * between calls. */
 esp_status esp_compiler_fill_context(esp_compiler *c, esp_step *step, esp_error *err);
+
+/* Where gradients will be wanted if nothing is frozen, as far as `blocks` asks (only which entries are NULL
+ * counts), into the context's input_grads; NULL at evaluation. */
+esp_status esp_compiler_mark_wanted(esp_compiler *c, esp_step *step, esp_error *err);
 
 /* fuse_group.c: self-grouped layers become a step each. Counts of readers are void afterwards. */
 esp_status esp_compiler_join_groups(esp_compiler *c, esp_error *err);

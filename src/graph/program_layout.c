@@ -5,16 +5,15 @@
  * would read is in blocks already. Walking in topological order every value gets one layout that way, that of
  * its producer; inputs, constants and outputs of the network are plain. A step that wants the other layout of
  * a value reads a copy (value + value_count) that one conversion step makes for all who want it, in front of
- * the first. In a network with self-grouped layers program_choice.c has the choice instead. Where both layouts
- * are the same memory the conversion is a view. */
+ * the first. In a network with self-grouped layers program_choice.c has the choice instead. Where both
+ * layouts are the same memory the conversion is a view. */
 #include "base/memory.h"
 #include "graph/program_internal.h"
 #include "tensor/blocked.h"
 
 /* ---- choice ---- */
 
-/* Where gradients will be wanted, as far as `blocks` asks: only which entries are NULL counts. */
-static esp_status mark_wanted_grads(esp_compiler *c, esp_step *step, esp_error *err)
+esp_status esp_compiler_mark_wanted(esp_compiler *c, esp_step *step, esp_error *err)
 {
     if (!c->request->is_training)
         return ESP_OK;
@@ -23,7 +22,7 @@ static esp_status mark_wanted_grads(esp_compiler *c, esp_step *step, esp_error *
         return esp_compiler_no_memory(err);
     for (int i = 0; i < step->input_count; i++) {
         int v = step->inputs[i];
-        wanted[i] = v >= 0 && c->wants_grad[v] ? &c->program->grads[v] : NULL;
+        wanted[i] = v >= 0 && c->may_want_grad[v] ? &c->program->grads[v] : NULL;
     }
     step->context.input_grads = wanted;
     return ESP_OK;
@@ -45,7 +44,7 @@ static esp_status choose(esp_compiler *c, esp_step *step, esp_error *err)
         return ESP_OK;
     esp_status status = esp_compiler_fill_context(c, step, err);
     if (status == ESP_OK)
-        status = mark_wanted_grads(c, step, err);
+        status = esp_compiler_mark_wanted(c, step, err);
     if (status != ESP_OK || step->op->blocks == NULL)
         return status;
     bool fits = step->op->blocks(&step->context, &step->layouts);

@@ -36,6 +36,7 @@ typedef struct solver {
     esp_grouping_cache *cache;
     esp_plan start; /* the plan asked for, with ratios 0 where they are solved for */
     esp_preview *whole;
+    esp_counts stored;            /* of the model as it stands, with whatever zeros it has */
     const esp_coupling *coupling; /* the cache's */
     budget_spread spread;
     budget_latency *latency;                                    /* NULL: not wanted */
@@ -107,6 +108,8 @@ static esp_status measure_amounts(solver *it, trial *tried, esp_error *err)
 
     tried->amounts[ESP_BUDGET_MACS] = (double)tried->preview->after.macs;
     tried->amounts[ESP_BUDGET_PARAMS] = (double)tried->preview->after.params;
+    tried->amounts[ESP_BUDGET_STORED_MACS] = (double)tried->preview->stored.macs;
+    tried->amounts[ESP_BUDGET_STORED_PARAMS] = (double)tried->preview->stored.params;
     if (!it->latency)
         return ESP_OK;
     status = budget_latency_predict(it->latency, tried->preview, it->coupling,
@@ -157,7 +160,13 @@ static esp_status try_level(solver *it, double level, trial *out, esp_error *err
 
 static int64_t layer_amount(const esp_preview_layer *item, int measure)
 {
-    return measure == ESP_BUDGET_PARAMS ? item->params_after : item->macs_after;
+    if (measure == ESP_BUDGET_PARAMS)
+        return item->params_after;
+    if (measure == ESP_BUDGET_STORED_PARAMS)
+        return item->params_stored;
+    if (measure == ESP_BUDGET_STORED_MACS && item->params_after > 0) /* each weight costs as much */
+        return item->macs_after / item->params_after * item->params_stored;
+    return item->macs_after;
 }
 
 /* The layers that keep most of the measure, largest first, each with why it stays. */
@@ -214,7 +223,8 @@ static esp_status fail_unreachable(const solver *it, const trial *smallest, esp_
              it->targets[worst] / fmax(it->before[worst], 1e-30), esp_method_word(it->start.method),
              format_amount(worst, smallest->amounts[worst], least, sizeof least),
              smallest->amounts[worst] / fmax(it->before[worst], 1e-30),
-             worst == ESP_BUDGET_PARAMS ? "parameters" : "MACs", stays.data ? stays.data : "?");
+             worst == ESP_BUDGET_PARAMS || worst == ESP_BUDGET_STORED_PARAMS ? "parameters" : "MACs",
+             stays.data ? stays.data : "?");
     esp_error_set_hint(
         err, "a larger target, another method, or fewer layers ignored or given a ratio of their own");
     esp_text_free(&stays);
@@ -280,6 +290,8 @@ static void set_targets(solver *it)
 {
     it->before[ESP_BUDGET_MACS] = (double)it->whole->before.macs;
     it->before[ESP_BUDGET_PARAMS] = (double)it->whole->before.params;
+    it->before[ESP_BUDGET_STORED_MACS] = (double)it->stored.macs;
+    it->before[ESP_BUDGET_STORED_PARAMS] = (double)it->stored.params;
     it->before[ESP_BUDGET_LATENCY] = it->latency ? budget_latency_before(it->latency) : 0;
     for (int m = 0; m < ESP_BUDGET_COUNT; m++) {
         const esp_budget_target *target = &it->options->targets[m];
@@ -424,12 +436,26 @@ static esp_status solve_latency(solver *it, trial *best, trial *larger, esp_budg
 
 /* ---- before and after ---- */
 
+/* Latency that was predicted; stored amounts that are a target, or that differ from what the others say. */
+static bool is_known(const solver *it, const trial *best, int measure)
+{
+    bool is_set = it->options->targets[measure].is_set;
+
+    if (measure == ESP_BUDGET_LATENCY)
+        return it->latency != NULL;
+    if (measure == ESP_BUDGET_STORED_MACS)
+        return is_set || best->amounts[measure] > best->amounts[ESP_BUDGET_MACS];
+    if (measure == ESP_BUDGET_STORED_PARAMS)
+        return is_set || best->amounts[measure] > best->amounts[ESP_BUDGET_PARAMS];
+    return true;
+}
+
 static void fill_amounts(const solver *it, const trial *best, const trial *larger, esp_budget_report *report)
 {
     for (int m = 0; m < ESP_BUDGET_COUNT; m++)
         report->amounts[m] = (esp_budget_amount){
             .is_set = it->options->targets[m].is_set,
-            .is_known = m != ESP_BUDGET_LATENCY || it->latency != NULL,
+            .is_known = is_known(it, best, m),
             .target = isfinite(it->targets[m]) ? it->targets[m] : 0,
             .before = it->before[m],
             .after = best->amounts[m],
@@ -464,7 +490,8 @@ static esp_status check_targets(const esp_budget_options *options, esp_error *er
                             esp_budget_word((esp_budget_measure)m), target->value);
     }
     if (!has_target)
-        return esp_fail(err, ESP_INVALID, "budget: no target, expected macs, params or latency");
+        return esp_fail(err, ESP_INVALID,
+                        "budget: no target, expected macs, params, latency, stored-macs or stored-params");
     return ESP_OK;
 }
 
@@ -481,6 +508,8 @@ static esp_status prepare(solver *it, const esp_plan *plan, esp_error *err)
     it->start.border_ratio = options->keeps_border ? plan->border_ratio : 0;
     status = esp_preview_new(it->compute, it->graph, &it->start, options->input_shapes,
                              options->input_shape_count, it->cache, &it->whole, err);
+    if (status == ESP_OK)
+        status = esp_graph_count(it->graph, it->whole->inferred, &it->stored, err);
     if (status == ESP_OK)
         status = preview_cache_coupling(it->cache, &it->coupling, err);
     if (status == ESP_OK)

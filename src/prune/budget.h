@@ -15,7 +15,9 @@
 #define ESP_BUDGET_LIST(X)                                                                                   \
     X(MACS, "macs", "", "multiply-accumulates of one image")                                                 \
     X(PARAMS, "params", "", "parameters")                                                                    \
-    X(LATENCY, "latency", "ms", "time of one run on this machine")
+    X(LATENCY, "latency", "ms", "time of one run on this machine")                                           \
+    X(STORED_MACS, "stored-macs", "", "multiply-accumulates with zeros that cannot be cut out")              \
+    X(STORED_PARAMS, "stored-params", "", "parameters with zeros that cannot be cut out")
 
 typedef enum esp_budget_measure {
 #define ESP_BUDGET_ENUM(name, word, unit, title) ESP_BUDGET_##name,
@@ -86,10 +88,12 @@ enum { ESP_BUDGET_CORRECTIONS = 2 };
 /* The largest ratio that is tried: nearer to 1 a layer's last filters go. */
 #define ESP_BUDGET_MOST 0.99
 
-/* One measure of the model: MACs, parameters (`true` counter), milliseconds (predicted). */
+/* One measure of the model: MACs, parameters (`true` counter) of the file that surgery writes, without and
+ * with the zeros that stay as masks; milliseconds (predicted). */
 typedef struct esp_budget_amount {
     bool is_set;   /* a target */
-    bool is_known; /* always, but for latency that nobody wanted */
+    bool is_known; /* always, but for latency that nobody wanted and for stored amounts that say nothing
+                      new */
     double target; /* in the measure's unit, whatever way it was asked for */
     double before, after;
     double next; /* of the next larger network that was tried, which misses a target; `after` when there is

@@ -11,7 +11,6 @@
 #include "graph/ops.h"
 #include "prune/budget_internal.h"
 #include "prune/counts.h"
-#include "prune/slots.h"
 
 /* A layer's share of the running network. */
 typedef struct timed_layer {
@@ -77,17 +76,17 @@ typedef struct layer_width {
     int64_t groups;            /* executed groups of a self-grouped layer; 0: dense */
 } layer_width;
 
-static int64_t count_remaining(const int32_t *slots, int64_t count, const bool *is_removable)
+static int64_t count_remaining(const int32_t *slots, int64_t count, const bool *is_removed)
 {
     int64_t remaining = 0;
 
     for (int64_t i = 0; i < count; i++)
-        remaining += !is_removable[slots[i]];
+        remaining += !is_removed[slots[i]];
     return remaining;
 }
 
 static layer_width width_of(const budget_latency *model, const esp_preview *preview,
-                            const esp_coupling *coupling, const bool *is_removable, int l)
+                            const esp_coupling *coupling, const bool *is_removed, int l)
 {
     const esp_layer *layer = &preview->layers.items[l];
     const esp_preview_layer *item = &preview->items[l];
@@ -96,13 +95,13 @@ static layer_width width_of(const budget_latency *model, const esp_preview *prev
     layer_width width = {layer->filters, all, 1, 0};
 
     if (writes)
-        width.filters = count_remaining(writes, layer->filters, is_removable);
+        width.filters = count_remaining(writes, layer->filters, is_removed);
     if (layer->group > 1) { /* its channels go with its filters */
         width.channels = layer->filters > 0 ? all * width.filters / layer->filters : all;
         return width;
     }
     if (reads)
-        width.channels = count_remaining(reads, layer->channels, is_removable);
+        width.channels = count_remaining(reads, layer->channels, is_removed);
     if (!item->grouping.labels || model->form != ESP_GROUP_FORM_GROUPED || !width.filters)
         return width;
     width.channels = esp_mask_channels_read(&item->mask);
@@ -368,11 +367,11 @@ esp_status budget_latency_save(budget_latency *model, esp_error *err)
 /* ---- predicting ---- */
 
 static esp_status layer_ms(budget_latency *model, const esp_preview *preview, const esp_coupling *coupling,
-                           const bool *is_removable, int l, double *out, esp_error *err)
+                           const bool *is_removed, int l, double *out, esp_error *err)
 {
     const timed_layer *layer = &model->layers[l];
     const esp_preview_layer *item = &preview->items[l];
-    layer_width width = width_of(model, preview, coupling, is_removable, l);
+    layer_width width = width_of(model, preview, coupling, is_removed, l);
     double seconds = 0;
     esp_status status;
 
@@ -387,7 +386,7 @@ static esp_status layer_ms(budget_latency *model, const esp_preview *preview, co
 }
 
 /* Share of the channels of what a step makes that remain. */
-static double step_share(const esp_graph *graph, const esp_coupling *coupling, const bool *is_removable,
+static double step_share(const esp_graph *graph, const esp_coupling *coupling, const bool *is_removed,
                          int node)
 {
     int output = esp_graph_node(graph, node)->outputs[0];
@@ -397,42 +396,24 @@ static double step_share(const esp_graph *graph, const esp_coupling *coupling, c
         slots = esp_coupling_value(coupling, output);
     if (slots.axis < 0 || slots.count < 1)
         return 1;
-    return (double)count_remaining(slots.slots, slots.count, is_removable) / (double)slots.count;
-}
-
-static esp_status mark_removable(const esp_preview *preview, const esp_coupling *coupling, bool *is_removable,
-                                 esp_error *err)
-{
-    esp_mask *masks = esp_alloc((size_t)preview->layers.count, sizeof *masks);
-    esp_status status;
-
-    if (!masks)
-        return esp_fail_memory(err, "masks", (size_t)preview->layers.count * sizeof *masks);
-    for (int l = 0; l < preview->layers.count; l++)
-        masks[l] = preview->items[l].mask; /* the same words */
-    status = esp_slots_removable(coupling, &preview->layers, masks, is_removable, err);
-    esp_free(masks);
-    return status;
+    return (double)count_remaining(slots.slots, slots.count, is_removed) / (double)slots.count;
 }
 
 esp_status budget_latency_predict(budget_latency *model, const esp_preview *preview,
                                   const esp_coupling *coupling, double *ms, esp_error *err)
 {
-    size_t limit = (size_t)esp_coupling_slot_limit(coupling);
-    bool *is_removable = esp_alloc_zero(limit, sizeof *is_removable);
     double sum = model->rest_ms;
-    esp_status status = is_removable ? mark_removable(preview, coupling, is_removable, err)
-                                     : esp_fail_memory(err, "coupled sets", limit);
+    esp_status status = ESP_OK;
 
     for (int l = 0; status == ESP_OK && l < model->layer_count; l++) {
         double one = 0;
-        status = layer_ms(model, preview, coupling, is_removable, l, &one, err);
+        status = layer_ms(model, preview, coupling, preview->is_removed, l, &one, err);
         sum += one;
     }
     for (int s = 0; status == ESP_OK && s < model->step_count; s++)
-        sum += model->steps[s].ms * step_share(preview->graph, coupling, is_removable, model->steps[s].node);
+        sum += model->steps[s].ms *
+               step_share(preview->graph, coupling, preview->is_removed, model->steps[s].node);
     if (status == ESP_OK)
         *ms = sum;
-    esp_free(is_removable);
     return status;
 }

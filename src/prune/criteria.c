@@ -3,6 +3,7 @@
  * stay ties. */
 #include "prune/criteria.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -271,8 +272,8 @@ static esp_status score_random(const esp_criterion_context *context, double *sco
 /* ---- the table ---- */
 
 static const esp_criterion criteria[] = {
-#define ESP_CRITERION(function, measure, name, title, source, definition)                                    \
-    {name, title, source, definition, function, measure},
+#define ESP_CRITERION(function, measure, compares, name, title, source, definition)                          \
+    {name, title, source, definition, function, measure, compares},
 #include "prune/criteria.def"
 #undef ESP_CRITERION
 };
@@ -455,12 +456,29 @@ static void select_rank(double *values, int64_t count, int64_t rank)
     }
 }
 
-/* Where percentile p of `count` sorted values lies: behind which of them, and how far on the way to the next.
- */
-static double find_position(int64_t count, double p, int64_t *below)
+double esp_percent_of(double ratio)
 {
-    double position = (double)(count - 1) * (p / 100);
+    return round(ratio * 1e11) / 1e9;
+}
 
+/* Where percentile p of `count` values lies, counted from 0. */
+static double percentile_place(int64_t count, double p)
+{
+    return (double)(count - 1) * (p / 100);
+}
+
+/* The same of a decimal ratio, whose nearest double and the product with it are off by a few units in the
+ * last place. */
+static double ratio_place(int64_t count, double ratio)
+{
+    double place = (double)(count - 1) * ratio, whole = round(place);
+
+    return fabs(place - whole) <= 4 * DBL_EPSILON * (double)count ? whole : place;
+}
+
+/* Behind which of `count` sorted values a place lies, and how far on the way to the next. */
+static double part_place(int64_t count, double position, int64_t *below)
+{
     *below = (int64_t)floor(position);
     *below = *below < 0 ? 0 : *below > count - 1 ? count - 1 : *below;
     return position - (double)*below;
@@ -472,10 +490,10 @@ static double interpolate(double low, double high, double share)
     return share >= 0.5 ? high - (high - low) * (1 - share) : low + (high - low) * share;
 }
 
-double esp_percentile(double *values, int64_t count, double p)
+static double value_at(double *values, int64_t count, double place)
 {
     int64_t below;
-    double share = find_position(count, p, &below), high;
+    double share = part_place(count, place, &below), high;
 
     select_rank(values, count, below);
     if (below == count - 1)
@@ -484,6 +502,16 @@ double esp_percentile(double *values, int64_t count, double p)
     for (int64_t i = below + 2; i < count; i++)
         high = values[i] < high ? values[i] : high;
     return interpolate(values[below], high, share);
+}
+
+double esp_percentile(double *values, int64_t count, double p)
+{
+    return value_at(values, count, percentile_place(count, p));
+}
+
+double esp_ratio_threshold(double *values, int64_t count, double ratio)
+{
+    return value_at(values, count, ratio_place(count, ratio));
 }
 
 /* As part_below. */
@@ -539,11 +567,25 @@ static void select_repeated(esp_repeated *items, int64_t count, int64_t rank, do
             *next = items[i].value;
 }
 
-double esp_percentile_repeated(esp_repeated *items, int64_t count, double p)
+static double repeated_at(esp_repeated *items, int64_t count, int64_t total, double place)
 {
-    int64_t total = count_times(items, 0, count), below;
-    double share = find_position(total, p, &below), low, high;
+    int64_t below;
+    double share = part_place(total, place, &below), low, high;
 
     select_repeated(items, count, below, &low, &high);
     return below == total - 1 ? low : interpolate(low, high, share);
+}
+
+double esp_percentile_repeated(esp_repeated *items, int64_t count, double p)
+{
+    int64_t total = count_times(items, 0, count);
+
+    return repeated_at(items, count, total, percentile_place(total, p));
+}
+
+double esp_ratio_threshold_repeated(esp_repeated *items, int64_t count, double ratio)
+{
+    int64_t total = count_times(items, 0, count);
+
+    return repeated_at(items, count, total, ratio_place(total, ratio));
 }

@@ -33,7 +33,9 @@ typedef struct esp_criterion {
     const char *definition; /* the score of a filter, exactly, in one line */
     esp_status (*score)(const esp_criterion_context *context, double *scores,
                         esp_error *err); /* scores[filters]; NULL: the criterion needs data */
-    int measure; /* what is measured on data: esp_measure of criteria_data.h; 0: nothing */
+    int measure;          /* what is measured on data: esp_measure of criteria_data.h; 0: nothing */
+    bool compares_layers; /* scores of different layers compare as they are; else in units of the layer's mean
+                           */
 } esp_criterion;
 
 /* Whether it looks at data: then esp_saliency refuses it, and esp_saliency_all wants a data set. */
@@ -64,6 +66,14 @@ esp_status esp_saliency_all(const esp_compute *compute, const esp_graph *graph, 
  * not sorted. count >= 1. Linear time. */
 double esp_percentile(double *values, int64_t count, double p);
 
+/* A ratio in percent, as a percentile wants it: 0.07 is 7, not the 7.000000000000001 of binary arithmetic. */
+double esp_percent_of(double ratio);
+
+/* The percentile at a ratio in [0, 1], ratios being decimal numbers: a place among the values that misses a
+ * whole number by rounding alone is that number. 0.07 of 101 values is the eighth smallest, exactly, so that
+ * what is equal to it is equal to the threshold; NumPy's is a hair above it. Reorders `values`. */
+double esp_ratio_threshold(double *values, int64_t count, double ratio);
+
 /* The same of values that occur several times: as esp_percentile of the list in which each stands `times`
  * times. Reorders `items`; times >= 0, at least one above 0. */
 typedef struct esp_repeated {
@@ -71,5 +81,6 @@ typedef struct esp_repeated {
     int64_t times;
 } esp_repeated;
 double esp_percentile_repeated(esp_repeated *items, int64_t count, double p);
+double esp_ratio_threshold_repeated(esp_repeated *items, int64_t count, double ratio);
 
 #endif

@@ -224,8 +224,10 @@ static void print_writers(const json_t *object, esp_text *out)
     {
         const json_t *score = json_object_get(writer, "score");
         if (json_is_number(score))
-            esp_text_printf(out, "  %-12s %.6g in '%s', whose mean is %.6g\n", text_of(object, "criterion"),
-                            json_number_value(score), text_of(writer, "layer"), number_of(writer, "mean"));
+            esp_text_printf(out, "  %-12s %.6g in '%s', whose mean is %.6g%s\n", text_of(object, "criterion"),
+                            json_number_value(score), text_of(writer, "layer"), number_of(writer, "mean"),
+                            json_is_true(json_object_get(object, "compares_layers")) ? ": compared as it is"
+                                                                                     : "");
         else
             esp_text_printf(out, "  %-12s says nothing of '%s'\n", text_of(object, "criterion"),
                             text_of(writer, "layer"));

@@ -135,7 +135,11 @@ static void tell_rank(explanation *self, const esp_filter_set *set, int64_t plac
     bool goes = set->choice.fates[place] == ESP_FATE_GOES;
     bool is_together = self->preview->plan.scope == ESP_SCOPE_GLOBAL && !set->has_rule;
 
+    const esp_criterion *criterion = NULL;
+    bool is_known = esp_criterion_find(self->preview->plan.criterion, &criterion, NULL) == ESP_OK;
+
     explain_set(self, "criterion", json_string(self->preview->plan.criterion));
+    explain_set(self, "compares_layers", json_boolean(is_known && criterion->compares_layers));
     explain_score(self, "score", set->scores, set->choice.count, place, set->threshold);
     if (tell_common(self, &set->choice, place))
         return;

@@ -127,25 +127,41 @@ typedef esp_status esp_gradual_fn(void *user, const esp_gradual_report *report, 
 typedef struct esp_gradual_options {
     const esp_gradual *schedule;
     const esp_plan *plan;
-    const esp_train_options *training; /* of every phase. Masks, epochs, seed and first measurement are set
-                                          here; checkpoints are the state file's */
-    int64_t calibration_images;        /* training images a criterion with data looks at; 0: its default */
-    esp_gradual_fn *on_event;          /* may be NULL; a failing status ends the run with it */
+    const esp_train_options
+        *training;              /* of every phase. Masks, epochs, seed and first measurement are set
+                                   here, and what is done at a checkpoint; how often is taken from it */
+    int64_t calibration_images; /* training images a criterion with data looks at; 0: its default */
+    esp_gradual_fn *on_event;   /* may be NULL; a failing status ends the run with it */
     void *event_user;
 
     /* NULL: nothing is kept. After each step the masked model goes to <state_path>.<step>.onnx and then the
-     * state file to state_path, so that whenever the program is killed, the file names a model that is whole.
-     * With `resumes` a run goes on from there and ends in the same bits as one that was not interrupted.
-     * ESP_STATE when there is no such file, ESP_MISMATCH when it is of another model, plan or schedule. */
+     * state file to state_path; the training of a phase goes to <state_path>.training after every epoch,
+     * every `checkpoint_steps` or `checkpoint_seconds` of `training`, and when it is cancelled. Whenever the
+     * program is killed, what lies there is whole and belongs together. With `resumes` a run goes on from
+     * there, inside a phase too, and ends in the same bits as one that was not interrupted. ESP_STATE when
+     * there is no such file, ESP_MISMATCH when it is of another model, plan, schedule, training or data.
+     *
+     * What cannot be written is counted in the result and said by `on_failure`; the run goes on, what was
+     * kept before stays, and the next time it is tried again. Only a place that cannot be written to at all
+     * is refused, before anything is computed. */
     const char *state_path;
     bool resumes;
     esp_status (*save)(const esp_graph *graph, const char *path, esp_error *err); /* esp_onnx_save */
     esp_status (*load)(const char *path, esp_graph **out, esp_error *err);        /* esp_onnx_load */
+    /* esp_checkpoint_save, esp_checkpoint_load; NULL: only finished steps are kept. */
+    esp_status (*save_training)(const char *path, const esp_train_state *state, const esp_train_state *extra,
+                                esp_error *err);
+    esp_status (*load_training)(const char *path, esp_train_state *out, esp_error *err);
+    void (*on_failure)(void *event_user, const esp_error *why); /* may be NULL */
 } esp_gradual_options;
 
 typedef struct esp_gradual_result {
     int steps, steps_done;
-    int resumed_steps; /* of steps_done: taken over from the state file */
+    int resumed_steps;             /* of steps_done: taken over from the state file */
+    int64_t resumed_training_step; /* optimizer steps of the phase after them that were taken over */
+    int checkpoints;               /* steps and trainings that were kept */
+    int checkpoint_failures;       /* that could not be; the last reason: */
+    esp_error checkpoint_error;
     int record_count;
     esp_gradual_record *records; /* in order; those of an interrupted run before this one included */
     esp_eval_result last;        /* of the model handed out; images 0 when not measured */
@@ -173,7 +189,7 @@ esp_status esp_gradual_cut(const esp_compute *compute, const esp_graph *masked, 
                            const esp_dataset *dataset, const esp_surgery_options *options, esp_graph **out,
                            esp_surgery_report *report, esp_error *err);
 
-/* Removes a state file and its model; for when the result is safe. Missing ones are fine. */
+/* Removes a state file, its model and its training; for when the result is safe. Missing ones are fine. */
 void esp_gradual_state_remove(const char *state_path);
 
 /* [{step, ratio, pruned, params, macs, layers, executed_groups, cut_top1, cut_loss, trained_top1,

@@ -1,9 +1,7 @@
 /* A run by a pruning schedule: steps of (resolve the plan against the weights of now, mask, measure, train),
- * then fine-tuning. Each phase of training is an esp_train of its own with a seed of its own, and a step
- * depends on nothing but the model before it: that is what makes a resumed run end in the same bits.
- *
- * LINEAR and AGP are one training to the reader: their phases ask the schedule for the rate at the epoch
- * counted from the beginning of the run (lr_at). */
+ * then fine-tuning. A step depends on nothing but the model before it and its number: that is what makes a
+ * resumed run end in the same bits. A phase that was interrupted is begun again, pruning included, and only
+ * its training goes on from where it was. */
 #include "prune/gradual_internal.h"
 
 #include <math.h>
@@ -11,167 +9,12 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "prune/counts.h"
 #include "prune/criteria.h"
-#include "prune/group_lasso.h"
 
-typedef struct run {
-    const esp_compute *compute;
-    const esp_gradual_options *options;
-    const esp_gradual *schedule;
-    const esp_graph *start;
-    esp_dataset *training, *validation; /* fitted to the model, or NULL */
-    esp_input_shape shape;              /* of the data, where the model leaves its own open */
-    int shape_count;
-    int steps;
-    gradual_state state;
-    esp_eval_result last; /* of state.graph; images 0 when it was not measured */
-} run;
-
-/* What one phase of training borrows. */
-typedef struct phase {
-    const esp_train_options *base;
-    double offset, total; /* epochs before this phase, and of the run: for lr_at */
-    esp_held_masks masks;
-    esp_group_lasso *lasso;
-    esp_train_penalty *penalties;
-} phase;
-
-/* ---- training ---- */
-
-/* The rate at an epoch of a phase, by the one schedule that spans the run. */
-static esp_status lr_at(void *user, double epoch, int64_t step, double *lr, esp_error *err)
-{
-    const phase *it = user;
-    const esp_train_options *base = it->base;
-
-    if (base->lr_fn)
-        return base->lr_fn(base->lr_user, it->offset + epoch, step, lr, err);
-    *lr = esp_schedule_lr(&base->schedule, it->offset + epoch, it->total);
-    return ESP_OK;
-}
-
-static void phase_clear(phase *it)
-{
-    esp_held_masks_free(&it->masks);
-    esp_group_lasso_free(it->lasso);
-    esp_free(it->penalties);
-}
-
-/* The group lasso acts on the groups of the preview's clustering where it has one, else on single filters. */
-static esp_status make_lasso(const run *r, const esp_preview *preview, phase *it, esp_error *err)
-{
-    size_t count = (size_t)preview->layers.count;
-    const int32_t **labels = esp_alloc_zero(count, sizeof *labels);
-    bool *takes_part = esp_alloc_zero(count, sizeof *takes_part);
-    esp_status status = ESP_OK;
-
-    if (!labels || !takes_part)
-        status = esp_fail_memory(err, "group lasso", count * sizeof *labels);
-    for (size_t l = 0; status == ESP_OK && l < count; l++) {
-        takes_part[l] = preview->items[l].takes_part;
-        labels[l] = preview->items[l].grouping.labels;
-    }
-    if (status == ESP_OK)
-        status = esp_group_lasso_new(preview->graph, &preview->layers, takes_part, labels,
-                                     r->schedule->group_lasso, &it->lasso, err);
-    esp_free(labels);
-    esp_free(takes_part);
-    return status;
-}
-
-/* The caller's penalties, and the group lasso's behind them. */
-static esp_status join_penalties(const phase *it, esp_train_options *options, esp_train_penalty **out,
-                                 esp_error *err)
-{
-    int more;
-    const esp_train_penalty *own = esp_group_lasso_penalties(it->lasso, &more);
-    size_t count = (size_t)(options->penalty_count + more);
-    esp_train_penalty *all = esp_alloc(count, sizeof *all);
-
-    if (!all)
-        return esp_fail_memory(err, "penalties", count * sizeof *all);
-    for (int i = 0; i < options->penalty_count; i++)
-        all[i] = options->penalties[i];
-    for (int i = 0; i < more; i++)
-        all[options->penalty_count + i] = own[i];
-    options->penalties = all;
-    options->penalty_count = (int)count;
-    *out = all;
-    return ESP_OK;
-}
-
-/* What every phase has in common. `number`: of the step, one more than all of them for the global phase. */
-static esp_status prepare_phase(const run *r, const esp_preview *preview, int number, double epochs,
-                                phase *it, esp_train_options *options, esp_error *err)
-{
-    esp_status status;
-
-    *options = *r->options->training;
-    options->epochs_limit = epochs;
-    options->seed += (uint64_t)number;
-    options->on_checkpoint = NULL;
-    options->resume = NULL;
-    status = esp_held_masks_of(r->state.graph, &it->masks, err);
-    options->masks = it->masks.items;
-    options->mask_count = it->masks.count;
-    if (status == ESP_OK && preview && r->schedule->group_lasso > 0) {
-        status = make_lasso(r, preview, it, err);
-        if (status == ESP_OK)
-            status = join_penalties(it, options, &it->penalties, err);
-    }
-    return status;
-}
-
-static void set_rate(const run *r, int steps_before, phase *it, esp_train_options *options)
-{
-    const esp_gradual *schedule = r->schedule;
-    bool is_global = steps_before == r->steps;
-
-    if (esp_gradual_rises(schedule)) {
-        it->offset = steps_before * schedule->local_epochs;
-        it->total = r->steps * schedule->local_epochs + schedule->epochs;
-        options->lr_fn = lr_at;
-        options->lr_user = it;
-    } else if (!is_global) {
-        options->schedule.kind = ESP_SCHEDULE_CONSTANT;
-        if (schedule->local_lr > 0)
-            options->schedule.lr = schedule->local_lr;
-    }
-}
-
-/* Trains state.graph and puts the result in its place, also when training was cancelled or diverged and left
- * something. `preview`: of the last step, for the group lasso; NULL where there was none. */
-static esp_status train(run *r, const esp_preview *preview, int steps_before, double epochs,
-                        esp_gradual_record *record, esp_error *err)
-{
-    bool is_global = steps_before == r->steps;
-    phase it = {.base = r->options->training};
-    esp_train_options options;
-    esp_train_result result = {0};
-    esp_graph *trained = NULL;
-    esp_status status = prepare_phase(r, preview, steps_before + 1, epochs, &it, &options, err);
-
-    if (status == ESP_OK) {
-        options.evaluates_first = is_global;
-        set_rate(r, steps_before, &it, &options);
-        status = esp_train(r->compute, r->state.graph, r->training, r->validation, &options, &trained,
-                           &result, err);
-        record->epochs += result.epochs_done < epochs ? result.epochs_done : epochs;
-    }
-    phase_clear(&it);
-    if (trained) {
-        esp_graph_unref(r->state.graph);
-        r->state.graph = trained;
-        r->last = result.best;
-    }
-    if (status == ESP_OK && r->validation) {
-        record->trained_top1 = result.best.top1;
-        record->trained_loss = result.best.loss;
-    }
-    return status;
-}
+typedef gradual_run run;
 
 /* ---- one step ---- */
 
@@ -218,8 +61,12 @@ static esp_status calibrate(const run *r, esp_grouping_cache *cache, esp_error *
     int64_t images = r->options->calibration_images, count = esp_dataset_count(r->training);
 
     images = images > 0 ? images : ESP_CALIBRATION_IMAGES;
-    return esp_preview_calibrate(cache, r->training, images < count ? images : count,
-                                 r->options->training->seed, err);
+    const esp_criterion_data data = {.dataset = r->training,
+                                     .images = images < count ? images : count,
+                                     .mean = r->options->training->mean,
+                                     .std = r->options->training->std,
+                                     .seed = r->options->training->seed};
+    return esp_preview_calibrate_with(cache, &data, err);
 }
 
 /* The plan of a step against the weights of now. */
@@ -283,20 +130,21 @@ static esp_status take_step(run *r, int step, esp_preview **preview, esp_error *
     if (status != ESP_OK)
         return status;
     fill_record(*preview, &record);
+    record.seconds = esp_clock_s() - start_s;
     status = tell(r, ESP_GRADUAL_PRUNED, &record, *preview, err);
     if (status == ESP_OK && esp_gradual_trains_locally(r->schedule)) {
-        status = train(r, *preview, step - 1, r->schedule->local_epochs, &record, err);
-        record.seconds = esp_clock_s() - start_s;
+        status = gradual_train(r, *preview, step, r->schedule->local_epochs, start_s, &record, err);
         if (status == ESP_OK)
             status = tell(r, ESP_GRADUAL_TRAINED, &record, *preview, err);
     }
-    record.seconds = esp_clock_s() - start_s;
     if (status == ESP_OK)
         status = gradual_state_add(&r->state, &record, &kept, err);
     if (status != ESP_OK)
         return status;
     r->state.steps_done = step;
-    return r->options->state_path ? gradual_state_save(r->options, r->start, &r->state, err) : ESP_OK;
+    if (r->options->state_path)
+        gradual_keep_step(r);
+    return ESP_OK;
 }
 
 /* ---- the whole ---- */
@@ -339,9 +187,8 @@ static esp_status tune(run *r, esp_error *err)
     record.cut_top1 = isnan(before->trained_top1) ? before->cut_top1 : before->trained_top1;
     record.cut_loss = isnan(before->trained_loss) ? before->cut_loss : before->trained_loss;
     if (status == ESP_OK)
-        status = train(r, preview, r->steps, r->schedule->epochs, &record, err);
+        status = gradual_train(r, preview, r->steps + 1, r->schedule->epochs, start_s, &record, err);
     esp_preview_free(preview);
-    record.seconds = esp_clock_s() - start_s;
     if (status == ESP_OK)
         status = gradual_state_add(&r->state, &record, &kept, err);
     return status == ESP_OK ? tell(r, ESP_GRADUAL_TUNED, kept, NULL, err) : status;
@@ -358,6 +205,12 @@ static esp_status check(const run *r, const esp_dataset *training, esp_error *er
         status = esp_gradual_check_plan(r->schedule, r->options->plan, err);
     if (status == ESP_OK && r->options->resumes && !r->options->state_path)
         status = esp_fail(err, ESP_INVALID, "a run that resumes needs its state file, found none");
+    if (status == ESP_OK && esp_gradual_rises(r->schedule) && !r->options->training->lr_fn &&
+        r->options->training->schedule.kind == ESP_SCHEDULE_PLATEAU)
+        status = esp_fail(err, ESP_INVALID,
+                          "pruning schedule '%s' cannot follow the learning rate 'plateau': every pruning "
+                          "raises the loss it waits for",
+                          esp_gradual_word(r->schedule->kind));
     if (status == ESP_OK && trains && !training)
         status = esp_fail(err, ESP_INVALID, "pruning schedule '%s' trains, but there is no data to train on",
                           esp_gradual_word(r->schedule->kind));
@@ -370,12 +223,43 @@ static void hand_out(run *r, esp_graph **out, esp_gradual_result *result)
     r->state.graph = NULL;
     if (!result)
         return;
-    result->steps = r->steps;
-    result->steps_done = r->state.steps_done;
-    result->record_count = r->state.record_count;
-    result->records = r->state.records;
-    result->last = r->last;
+    *result = (esp_gradual_result){.steps = r->steps,
+                                   .steps_done = r->state.steps_done,
+                                   .record_count = r->state.record_count,
+                                   .records = r->state.records,
+                                   .last = r->last,
+                                   .resumed_training_step = r->resumed_training_step,
+                                   .checkpoints = r->checkpoints,
+                                   .checkpoint_failures = r->checkpoint_failures,
+                                   .checkpoint_error = r->checkpoint_error};
     r->state.records = NULL;
+}
+
+/* Images at the size of the model, and the shape they give it. */
+static esp_status fit_data(run *r, const esp_graph *graph, const esp_dataset *training,
+                           const esp_dataset *validation, esp_error *err)
+{
+    esp_status status = training ? esp_dataset_fit(training, graph, &r->training, err) : ESP_OK;
+
+    if (status == ESP_OK && r->training)
+        status = esp_dataset_check_model(r->training, graph, err);
+    if (status == ESP_OK && r->training)
+        r->shape_count = esp_dataset_input_shape(r->training, graph, 1, &r->shape);
+    if (status == ESP_OK && validation)
+        status = esp_dataset_fit(validation, graph, &r->validation, err);
+    return status;
+}
+
+/* Finds out before hours of work whether the state can be written, and where an interrupted run stands. */
+static esp_status open_state(run *r, const esp_graph *graph, esp_error *err)
+{
+    esp_file_writer *writer = NULL;
+    esp_status status = gradual_identity(r, graph, &r->identity, err);
+
+    if (status == ESP_OK)
+        status = esp_file_writer_open(r->options->state_path, &writer, err);
+    esp_file_writer_discard(writer);
+    return status == ESP_OK && r->options->resumes ? gradual_resume(r, err) : status;
 }
 
 esp_status esp_prune_gradually(const esp_compute *compute, const esp_graph *graph,
@@ -383,7 +267,7 @@ esp_status esp_prune_gradually(const esp_compute *compute, const esp_graph *grap
                                const esp_gradual_options *options, esp_graph **out,
                                esp_gradual_result *result, esp_error *err)
 {
-    run r = {.compute = compute, .options = options, .schedule = options->schedule, .start = graph};
+    run r = {.compute = compute, .options = options, .schedule = options->schedule};
     esp_preview *preview = NULL;
     int resumed = 0;
     esp_status status = check(&r, training, err);
@@ -395,16 +279,9 @@ esp_status esp_prune_gradually(const esp_compute *compute, const esp_graph *grap
         return status;
     r.steps = esp_gradual_steps(r.schedule, options->plan);
     r.state.graph = esp_graph_ref(graph);
-    if (training)
-        status = esp_dataset_fit(training, graph, &r.training, err);
-    if (status == ESP_OK && r.training)
-        status = esp_dataset_check_model(r.training, graph, err);
-    if (status == ESP_OK && r.training)
-        r.shape_count = esp_dataset_input_shape(r.training, graph, 1, &r.shape);
-    if (status == ESP_OK && validation)
-        status = esp_dataset_fit(validation, graph, &r.validation, err);
-    if (status == ESP_OK && options->state_path && options->resumes)
-        status = gradual_state_load(options, graph, &r.state, err);
+    status = fit_data(&r, graph, training, validation, err);
+    if (status == ESP_OK && options->state_path)
+        status = open_state(&r, graph, err);
     resumed = r.state.steps_done;
     if (status == ESP_OK)
         status = run_steps(&r, &preview, err);
@@ -417,6 +294,7 @@ esp_status esp_prune_gradually(const esp_compute *compute, const esp_graph *grap
             result->resumed_steps = resumed;
     }
     gradual_state_clear(&r.state);
+    json_decref(r.identity);
     esp_dataset_unref(r.training);
     esp_dataset_unref(r.validation);
     return status;

@@ -161,6 +161,40 @@ esp_status esp_group_lasso_new(const esp_graph *graph, const esp_layers *layers,
     return status;
 }
 
+static esp_status of_fitted(const esp_graph *graph, const esp_dataset *fitted, double lambda,
+                            esp_group_lasso **out, esp_error *err)
+{
+    esp_input_shape shape;
+    esp_inferred *inferred = NULL;
+    esp_layers layers = {0};
+    esp_status status = esp_dataset_check_model(fitted, graph, err);
+
+    if (status != ESP_OK)
+        return status;
+    int open = esp_dataset_input_shape(fitted, graph, 1, &shape);
+    status = esp_infer(graph, 1, open ? &shape : NULL, open, &inferred, err);
+    if (status == ESP_OK)
+        status = esp_layers_list(graph, inferred, &layers, err);
+    if (status == ESP_OK)
+        status = esp_group_lasso_new(graph, &layers, NULL, NULL, lambda, out, err);
+    esp_layers_free(&layers);
+    esp_inferred_free(inferred);
+    return status;
+}
+
+esp_status esp_group_lasso_of_model(const esp_graph *graph, const esp_dataset *dataset, double lambda,
+                                    esp_group_lasso **out, esp_error *err)
+{
+    esp_dataset *fitted = NULL;
+    esp_status status = esp_dataset_fit(dataset, graph, &fitted, err);
+
+    *out = NULL;
+    if (status == ESP_OK)
+        status = of_fitted(graph, fitted, lambda, out, err);
+    esp_dataset_unref(fitted);
+    return status;
+}
+
 void esp_group_lasso_free(esp_group_lasso *lasso)
 {
     if (!lasso)

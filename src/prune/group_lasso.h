@@ -22,6 +22,9 @@ typedef struct esp_group_lasso esp_group_lasso;
 esp_status esp_group_lasso_new(const esp_graph *graph, const esp_layers *layers, const bool *takes_part,
                                const int32_t *const *labels, double lambda, esp_group_lasso **out,
                                esp_error *err);
+/* The same over all layers of a model at the size of these images, each filter its own group. */
+esp_status esp_group_lasso_of_model(const esp_graph *graph, const esp_dataset *dataset, double lambda,
+                                    esp_group_lasso **out, esp_error *err);
 void esp_group_lasso_free(esp_group_lasso *lasso);
 
 /* For esp_train_options.penalties; borrowed. One training at a time. */

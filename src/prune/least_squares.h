@@ -39,8 +39,10 @@ esp_status esp_normal_solve(const esp_compute *compute, const esp_normal *normal
                             const int64_t *columns, int64_t target_count, const int64_t *targets,
                             double lambda, const double *start, double *out, esp_error *err);
 
-/* sum (y - w'x)^2 of one target, w [column_count] on `columns`. */
-double esp_normal_residual(const esp_normal *normal, int64_t column_count, const int64_t *columns,
-                           int64_t target, const double *w);
+/* out[target_count]: sum (y - w'x)^2 of each of these targets, w [target_count, column_count] on `columns`.
+ * The same bits for any number of threads. */
+esp_status esp_normal_residuals(const esp_compute *compute, const esp_normal *normal, int64_t column_count,
+                                const int64_t *columns, int64_t target_count, const int64_t *targets,
+                                const double *w, double *out, esp_error *err);
 
 #endif

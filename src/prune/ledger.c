@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "prune/preview_internal.h"
 
 #define WORD_OF(name, word, title)  word,
 #define TITLE_OF(name, word, title) title,
@@ -141,6 +142,102 @@ char *esp_ledger_summary(const esp_ledger_layer *layer, char *buffer, size_t siz
                                  says_why(entry->reason) ? "%s%s %.3g (%s)" : "%s%s %.3g", used ? ", " : "",
                                  reason_words[entry->reason], entry->amount, entry->text);
     return buffer;
+}
+
+/* ---- nothing at all ---- */
+
+enum { NOTHING_REASONS = 3, KIND_SIZE = 72 };
+
+/* Layers whose main reason is the same but for the names in it. */
+typedef struct reason_kind {
+    char text[KIND_SIZE];
+    int layers;
+} reason_kind;
+
+/* The entry's text with dots for the names. */
+static void kind_of(const esp_ledger_entry *entry, char *out)
+{
+    size_t used = 0;
+    bool is_inside = false;
+
+    for (const char *p = entry->text[0] ? entry->text : esp_reason_title(entry->reason);
+         *p && used + 4 < KIND_SIZE; p++) {
+        if (*p == '\'' && !is_inside)
+            used += (size_t)snprintf(out + used, KIND_SIZE - used, "...");
+        else if (*p != '\'' && !is_inside)
+            out[used++] = *p;
+        is_inside = is_inside != (*p == '\'');
+    }
+    out[used] = '\0';
+}
+
+static void count_kind(reason_kind *kinds, int *count, const esp_ledger_entry *entry)
+{
+    char text[KIND_SIZE];
+    int i = 0;
+
+    kind_of(entry, text);
+    while (i < *count && strcmp(kinds[i].text, text) != 0)
+        i++;
+    if (i == *count)
+        snprintf(kinds[(*count)++].text, KIND_SIZE, "%s", text);
+    kinds[i].layers++;
+}
+
+/* Parts of layers that surgery split carry its suffix. */
+static bool is_split_part(const char *name)
+{
+    const char *end = strrchr(name, '/');
+
+    return end && strncmp(end, "/group", 6) == 0 && end[6] >= '0' && end[6] <= '9';
+}
+
+static bool gets_something(const esp_ledger *ledger, const esp_preview *preview)
+{
+    bool is_asked = false;
+
+    for (int l = 0; l < ledger->count; l++) {
+        const esp_mask *mask = &preview->items[l].mask;
+        is_asked = is_asked || ledger->layers[l].asked > 0;
+        if (!esp_mask_equal(mask, &preview->subject->masks[l]))
+            return true;
+    }
+    return !is_asked;
+}
+
+bool esp_ledger_nothing(const esp_ledger *ledger, const esp_preview *preview, char *buffer, size_t size)
+{
+    reason_kind *kinds = esp_alloc_zero((size_t)ledger->count + 1, sizeof *kinds);
+    int count = 0, parts = 0;
+    size_t used = 0;
+
+    buffer[0] = '\0';
+    if (!kinds || gets_something(ledger, preview)) {
+        esp_free(kinds);
+        return false;
+    }
+    for (int l = 0; l < ledger->count; l++) {
+        const esp_ledger_entry *main_reason = largest_below(&ledger->layers[l], NULL);
+        if (main_reason && ledger->layers[l].asked > 0)
+            count_kind(kinds, &count, main_reason);
+        parts += is_split_part(preview->layers.items[l].name);
+    }
+    for (int said = 0; said < NOTHING_REASONS && used < size; said++) {
+        int most = 0;
+        for (int i = 1; i < count; i++)
+            most = kinds[i].layers > kinds[most].layers ? i : most;
+        if (!count || !kinds[most].layers)
+            break;
+        used += (size_t)snprintf(buffer + used, size - used, "%s%s (%d layer%s)", said ? "; " : "",
+                                 kinds[most].text, kinds[most].layers, kinds[most].layers == 1 ? "" : "s");
+        kinds[most].layers = 0;
+    }
+    if (2 * parts > ledger->count && used < size)
+        snprintf(buffer + used, size - used,
+                 "%smost layers are groups that self-grouping made: sg can cut them further",
+                 used ? "; " : "");
+    esp_free(kinds);
+    return true;
 }
 
 json_t *esp_ledger_layer_to_json(const esp_ledger_layer *layer)

@@ -37,6 +37,12 @@ void esp_ledger_free(esp_ledger *ledger);
 /* The reasons of one layer in one line, largest first: "intersection 12, rounding 0.2"; `size` bounds it. */
 char *esp_ledger_summary(const esp_ledger_layer *layer, char *buffer, size_t size);
 
+/* Why nothing at all is cut though the plan asks for it, in a line: the reasons that most layers have,
+ * without the names in them, and how many layers have each. False, and an empty buffer, when something is cut
+ * or nothing was asked. */
+enum { ESP_LEDGER_NOTHING_SIZE = 400 };
+bool esp_ledger_nothing(const esp_ledger *ledger, const esp_preview *preview, char *buffer, size_t size);
+
 /* {"unit": "filters", "layers": [{"name", "asked", "got", "units", "entries": [{"reason", "amount", "share",
  * "text"}]}]}; of one layer without the name. */
 esp_status esp_ledger_to_json(const esp_ledger *ledger, const esp_layers *layers, json_t **out,

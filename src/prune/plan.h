@@ -34,8 +34,8 @@ typedef enum esp_mode {
 
 /* What is ranked against what. `layer`: the slots of each coupled set among themselves, so that every layer
  * gives the share asked of it. `global`: all slots of all sets of a kind (conv, fc, border) in one list, by
- * scores in units of their layer's mean; a layer with a ratio of its own stays out of that list. One list of
- * scopes. Columns: NAME, word. */
+ * scores in units of their layer's mean, or as they are where the criterion's compare across layers; a layer
+ * with a ratio of its own stays out of that list. One list of scopes. Columns: NAME, word. */
 #define ESP_SCOPE_LIST(X)                                                                                    \
     X(LAYER, "layer")                                                                                        \
     X(GLOBAL, "global")

@@ -246,6 +246,13 @@ esp_status esp_plan_compare(const esp_compute *compute, const esp_graph *graph, 
                             const esp_plan *b, const esp_input_shape *input_shapes, int input_shape_count,
                             esp_plan_effects *out, esp_error *err)
 {
+    return esp_plan_compare_on(compute, graph, a, b, input_shapes, input_shape_count, NULL, out, err);
+}
+
+esp_status esp_plan_compare_on(const esp_compute *compute, const esp_graph *graph, const esp_plan *a,
+                               const esp_plan *b, const esp_input_shape *input_shapes, int input_shape_count,
+                               const esp_criterion_data *data, esp_plan_effects *out, esp_error *err)
+{
     const esp_plan *plans[2] = {a, b};
     esp_preview *previews[2] = {NULL, NULL};
     esp_grouping_cache *cache = NULL;
@@ -253,6 +260,8 @@ esp_status esp_plan_compare(const esp_compute *compute, const esp_graph *graph, 
     esp_status status = esp_grouping_cache_new(&cache, err);
 
     *out = (esp_plan_effects){0};
+    if (status == ESP_OK && data)
+        status = esp_preview_calibrate_with(cache, data, err);
     for (int p = 0; status == ESP_OK && p < 2; p++) {
         status = esp_preview_new(compute, graph, plans[p], input_shapes, input_shape_count, cache,
                                  &previews[p], err);

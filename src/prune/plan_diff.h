@@ -8,6 +8,7 @@
 #include "base/compute.h"
 #include "graph/infer.h"
 #include "graph/layers.h"
+#include "prune/criteria.h"
 #include "prune/plan.h"
 
 /* ---- differences ---- */
@@ -49,6 +50,10 @@ typedef struct esp_plan_effects {
 esp_status esp_plan_compare(const esp_compute *compute, const esp_graph *graph, const esp_plan *a,
                             const esp_plan *b, const esp_input_shape *input_shapes, int input_shape_count,
                             esp_plan_effects *out, esp_error *err);
+/* The same where a plan's criterion looks at data; NULL: none is given. */
+esp_status esp_plan_compare_on(const esp_compute *compute, const esp_graph *graph, const esp_plan *a,
+                               const esp_plan *b, const esp_input_shape *input_shapes, int input_shape_count,
+                               const esp_criterion_data *data, esp_plan_effects *out, esp_error *err);
 void esp_plan_effects_free(esp_plan_effects *effects);
 
 /* {"same": false, "changes": [{"where", "a", "b"}], "layers": [...], "before", "after": [a, b]}; `effects`
@@ -125,6 +130,7 @@ typedef struct esp_plan_fit_options {
     bool renames; /* rules of layers that are gone go to the nearest layer instead of being dropped */
     const esp_input_shape *input_shapes;
     int input_shape_count;
+    const esp_criterion_data *data; /* for a criterion that looks at data, or NULL */
 } esp_plan_fit_options;
 
 /* What of a plan does not fit a model, and the plan repaired. Nothing found: `repaired` is the plan. A layer

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "prune/plan_diff.h"
-#include "prune/preview.h"
+#include "prune/preview_internal.h"
 
 #define WORD_OF(name, word) word,
 static const char *const misfit_words[] = {ESP_MISFIT_LIST(WORD_OF)};
@@ -56,17 +56,12 @@ static esp_status add_misfit(esp_plan_fit *fit, esp_misfit_kind kind, const char
 
 /* ---- rules whose layer is gone ---- */
 
-static bool matches_layer(const char *pattern, const esp_layer *layer)
-{
-    return esp_glob_match(pattern, layer->name) || esp_glob_match(pattern, layer->weight_name);
-}
-
 static int count_matches(const char *pattern, const esp_layers *layers)
 {
     int count = 0;
 
     for (int l = 0; l < layers->count; l++)
-        count += matches_layer(pattern, &layers->items[l]);
+        count += esp_layer_matches(&layers->items[l], pattern);
     return count;
 }
 
@@ -164,7 +159,7 @@ static int speaking_rule(const esp_plan *plan, const esp_layer *layer, bool of_g
 {
     for (int i = plan->rule_count - 1; i >= 0; i--) {
         const esp_plan_rule *rule = &plan->rules[i];
-        if (matches_layer(rule->pattern, layer) && (of_groups ? rule->groups > 0 : rule->ratio >= 0))
+        if (esp_layer_matches(layer, rule->pattern) && (of_groups ? rule->groups > 0 : rule->ratio >= 0))
             return i;
     }
     return -1;
@@ -176,15 +171,59 @@ static esp_status set_rule(esp_plan *plan, const esp_layer *layer, double ratio,
     return esp_plan_add_rule(plan, layer->name, ratio, groups, false, err);
 }
 
-/* The largest ratio that leaves what must stay: the floor, rounded up, and one filter. */
-static double largest_ratio(const esp_plan *plan, int64_t filters)
-{
-    int64_t least = (int64_t)ceil(plan->floor * (double)filters - 1e-9), step = plan->round_to;
+/* What the sets that a layer writes make of its ratio. Sets of one layer may have any number of slots; the
+ * ratio is too large when it is for all of them. */
+typedef struct ratio_fit {
+    bool is_short;        /* no set gives what its ranking takes */
+    int64_t taken, slots; /* of the set that can give most */
+    int64_t most;         /* slots of it that can go */
+    double ratio;         /* largest that takes no more */
+} ratio_fit;
 
-    least = least > 1 ? least : 1;
-    if (step > 1)
-        least = (least + step - 1) / step * step;
-    return least < filters ? 1 - (double)least / (double)filters : 0;
+/* One more set: `ratio` is the largest that takes at most `most` of its slots. */
+static void add_set(const esp_plan *plan, const esp_slot_choice *choice, double ratio, ratio_fit *out)
+{
+    int64_t most = esp_slot_choice_most(choice, plan->floor, plan->round_to);
+    bool is_short = choice->ranked > most, is_first = out->slots == 0;
+
+    out->is_short = is_short && (is_first || out->is_short);
+    if (is_first || ratio > out->ratio)
+        *out = (ratio_fit){out->is_short, choice->ranked, choice->count, most, ratio};
+}
+
+static bool writes(const esp_preview *preview, int set, int layer)
+{
+    const esp_coupled_set *coupled = esp_coupling_set(preview->subject->coupling, set);
+
+    for (int w = 0; w < coupled->writer_count; w++)
+        if (coupled->writers[w] == layer)
+            return true;
+    return false;
+}
+
+static esp_status judge_ratio(const esp_preview *preview, int layer, ratio_fit *out, esp_error *err)
+{
+    const esp_plan *plan = &preview->plan;
+    esp_status status = ESP_OK;
+
+    *out = (ratio_fit){0};
+    for (int i = 0; i < preview->filter_set_count; i++) {
+        const esp_slot_choice *choice = &preview->filter_sets[i].choice;
+        int64_t most = esp_slot_choice_most(choice, plan->floor, plan->round_to);
+        if (writes(preview, preview->filter_sets[i].set, layer))
+            add_set(plan, choice, (double)most / (double)choice->count, out);
+    }
+    for (int i = 0; status == ESP_OK && i < preview->wsp.pair_count; i++) {
+        const esp_wsp_pair *pair = &preview->wsp.pairs[i];
+        double ratio = 1;
+        if (pair->set < 0 || !writes(preview, pair->set, layer)) /* as published: nothing must stay */
+            continue;
+        status = esp_wsp_largest_ratio(pair, esp_slot_choice_most(&pair->choice, plan->floor, plan->round_to),
+                                       &ratio, err);
+        if (status == ESP_OK)
+            add_set(plan, &pair->choice, ratio, out);
+    }
+    return status;
 }
 
 static esp_status fit_ratio(const esp_preview *preview, int l, esp_plan_fit *fit, esp_error *err)
@@ -192,8 +231,8 @@ static esp_status fit_ratio(const esp_preview *preview, int l, esp_plan_fit *fit
     const esp_layer *layer = &preview->layers.items[l];
     const esp_preview_layer *item = &preview->items[l];
     int index = speaking_rule(&fit->repaired, layer, false);
-    double most = esp_plan_ranks_slots(&preview->plan) ? largest_ratio(&preview->plan, layer->filters) : 1;
     misfit_text said = {0};
+    ratio_fit found;
     double asked;
 
     if (index < 0 || !(fit->repaired.rules[index].ratio > 0) ||
@@ -206,13 +245,15 @@ static esp_status fit_ratio(const esp_preview *preview, int l, esp_plan_fit *fit
                  item->note[0] ? item->note : "what it is coupled with stays");
         return add_misfit(fit, ESP_MISFIT_UNCUTTABLE, layer->name, &said, err);
     }
-    if (asked <= most + 1e-9)
-        return ESP_OK;
+    esp_status status = judge_ratio(preview, l, &found, err);
+    if (status != ESP_OK || !found.is_short)
+        return status;
     snprintf(said.text, sizeof said.text,
-             "asked %.3g of %lld filters, at most %.4g can go (floor %g, rounded to %d)", asked,
-             (long long)layer->filters, most, preview->plan.floor, preview->plan.round_to);
-    snprintf(said.repair, sizeof said.repair, "its ratio becomes %.4g", most);
-    esp_status status = set_rule(&fit->repaired, layer, most, 0, err);
+             "asked %.3g takes %lld of %lld slots, at most %lld can go (floor %g, rounded to %d)", asked,
+             (long long)found.taken, (long long)found.slots, (long long)found.most, preview->plan.floor,
+             preview->plan.round_to);
+    snprintf(said.repair, sizeof said.repair, "its ratio becomes %.4g", found.ratio);
+    status = set_rule(&fit->repaired, layer, found.ratio, 0, err);
     return status == ESP_OK ? add_misfit(fit, ESP_MISFIT_RATIO, layer->name, &said, err) : status;
 }
 
@@ -284,8 +325,8 @@ static esp_status say_new(const esp_preview *preview, int l, esp_plan_fit *fit, 
 }
 
 static esp_status fit_to_old(const esp_compute *compute, const esp_plan *plan,
-                             const esp_plan_fit_options *options, const esp_preview *preview,
-                             esp_plan_fit *fit, esp_error *err)
+                             const esp_plan_fit_options *options, esp_grouping_cache *cache,
+                             const esp_preview *preview, esp_plan_fit *fit, esp_error *err)
 {
     esp_inferred *inferred = NULL;
     esp_layers layers = {0};
@@ -300,7 +341,7 @@ static esp_status fit_to_old(const esp_compute *compute, const esp_plan *plan,
         status = plan_for(plan, &layers, &old_plan, err);
     if (status == ESP_OK)
         status = esp_preview_new(compute, options->from, &old_plan, options->input_shapes,
-                                 options->input_shape_count, NULL, &old, err);
+                                 options->input_shape_count, cache, &old, err);
     for (int l = 0; status == ESP_OK && l < preview->layers.count; l++) {
         int before = esp_layers_find(&old->layers, preview->layers.items[l].name);
         status =
@@ -340,6 +381,7 @@ esp_status esp_plan_fit_new(const esp_compute *compute, const esp_graph *graph, 
     const esp_plan_fit_options nothing = {0};
     esp_plan_fit fit = {.repaired = *plan};
     esp_preview *preview = NULL;
+    esp_grouping_cache *cache = NULL;
     esp_status status = esp_plan_check(plan, err);
 
     *out = (esp_plan_fit){0};
@@ -349,16 +391,21 @@ esp_status esp_plan_fit_new(const esp_compute *compute, const esp_graph *graph, 
     if (status == ESP_OK)
         status = fit_rules(graph, plan, options, &fit, err);
     if (status == ESP_OK)
+        status = esp_grouping_cache_new(&cache, err);
+    if (status == ESP_OK && options->data)
+        status = esp_preview_calibrate_with(cache, options->data, err);
+    if (status == ESP_OK)
         status = esp_preview_new(compute, graph, &fit.repaired, options->input_shapes,
-                                 options->input_shape_count, NULL, &preview, err);
+                                 options->input_shape_count, cache, &preview, err);
     for (int l = 0; status == ESP_OK && l < preview->layers.count; l++) {
         status = fit_ratio(preview, l, &fit, err);
         if (status == ESP_OK)
             status = fit_groups(preview, l, &fit, err);
     }
     if (status == ESP_OK && options->from)
-        status = fit_to_old(compute, plan, options, preview, &fit, err);
+        status = fit_to_old(compute, plan, options, cache, preview, &fit, err);
     esp_preview_free(preview);
+    esp_grouping_cache_free(cache);
     if (status == ESP_OK)
         *out = fit;
     else

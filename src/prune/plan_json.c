@@ -126,6 +126,16 @@ static esp_status check_keys(const json_t *object, const char *where, const char
     return ESP_OK;
 }
 
+static const char *kind_of(const json_t *value)
+{
+    return json_is_object(value)    ? "an object"
+           : json_is_array(value)   ? "an array"
+           : json_is_string(value)  ? "a string"
+           : json_is_number(value)  ? "a number"
+           : json_is_boolean(value) ? "a boolean"
+                                    : "null";
+}
+
 /* Absent keys leave `*out` as it is. */
 static esp_status read_number(const json_t *object, const char *key, double *out, esp_error *err)
 {
@@ -134,7 +144,7 @@ static esp_status read_number(const json_t *object, const char *key, double *out
     if (!value)
         return ESP_OK;
     if (!json_is_number(value))
-        return esp_fail(err, ESP_INVALID, "plan: '%s' is not a number", key);
+        return esp_fail(err, ESP_INVALID, "plan: '%s' is not a number: found %s", key, kind_of(value));
     *out = json_number_value(value);
     return ESP_OK;
 }
@@ -170,7 +180,7 @@ static esp_status read_word(const json_t *object, const char *key, const char *c
     if (!value)
         return ESP_OK;
     if (!json_is_string(value))
-        return esp_fail(err, ESP_INVALID, "plan: '%s' is not a string", key);
+        return esp_fail(err, ESP_INVALID, "plan: '%s' is not a string: found %s", key, kind_of(value));
     return plan_parse_word(key, json_string_value(value), words, count, out, err);
 }
 
@@ -225,6 +235,15 @@ static esp_status read_rule(const json_t *json, esp_plan *plan, esp_error *err)
                              err);
 }
 
+static esp_status read_rule_at(const json_t *json, size_t place, esp_plan *plan, esp_error *err)
+{
+    esp_status status = read_rule(json, plan, err);
+
+    if (status == ESP_INVALID)
+        esp_error_prefix(err, "rules[%zu]", place);
+    return status;
+}
+
 static esp_status read_rules(const json_t *json, esp_plan *plan, esp_error *err)
 {
     const json_t *rules = json_object_get(json, "rules");
@@ -233,7 +252,7 @@ static esp_status read_rules(const json_t *json, esp_plan *plan, esp_error *err)
     if (rules && !json_is_array(rules))
         return esp_fail(err, ESP_INVALID, "plan: 'rules' is not an array");
     for (size_t i = 0; status == ESP_OK && i < json_array_size(rules); i++)
-        status = read_rule(json_array_get(rules, i), plan, err);
+        status = read_rule_at(json_array_get(rules, i), i, plan, err);
     return status;
 }
 

@@ -96,7 +96,7 @@ static saying saying_of_plan(const esp_plan *plan, const esp_layer *layer)
 
     for (int i = 0; i < plan->rule_count; i++) {
         const esp_plan_rule *rule = &plan->rules[i];
-        if (!esp_glob_match(rule->pattern, layer->name) && !esp_glob_match(rule->pattern, layer->weight_name))
+        if (!esp_layer_matches(layer, rule->pattern))
             continue;
         all.has_any = true;
         all.ratio = rule->ratio >= 0 ? rule->ratio : all.ratio;

@@ -142,15 +142,16 @@ static void list_masks(const esp_preview *preview, esp_mask *masks)
         masks[l] = preview->items[l].mask;
 }
 
-static void measure_layer(esp_preview *preview, int l)
+static void measure_layer(esp_preview *preview, const surgery_forecast_layer *forecast, int l)
 {
     const esp_layer *layer = &preview->layers.items[l];
     esp_preview_layer *item = &preview->items[l];
-    int64_t positions = layer->kernel_h * layer->kernel_w, per_weight = esp_layer_macs_per_weight(layer);
+    int64_t per_weight = esp_layer_macs_per_weight(layer);
     int64_t slices = layer->filters * layer->channels;
 
-    item->params_before = esp_mask_kept(&preview->subject->masks[l]) * positions;
-    item->params_after = esp_mask_kept(&item->mask) * positions;
+    item->params_before = esp_mask_kept(&preview->subject->masks[l]) * layer->kernel_positions;
+    item->params_after = forecast->live;
+    item->params_stored = forecast->stored;
     item->macs_before = item->params_before * per_weight;
     item->macs_after = item->params_after * per_weight;
     for (int64_t f = 0; f < layer->filters; f++)
@@ -163,46 +164,61 @@ static void measure_layer(esp_preview *preview, int l)
     item->channels_kept = esp_mask_channels_read(&item->mask);
 }
 
-static esp_status count(const esp_preview *preview, const esp_coupling *coupling, const esp_mask *masks,
-                        const bool *is_removable, esp_counts *out, esp_error *err)
+/* Layers that follow lose the channels that nobody writes and nobody reads. */
+static esp_status follow(const esp_coupling *coupling, const esp_layers *layers, esp_mask *masks,
+                         esp_error *err)
 {
-    const preview_subject *subject = preview->subject;
+    size_t limit = (size_t)esp_coupling_slot_limit(coupling);
+    bool *is_removable = esp_alloc_zero(limit, sizeof *is_removable);
+    esp_status status = is_removable ? esp_slots_removable(coupling, layers, masks, is_removable, err)
+                                     : esp_fail_memory(err, "coupled sets", limit);
 
-    return esp_masked_counts(subject->graph, coupling, &subject->layers, masks, is_removable, &subject->whole,
-                             out, err);
+    if (status == ESP_OK)
+        esp_slots_follow(coupling, layers, is_removable, masks);
+    esp_free(is_removable);
+    return status;
 }
 
-static esp_status measure(esp_grouping_cache *cache, esp_preview *preview, esp_error *err)
+/* What surgery will make of the masks. */
+static esp_status forecast_cut(const esp_compute *compute, esp_preview *preview, const esp_mask *masks,
+                               esp_error *err)
+{
+    surgery_forecast forecast;
+    esp_status status = surgery_forecast_new(compute, preview->subject, masks,
+                                             preview->plan.method == ESP_METHOD_SG, &forecast, err);
+
+    if (status != ESP_OK)
+        return status;
+    preview->after = forecast.live;
+    preview->stored = forecast.stored;
+    preview->is_removed = forecast.is_removed;
+    forecast.is_removed = NULL;
+    for (int l = 0; l < preview->layers.count; l++)
+        measure_layer(preview, &forecast.layers[l], l);
+    surgery_forecast_free(&forecast);
+    return ESP_OK;
+}
+
+static esp_status measure(const esp_compute *compute, esp_grouping_cache *cache, esp_preview *preview,
+                          esp_error *err)
 {
     const esp_layers *layers = &preview->layers;
     const esp_coupling *coupling;
     esp_mask *masks = esp_alloc((size_t)layers->count, sizeof *masks);
-    bool *is_removable = NULL;
-    esp_status status = preview_cache_coupling(cache, &coupling, err);
+    esp_status status = masks ? preview_cache_coupling(cache, &coupling, err)
+                              : esp_fail_memory(err, "counts", (size_t)layers->count * sizeof *masks);
 
-    if (status != ESP_OK)
-        goto done;
-    is_removable = esp_alloc_zero((size_t)esp_coupling_slot_limit(coupling), sizeof *is_removable);
-    if (!masks || !is_removable) {
-        status = esp_fail_memory(err, "counts", (size_t)layers->count * sizeof *masks);
-        goto done;
+    if (status == ESP_OK)
+        status = preview_cache_before(cache, compute, &preview->before, err);
+    if (status == ESP_OK) {
+        list_masks(preview, masks);
+        status = follow(coupling, layers, masks, err);
     }
-    status = esp_slots_removable(coupling, layers, preview->subject->masks, is_removable, err);
     if (status == ESP_OK)
-        status = count(preview, coupling, preview->subject->masks, is_removable, &preview->before, err);
-    list_masks(preview, masks);
+        status = forecast_cut(compute, preview, masks, err);
     if (status == ESP_OK)
-        status = esp_slots_removable(coupling, layers, masks, is_removable, err);
-    if (status != ESP_OK)
-        goto done;
-    esp_slots_follow(coupling, layers, is_removable, masks);
-    status = count(preview, coupling, masks, is_removable, &preview->after, err);
-    for (int l = 0; status == ESP_OK && l < layers->count; l++)
-        measure_layer(preview, l);
-
-done:
+        esp_paper_counts(layers, masks, &preview->after);
     esp_free(masks);
-    esp_free(is_removable);
     return status;
 }
 
@@ -237,7 +253,7 @@ esp_status esp_preview_new(const esp_compute *compute, const esp_graph *graph, c
     if (status == ESP_OK)
         status = method_rows[plan->method](compute, cache, preview, err);
     if (status == ESP_OK)
-        status = measure(cache, preview, err);
+        status = measure(compute, cache, preview, err);
 
     esp_grouping_cache_free(own);
     if (status == ESP_OK)
@@ -263,6 +279,7 @@ void esp_preview_free(esp_preview *preview)
     }
     for (int l = 0; preview->filter_scores && l < preview->layers.count; l++)
         esp_free(preview->filter_scores[l]);
+    esp_free(preview->is_removed);
     esp_free(preview->filter_sets);
     esp_free(preview->filter_scores);
     esp_wsp_free(&preview->wsp);
@@ -283,28 +300,30 @@ static int compare_names(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The metadata entry: names of all layers whose mask is not whole, sorted. */
-static esp_status list_masked(const esp_preview *preview, char **out, esp_error *err)
+/* The metadata: all layers whose mask is not whole, sorted by name. */
+static esp_status note_masked(const esp_preview *preview, char **out_names, char **out_bits, esp_error *err)
 {
     size_t layers = (size_t)preview->layers.count, count = 0;
     const char **names = esp_alloc(layers, sizeof *names);
-    json_t *list = json_array();
+    esp_mask_notes *notes = NULL;
+    esp_status status = names ? esp_mask_notes_new(&notes, err)
+                              : esp_fail_memory(err, "the list of masked layers", layers * sizeof *names);
 
-    *out = NULL;
-    for (size_t l = 0; names && l < layers; l++) {
+    for (size_t l = 0; status == ESP_OK && l < layers; l++) {
         const esp_mask *mask = &preview->items[l].mask;
         if (esp_mask_kept(mask) < mask->filters * mask->channels)
             names[count++] = preview->layers.items[l].weight_name;
     }
-    if (names && count)
+    if (status == ESP_OK && count)
         qsort(names, count, sizeof *names, compare_names);
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, json_string(names[i]));
-    if (names && json_array_size(list) == count)
-        *out = esp_json_dump(list, 1);
-    json_decref(list);
+    for (size_t i = 0; status == ESP_OK && i < count; i++)
+        status = esp_mask_notes_add(notes, names[i],
+                                    &preview->items[esp_layers_find(&preview->layers, names[i])].mask, err);
+    if (status == ESP_OK)
+        status = esp_mask_notes_text(notes, false, out_names, out_bits, err);
+    esp_mask_notes_free(notes);
     esp_free(names);
-    return *out ? ESP_OK : esp_fail_memory(err, "the list of masked layers", layers * sizeof *names);
+    return status;
 }
 
 static bool is_listed(const int *values, int count, int value)
@@ -341,8 +360,8 @@ esp_status esp_preview_masked_graph(const esp_preview *preview, esp_graph **out,
     size_t layers = (size_t)preview->layers.count;
     int *values = esp_alloc(layers, sizeof *values), replaced = 0;
     esp_tensor **tensors = esp_alloc_zero(layers, sizeof *tensors);
-    esp_graph *masked = NULL;
-    char *names = NULL;
+    esp_graph *masked = NULL, *named = NULL;
+    char *names = NULL, *bits = NULL;
     esp_status status = ESP_OK;
 
     *out = NULL;
@@ -355,11 +374,13 @@ esp_status esp_preview_masked_graph(const esp_preview *preview, esp_graph **out,
         goto done;
     }
     if (status == ESP_OK)
-        status = list_masked(preview, &names, err);
+        status = note_masked(preview, &names, &bits, err);
     if (status == ESP_OK)
         status = esp_graph_with_constants(preview->graph, replaced, values, tensors, &masked, err);
     if (status == ESP_OK)
-        status = esp_graph_with_metadata(masked, ESP_MASKS_KEY, names, out, err);
+        status = esp_graph_with_metadata(masked, ESP_MASKS_KEY, names, &named, err);
+    if (status == ESP_OK)
+        status = esp_graph_with_metadata(named, ESP_MASK_BITS_KEY, bits, out, err);
 
 done:
     for (int i = 0; i < replaced; i++)
@@ -367,6 +388,8 @@ done:
     esp_free(tensors);
     esp_free(values);
     esp_free(names);
+    esp_free(bits);
+    esp_graph_unref(named);
     esp_graph_unref(masked);
     return status;
 }

@@ -6,6 +6,7 @@
 
 #include "base/compute.h"
 #include "graph/layers.h"
+#include "prune/criteria.h"
 #include "prune/mask.h"
 #include "prune/plan.h"
 #include "prune/wsp.h"
@@ -26,8 +27,10 @@ typedef struct esp_preview_layer {
     char note[128]; /* why it takes no part, or why got differs from asked; "" when nothing is to say */
     double asked;   /* ratio asked for this layer; 0 when it takes no part */
     double got;     /* WSP, FILTER: share of its filters that is cut; SG: share of its connections */
-    double pruned;  /* share of its weight elements that is gone */
-    int64_t params_before, params_after; /* elements of the weight */
+    double pruned;  /* share of its connections that is masked */
+    int64_t params_before; /* elements of the weight that the model's masks leave */
+    int64_t params_after;  /* those in the file that surgery writes, without zeros that stay as masks */
+    int64_t params_stored; /* ... and with these zeros */
     int64_t macs_before, macs_after;
     int64_t filters_kept, channels_kept; /* with at least one connection */
     int64_t cascaded;                    /* SG: connections that went with channels nobody reads */
@@ -36,7 +39,8 @@ typedef struct esp_preview_layer {
 } esp_preview_layer;
 
 /* FILTER: a coupled set that was ranked. A slot's score is the mean over the writers that the criterion
- * speaks of; of each, the sum of its filters' scores for the slot, in units of the layer's mean slot. */
+ * speaks of; of each, the sum of its filters' scores for the slot, in units of the layer's mean slot unless
+ * the criterion's scores compare across layers as they are. */
 typedef struct esp_filter_set {
     int set;          /* index of the coupled set */
     double ratio;     /* asked, [0, 1) */
@@ -58,6 +62,8 @@ typedef struct esp_preview {
     esp_filter_set *filter_sets;
     double **filter_scores; /* FILTER: per layer [filters] what the criterion says, NULL where nothing */
     esp_counts before, after;
+    esp_counts stored; /* `after` with the zeros that surgery cannot take out, which any runtime computes */
+    bool *is_removed;  /* per slot of the coupled sets: surgery takes it out */
     struct preview_subject *subject; /* what previews of one model share; owns graph, inferred and layers */
 } esp_preview;
 
@@ -74,13 +80,17 @@ void esp_grouping_cache_free(esp_grouping_cache *cache);
  * criterion needs data is then ESP_INVALID. It stays when the cache meets another model. */
 esp_status esp_preview_calibrate(esp_grouping_cache *cache, const esp_dataset *calibration, int64_t images,
                                  uint64_t seed, esp_error *err);
+/* The same with all that can be said of the images: `mean` and `std` are copied, `batch` is passed over. */
+esp_status esp_preview_calibrate_with(esp_grouping_cache *cache, const esp_criterion_data *data,
+                                      esp_error *err);
 
 /* Input sizes the file leaves open, as in esp_infer. `cache` may be NULL. Layers are clustered in parallel
  * over the pool. A rule of the plan that matches no layer is ESP_INVALID naming the nearest layer.
  *
- * `after` counts what surgery leaves: weights that survive the masks, and biases and normalisation of
- * channels that remain. A channel is gone when nothing pins its slot, all its writers' filters are masked and
- * no reader reads it. */
+ * `after` and `stored` count what surgery writes, by surgery's own decision (prune/surgery_decision.h): the
+ * file has `stored` parameters and MACs, of which `after` are no zeros under a mask; `after` is what every
+ * surface shows of that file. The `paper` counter of `after` counts what the masks leave, as the published
+ * tables do; that of `stored` stays 0. */
 esp_status esp_preview_new(const esp_compute *compute, const esp_graph *graph, const esp_plan *plan,
                            const esp_input_shape *input_shapes, int input_shape_count,
                            esp_grouping_cache *cache, esp_preview **out, esp_error *err);
@@ -92,7 +102,8 @@ esp_status esp_preview_importance(const esp_preview *preview, int layer, float *
 
 /* {"layers":[{name, weight, asked, got, pruned, params_before, params_after, macs_..., mask:[...],
  * ledger:{...} (prune/ledger.h), groups...}], with `asked` as in the ledger, also of layers that take no
- * part, "before":{...}, "after":{...}, "plan":{...}, "pairs":[...]
+ * part, "before":{...}, "after":{...}, "stored":{...}, "nothing":"why nothing at all can be cut" (only then),
+ * "plan":{...}, "pairs":[...]
  * (WSP), "sets":[{set, writer, slots, asked, threshold, ranked, kept_by_floor, kept_by_multiple, carried}]
  * (FILTER)}.
  */

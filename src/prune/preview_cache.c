@@ -14,100 +14,6 @@
 
 #define GROUPINGS_PER_LAYER 32
 
-/* ---- subject ---- */
-
-preview_subject *preview_subject_ref(preview_subject *subject)
-{
-    atomic_fetch_add(&subject->references, 1);
-    return subject;
-}
-
-void preview_subject_unref(preview_subject *subject)
-{
-    if (!subject || atomic_fetch_sub(&subject->references, 1) > 1)
-        return;
-    for (int l = 0; subject->masks && l < subject->layers.count; l++)
-        esp_mask_free(&subject->masks[l]);
-    for (int i = 0; i < subject->shape_count; i++)
-        esp_free((char *)(uintptr_t)subject->shapes[i].name);
-    esp_free(subject->shapes);
-    esp_free(subject->masks);
-    esp_free(subject->is_stored);
-    esp_free(subject->sharer);
-    esp_coupling_free(subject->coupling);
-    esp_layers_free(&subject->layers);
-    esp_inferred_free(subject->inferred);
-    esp_graph_unref(subject->graph);
-    esp_free(subject);
-}
-
-static esp_status copy_shapes(preview_subject *subject, const esp_input_shape *shapes, int count,
-                              esp_error *err)
-{
-    subject->shapes = esp_alloc_zero((size_t)count, sizeof *subject->shapes);
-    if (!subject->shapes)
-        return esp_fail_memory(err, "input shapes", (size_t)count * sizeof *subject->shapes);
-    for (int i = 0; i < count; i++) {
-        char *name = esp_strdup(shapes[i].name);
-        if (!name)
-            return esp_fail_memory(err, "input shapes", strlen(shapes[i].name) + 1);
-        subject->shapes[subject->shape_count++] = (esp_input_shape){name, shapes[i].shape};
-    }
-    return ESP_OK;
-}
-
-static esp_status look_at_layers(preview_subject *subject, esp_error *err)
-{
-    const esp_layers *layers = &subject->layers;
-    size_t count = (size_t)layers->count;
-    esp_status status = ESP_OK;
-
-    subject->masks = esp_alloc_zero(count, sizeof *subject->masks);
-    subject->is_stored = esp_alloc_zero(count, sizeof *subject->is_stored);
-    subject->sharer = esp_alloc_zero(count, sizeof *subject->sharer);
-    if (!subject->masks || !subject->is_stored || !subject->sharer)
-        return esp_fail_memory(err, "layers", count * sizeof *subject->masks);
-    for (int l = 0; status == ESP_OK && l < layers->count; l++) {
-        const esp_tensor *weight = esp_graph_value(subject->graph, layers->items[l].weight)->constant;
-        subject->is_stored[l] = weight && esp_tensor_dtype(weight) == ESP_F32;
-        subject->sharer[l] = -1;
-        for (int other = 0; other < layers->count; other++)
-            if (other != l && layers->items[other].weight == layers->items[l].weight)
-                subject->sharer[l] = other;
-        status = esp_mask_of_layer(subject->graph, &layers->items[l], &subject->masks[l], err);
-    }
-    return status;
-}
-
-esp_status preview_subject_new(const esp_graph *graph, const esp_input_shape *shapes, int shape_count,
-                               preview_subject **out, esp_error *err)
-{
-    preview_subject *subject = esp_alloc_zero(1, sizeof *subject);
-    esp_status status = ESP_OK;
-
-    *out = NULL;
-    if (!subject)
-        return esp_fail_memory(err, "a preview", sizeof *subject);
-    atomic_init(&subject->references, 1);
-    subject->graph = esp_graph_ref(graph);
-    status = copy_shapes(subject, shapes, shape_count, err);
-    if (status == ESP_OK)
-        status = esp_infer(graph, 1, shapes, shape_count, &subject->inferred, err);
-    if (status == ESP_OK)
-        status = esp_layers_list(graph, subject->inferred, &subject->layers, err);
-    if (status == ESP_OK)
-        status = esp_graph_count(graph, subject->inferred, &subject->whole, err);
-    if (status == ESP_OK)
-        status = look_at_layers(subject, err);
-    if (status == ESP_OK)
-        *out = subject;
-    else
-        preview_subject_unref(subject);
-    return status;
-}
-
-/* ---- cache ---- */
-
 static void drop_groupings(esp_grouping_cache *cache)
 {
     for (int i = 0; i < cache->grouping_count; i++)
@@ -148,7 +54,9 @@ static void clear(esp_grouping_cache *cache)
     preview_subject_unref(cache->subject);
     *cache = (esp_grouping_cache){.calibration = cache->calibration,
                                   .calibration_images = cache->calibration_images,
-                                  .calibration_seed = cache->calibration_seed};
+                                  .calibration_seed = cache->calibration_seed,
+                                  .calibration_mean = cache->calibration_mean,
+                                  .calibration_std = cache->calibration_std};
 }
 
 esp_status esp_grouping_cache_new(esp_grouping_cache **out, esp_error *err)
@@ -163,23 +71,53 @@ void esp_grouping_cache_free(esp_grouping_cache *cache)
         return;
     clear(cache);
     esp_dataset_unref(cache->calibration);
+    esp_free(cache->calibration_mean);
+    esp_free(cache->calibration_std);
     esp_free(cache);
+}
+
+/* A copy of a text that may be NULL. */
+static esp_status copy_text(const char *text, char **out, esp_error *err)
+{
+    *out = text ? esp_strdup(text) : NULL;
+    return text && !*out ? esp_fail_memory(err, "a normalisation", strlen(text)) : ESP_OK;
+}
+
+esp_status esp_preview_calibrate_with(esp_grouping_cache *cache, const esp_criterion_data *data,
+                                      esp_error *err)
+{
+    int64_t count = data->dataset ? esp_dataset_count(data->dataset) : 0;
+    char *mean = NULL, *std = NULL;
+    esp_status status;
+
+    if (data->images < 0 || (data->dataset && data->images > count))
+        return esp_fail(err, ESP_INVALID, "calibration: found %lld images, expected 0 (the default) to %lld",
+                        (long long)data->images, (long long)count);
+    status = copy_text(data->mean, &mean, err);
+    if (status == ESP_OK)
+        status = copy_text(data->std, &std, err);
+    if (status != ESP_OK) {
+        esp_free(mean);
+        return status;
+    }
+    drop_scores(cache);
+    esp_dataset_unref(cache->calibration);
+    esp_free(cache->calibration_mean);
+    esp_free(cache->calibration_std);
+    cache->calibration = data->dataset ? esp_dataset_ref(data->dataset) : NULL;
+    cache->calibration_images = data->images;
+    cache->calibration_seed = data->seed;
+    cache->calibration_mean = mean;
+    cache->calibration_std = std;
+    return ESP_OK;
 }
 
 esp_status esp_preview_calibrate(esp_grouping_cache *cache, const esp_dataset *calibration, int64_t images,
                                  uint64_t seed, esp_error *err)
 {
-    int64_t count = calibration ? esp_dataset_count(calibration) : 0;
+    const esp_criterion_data data = {.dataset = calibration, .images = images, .seed = seed};
 
-    if (images < 0 || (calibration && images > count))
-        return esp_fail(err, ESP_INVALID, "calibration: found %lld images, expected 0 (the default) to %lld",
-                        (long long)images, (long long)count);
-    drop_scores(cache);
-    esp_dataset_unref(cache->calibration);
-    cache->calibration = calibration ? esp_dataset_ref(calibration) : NULL;
-    cache->calibration_images = images;
-    cache->calibration_seed = seed;
-    return ESP_OK;
+    return esp_preview_calibrate_with(cache, &data, err);
 }
 
 static bool is_about(const preview_subject *subject, const esp_graph *graph, const esp_input_shape *shapes,
@@ -219,13 +157,23 @@ esp_status preview_cache_use(esp_grouping_cache *cache, const esp_graph *graph, 
 
 esp_status preview_cache_coupling(esp_grouping_cache *cache, const esp_coupling **out, esp_error *err)
 {
-    preview_subject *subject = cache->subject;
-    esp_status status = ESP_OK;
+    esp_status status = preview_subject_couple(cache->subject, err);
 
-    if (!subject->coupling)
-        status =
-            esp_coupling_new(subject->graph, subject->inferred, &subject->layers, &subject->coupling, err);
-    *out = subject->coupling;
+    *out = cache->subject->coupling;
+    return status;
+}
+
+esp_status preview_cache_before(esp_grouping_cache *cache, const esp_compute *compute, esp_counts *out,
+                                esp_error *err)
+{
+    const preview_subject *subject = cache->subject;
+    const esp_coupling *coupling;
+    esp_status status = preview_cache_coupling(cache, &coupling, err);
+
+    if (status == ESP_OK && !cache->has_before)
+        status = esp_subject_count(compute, subject, &cache->before, err);
+    cache->has_before = cache->has_before || status == ESP_OK;
+    *out = cache->before;
     return status;
 }
 
@@ -276,8 +224,11 @@ static esp_status fill_scores(const esp_grouping_cache *cache, const esp_compute
 {
     const preview_subject *subject = cache->subject;
     const esp_criterion *criterion;
-    esp_criterion_data data = {
-        .dataset = cache->calibration, .images = cache->calibration_images, .seed = cache->calibration_seed};
+    esp_criterion_data data = {.dataset = cache->calibration,
+                               .images = cache->calibration_images,
+                               .seed = cache->calibration_seed,
+                               .mean = cache->calibration_mean,
+                               .std = cache->calibration_std};
     esp_status status = esp_criterion_find(plan->criterion, &criterion, err);
 
     if (status == ESP_OK)

@@ -1,7 +1,9 @@
 /* Filter pruning resolved against a model. A criterion scores the filters of the layers that write a coupled
  * set; a slot's score is the mean over those writers, in units of each layer's mean slot, so that no layer
  * outvotes another by its scale and sets can be ranked against each other (the group importance of Fang et
- * al., DepGraph, CVPR 2023, with normalisation by the mean). The lowest go, in all layers of the set.
+ * al., DepGraph, CVPR 2023, with normalisation by the mean). A criterion whose scores compare across layers
+ * as they are is taken at its word: a second normalisation would undo its own. The lowest go, in all layers
+ * of the set.
  *
  * Slots that the model's own masks have emptied rank first: ratios count from the whole model. */
 #include "prune/preview_internal.h"
@@ -44,7 +46,7 @@ static int scored_writers(const esp_preview *preview, const esp_coupled_set *set
     return scored;
 }
 
-static void score_slots(const esp_preview *preview, esp_slot_scorer *scorer, const double *means,
+static void score_slots(const esp_preview *preview, esp_slot_scorer *scorer, const double *units,
                         const esp_coupled_set *set, double *scores)
 {
     int scored = scored_writers(preview, set);
@@ -54,14 +56,14 @@ static void score_slots(const esp_preview *preview, esp_slot_scorer *scorer, con
         int l = set->writers[w];
         if (preview->filter_scores[l])
             esp_slot_scorer_add(scorer, preview->filter_scores[l], esp_coupling_writes(scorer->coupling, l),
-                                preview->layers.items[l].filters, means[l], scores);
+                                preview->layers.items[l].filters, units[l], scores);
     }
     esp_slot_scorer_let_go(scorer, set);
     for (int64_t s = 0; s < set->slot_count; s++)
         scores[s] /= scored;
 }
 
-static esp_status add_set(esp_preview *preview, esp_slot_scorer *scorer, const double *means, int index,
+static esp_status add_set(esp_preview *preview, esp_slot_scorer *scorer, const double *units, int index,
                           esp_error *err)
 {
     const esp_coupled_set *set = esp_coupling_set(scorer->coupling, index);
@@ -81,9 +83,24 @@ static esp_status add_set(esp_preview *preview, esp_slot_scorer *scorer, const d
     if (!out->scores)
         return esp_fail_memory(err, "a coupled set", (size_t)set->slot_count * sizeof *out->scores);
     esp_slot_choice_carry(&out->choice, scorer->coupling, set, preview->subject->masks);
-    score_slots(preview, scorer, means, set, out->scores);
+    score_slots(preview, scorer, units, set, out->scores);
     preview_takes_part(preview, set, out->ratio);
     return ESP_OK;
+}
+
+/* What each layer's scores are divided by. */
+static esp_status fill_units(const esp_preview *preview, const esp_slot_scorer *scorer, double *units,
+                             esp_error *err)
+{
+    const esp_criterion *criterion;
+    esp_status status = esp_criterion_find(preview->plan.criterion, &criterion, err);
+
+    for (int l = 0; status == ESP_OK && l < preview->layers.count; l++)
+        units[l] = criterion->compares_layers ? 1
+                                              : esp_slot_scorer_mean(scorer, preview->filter_scores[l],
+                                                                     esp_coupling_writes(scorer->coupling, l),
+                                                                     preview->layers.items[l].filters);
+    return status;
 }
 
 /* The sets that can be ranked, in the order of the coupling. */
@@ -91,22 +108,21 @@ static esp_status list_sets(esp_preview *preview, const esp_coupling *coupling, 
                             esp_error *err)
 {
     size_t count = (size_t)preview->layers.count;
-    double *means = esp_alloc_zero(count, sizeof *means);
+    double *units = esp_alloc_zero(count, sizeof *units);
     esp_slot_scorer scorer = {0};
-    esp_status status = means ? esp_slot_scorer_new(coupling, &preview->layers, &scorer, err)
-                              : esp_fail_memory(err, "layers", count * sizeof *means);
+    esp_status status = units ? esp_slot_scorer_new(coupling, &preview->layers, &scorer, err)
+                              : esp_fail_memory(err, "layers", count * sizeof *units);
 
-    for (int l = 0; status == ESP_OK && l < preview->layers.count; l++)
-        means[l] = esp_slot_scorer_mean(&scorer, preview->filter_scores[l], esp_coupling_writes(coupling, l),
-                                        preview->layers.items[l].filters);
+    if (status == ESP_OK)
+        status = fill_units(preview, &scorer, units, err);
     for (int i = 0; status == ESP_OK && i < esp_coupling_set_count(coupling); i++) {
         const esp_coupled_set *set = esp_coupling_set(coupling, i);
         bool is_free = !set->pinned_by && set->writer_count && set->reader_count && obstacles[i] < 0;
         if (is_free && scored_writers(preview, set))
-            status = add_set(preview, &scorer, means, i, err);
+            status = add_set(preview, &scorer, units, i, err);
     }
     esp_slot_scorer_free(&scorer);
-    esp_free(means);
+    esp_free(units);
     return status;
 }
 

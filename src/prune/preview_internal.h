@@ -9,6 +9,7 @@
 #include "prune/coupling.h"
 #include "prune/criteria.h"
 #include "prune/preview.h"
+#include "prune/surgery_decision.h"
 #include "prune/weights.h"
 
 /* Immutable; previews on other threads may hold it, so its count is atomic. */
@@ -16,18 +17,25 @@ typedef struct preview_subject {
     atomic_int references;
     esp_graph *graph;
     esp_inferred *inferred;
+    bool borrows_inferred;
     esp_layers layers;
     esp_mask *masks;        /* per layer: what the model carries */
+    bool is_cut;            /* these are what surgery left */
     bool *is_stored;        /* per layer: its weight is a float constant of the graph */
     int *sharer;            /* per layer: another layer with the same weight, or -1 */
-    esp_counts whole;       /* without masks */
     esp_coupling *coupling; /* made by the cache for its first preview, so every finished one has it */
     int shape_count;        /* the input shapes it was inferred with */
     esp_input_shape *shapes;
+    surgery_facts *facts; /* what surgery's decisions share */
 } preview_subject;
 
 esp_status preview_subject_new(const esp_graph *graph, const esp_input_shape *shapes, int shape_count,
                                preview_subject **out, esp_error *err);
+/* A subject with its coupling, of a graph and its shapes at batch 1 that outlive it. */
+esp_status preview_subject_borrow(const esp_graph *graph, const esp_inferred *inferred, preview_subject **out,
+                                  esp_error *err);
+/* Makes the coupling of a subject that has none yet. */
+esp_status preview_subject_couple(preview_subject *subject, esp_error *err);
 preview_subject *preview_subject_ref(preview_subject *subject);
 void preview_subject_unref(preview_subject *subject);
 
@@ -48,6 +56,8 @@ enum { PREVIEW_CACHED_SCORES = 16 };
 
 struct esp_grouping_cache {
     preview_subject *subject; /* NULL until the first preview */
+    bool has_before;
+    esp_counts before;   /* of the subject under the masks it carries */
     esp_layer_l1 *norms; /* per layer; members NULL until asked for, and for weights that are not stored */
     bool has_norms;
     float **importance; /* per layer, NULL until asked for */
@@ -61,12 +71,15 @@ struct esp_grouping_cache {
     esp_dataset *calibration;
     int64_t calibration_images;
     uint64_t calibration_seed;
+    char *calibration_mean, *calibration_std; /* overrides of their normalisation, or NULL */
 };
 
 /* Points the cache at a model; forgets another one. */
 esp_status preview_cache_use(esp_grouping_cache *cache, const esp_graph *graph, const esp_input_shape *shapes,
                              int shape_count, esp_error *err);
 esp_status preview_cache_coupling(esp_grouping_cache *cache, const esp_coupling **out, esp_error *err);
+esp_status preview_cache_before(esp_grouping_cache *cache, const esp_compute *compute, esp_counts *out,
+                                esp_error *err);
 esp_status preview_cache_norms(esp_grouping_cache *cache, const esp_compute *compute,
                                const esp_layer_l1 **out, esp_error *err);
 

@@ -64,15 +64,15 @@ static json_t *layer_to_json(const esp_preview *preview, const esp_ledger *ledge
 {
     const esp_layer *layer = &preview->layers.items[l];
     const esp_preview_layer *item = &preview->items[l];
-    json_t *object =
-        json_pack("{s:s, s:s, s:s, s:b, s:o, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
-                  layer->name, "weight", layer->weight_name, "role", esp_role_word(item->role), "takes_part",
-                  (int)item->takes_part, "note", preview_json_text(item->note), "asked",
-                  ledger->layers[l].asked, "got", item->got, "pruned", item->pruned, "params_before",
-                  (json_int_t)item->params_before, "params_after", (json_int_t)item->params_after,
-                  "macs_before", (json_int_t)item->macs_before, "macs_after", (json_int_t)item->macs_after,
-                  "filters", (json_int_t)layer->filters, "filters_kept", (json_int_t)item->filters_kept,
-                  "channels", (json_int_t)layer->channels, "channels_kept", (json_int_t)item->channels_kept);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:s, s:b, s:o, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+        layer->name, "weight", layer->weight_name, "role", esp_role_word(item->role), "takes_part",
+        (int)item->takes_part, "note", preview_json_text(item->note), "asked", ledger->layers[l].asked, "got",
+        item->got, "pruned", item->pruned, "params_before", (json_int_t)item->params_before, "params_after",
+        (json_int_t)item->params_after, "params_stored", (json_int_t)item->params_stored, "macs_before",
+        (json_int_t)item->macs_before, "macs_after", (json_int_t)item->macs_after, "filters",
+        (json_int_t)layer->filters, "filters_kept", (json_int_t)item->filters_kept, "channels",
+        (json_int_t)layer->channels, "channels_kept", (json_int_t)item->channels_kept);
 
     if (!object) {
         *is_whole = false;
@@ -128,6 +128,7 @@ esp_status esp_preview_to_json(const esp_preview *preview, bool with_masks, json
 {
     json_t *object = json_object(), *layers = json_array(), *pairs = json_array(), *plan = NULL;
     json_t *sets = json_array();
+    char nothing[ESP_LEDGER_NOTHING_SIZE];
     bool is_whole = true;
     esp_ledger ledger = {0};
     esp_status status = esp_plan_to_json(&preview->plan, &plan, err);
@@ -151,6 +152,12 @@ esp_status esp_preview_to_json(const esp_preview *preview, bool with_masks, json
     set(object, "sets", json_incref(sets), &is_whole);
     set(object, "before", counts_to_json(&preview->before), &is_whole);
     set(object, "after", counts_to_json(&preview->after), &is_whole);
+    set(object, "stored",
+        json_pack("{s:I, s:I}", "params", (json_int_t)preview->stored.params, "macs",
+                  (json_int_t)preview->stored.macs),
+        &is_whole);
+    if (esp_ledger_nothing(&ledger, preview, nothing, sizeof nothing))
+        set(object, "nothing", preview_json_text(nothing), &is_whole);
     set(object, "plan", json_incref(plan), &is_whole);
     if (!is_whole)
         status = esp_fail(err, ESP_INVALID, "preview: a layer's name is not valid UTF-8");

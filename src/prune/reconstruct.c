@@ -1,6 +1,7 @@
 /* One pass over the original network gathers what every layer to be solved gave at sampled positions. Then
- * the layers are solved one after the other: the pruned network, cut off in front of a layer, is run on the
- * same images, so that each layer makes up for the errors of all before it. */
+ * the layers are solved one after the other on what they read in the pruned network, so that each makes up
+ * for the errors of all before it: one more pass, in pieces. The activations in front of a layer are kept,
+ * and the next piece begins there; where they do not fit the memory, at the last place where they did. */
 #include "prune/reconstruct.h"
 
 #include <inttypes.h>
@@ -17,7 +18,10 @@
 
 #define DEFAULT_RIDGE 1e-2
 
-enum { POSITIONS = 10, SAMPLES_PER_UNKNOWN = 8 };
+enum { POSITIONS = 10, SAMPLES_PER_UNKNOWN = 8, SWEEP_BATCH = 8 };
+
+/* Of kept activations. */
+#define SWEEP_BYTES ((size_t)512 << 20)
 
 /* ---- which layers ---- */
 
@@ -280,6 +284,38 @@ static void report_progress(const reconstruction *r, int done, int total, double
     esp_compute_report(r->compute, &progress);
 }
 
+/* The pruned network on the images, nothing run yet. */
+static esp_status open_sweep(reconstruction *r, esp_error *err)
+{
+    sweep_site *site = &r->site;
+    int *outputs = esp_alloc((size_t)r->count, sizeof *outputs), count = 0;
+    if (!outputs)
+        return esp_fail_memory(err, "reconstruction", (size_t)r->count * sizeof *outputs);
+    *site = (sweep_site){.compute = r->compute,
+                         .single.cancel = r->compute ? r->compute->cancel : NULL,
+                         .graph = r->graph,
+                         .dataset = r->images.images,
+                         .normalization = r->images.normalization,
+                         .images = r->images.count,
+                         .last_output = -1,
+                         .what = "reconstruction"};
+    r->cut.limit = r->options->memory;
+    for (int i = 0; i < r->count; i++) {
+        if (is_solved(&r->subjects[i]))
+            outputs[count++] = r->subjects[i].output;
+    }
+    esp_status status = sweep_choose_batch(site, 0, SWEEP_BATCH, err);
+    if (status == ESP_OK)
+        status = sweep_mark_needed(site, outputs, count, err);
+    for (int i = 0; status == ESP_OK && i < r->count; i++) {
+        subject *s = &r->subjects[i];
+        if (is_solved(s) && !sweep_comes_in_batches(site, s->input))
+            s->reason = "its input is not [images, channels, ...]";
+    }
+    esp_free(outputs);
+    return status;
+}
+
 static esp_status solve_all(reconstruction *r, double start, esp_error *err)
 {
     int total = 0, done = 0;
@@ -288,6 +324,8 @@ static esp_status solve_all(reconstruction *r, double start, esp_error *err)
     if (total == 0)
         return ESP_OK;
     esp_status status = gather_targets(r, err);
+    if (status == ESP_OK)
+        status = open_sweep(r, err);
     for (int i = 0; status == ESP_OK && i < r->count; i++) {
         if (!is_solved(&r->subjects[i]))
             continue;
@@ -300,7 +338,7 @@ static esp_status solve_all(reconstruction *r, double start, esp_error *err)
 
 static esp_status fill_report(const reconstruction *r, esp_reconstruct_report *report, esp_error *err)
 {
-    esp_reconstruct_report made = {.count = r->count, .images = r->images.count};
+    esp_reconstruct_report made = {.count = r->count, .images = r->images.count, .passes = r->site.passes};
     made.layers = esp_alloc_zero((size_t)r->count, sizeof *made.layers);
     if (!made.layers)
         return esp_fail_memory(err, "a report", (size_t)r->count * sizeof *made.layers);
@@ -326,6 +364,8 @@ static void tear_down(reconstruction *r)
         esp_free(r->subjects[i].targets);
     }
     esp_free(r->subjects);
+    sweep_cut_free(&r->cut);
+    sweep_site_free(&r->site);
     esp_inferred_free(r->inferred);
     esp_calibration_close(&r->images);
     esp_graph_unref(r->graph);
@@ -367,6 +407,7 @@ esp_status esp_reconstruct(const esp_compute *compute, const esp_preview *previe
         return status;
     chosen.images = chosen.images == 0 ? ESP_RECONSTRUCT_IMAGES : chosen.images;
     chosen.ridge = chosen.ridge > 0 ? chosen.ridge : DEFAULT_RIDGE;
+    chosen.memory = chosen.memory > 0 ? chosen.memory : SWEEP_BYTES;
     status = esp_preview_masked_graph(preview, &r.graph, err);
     if (status == ESP_OK)
         status = esp_calibration_open(preview->graph, chosen.dataset, chosen.images, chosen.seed, chosen.mean,

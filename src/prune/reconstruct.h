@@ -15,6 +15,8 @@ typedef struct esp_reconstruct_options {
     double ridge;      /* share of the mean diagonal of X'X that is added to it; 0: 1e-2 */
     uint64_t seed;
     const char *mean, *std; /* overrides of the images' normalisation, or NULL */
+    size_t memory; /* bytes for activations that are kept from layer to layer; 0: 512 MiB. With less, parts of
+                      the network run again */
 } esp_reconstruct_options;
 
 enum { ESP_RECONSTRUCT_IMAGES = 256 };
@@ -34,6 +36,7 @@ typedef struct esp_reconstruct_report {
     int count;
     esp_reconstruct_layer *layers; /* those that lost input, in network order */
     int64_t images;
+    int64_t passes; /* over the pruned network from the images on: 1 where the memory is enough */
     double seconds;
 } esp_reconstruct_report;
 

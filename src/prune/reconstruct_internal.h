@@ -5,6 +5,7 @@
 #define ESP_PRUNE_RECONSTRUCT_INTERNAL_H
 
 #include "prune/reconstruct.h"
+#include "prune/sweep.h"
 #include "train/calibration.h"
 
 /* A layer that lost input. Unknowns of a filter are its connections to channels that any filter reads, in the
@@ -36,7 +37,9 @@ typedef struct reconstruction {
     esp_graph *graph; /* the masked model, solved so far; values as in preview->graph */
     int count;
     subject *subjects;
-    int64_t batch;
+    int64_t batch;   /* of the pass over the original network */
+    sweep_site site; /* of `graph` */
+    sweep_cut cut;   /* in front of the layer at hand, or as near as memory allows */
 } reconstruction;
 
 /* Sampled positions of an image: places[positions], ascending. */

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "graph/extract.h"
 #include "graph/op.h"
 #include "graph/ops.h"
 #include "prune/least_squares.h"
@@ -13,12 +12,15 @@
 typedef struct solving {
     reconstruction *r;
     subject *s;
-    esp_exec *exec; /* the pruned network up to the layer's input */
-    int64_t batch;
+    int place;             /* of the layer's input among what the cut keeps, or -1 ... */
+    float *inputs;         /* ... and then what it is for the batches at hand: [batches * batch, elements] */
+    int64_t elements;      /* of an image of the input */
+    int64_t first, images; /* at hand: whole batches, but at the end */
+    int64_t batches;       /* at hand, at most */
     esp_window window;
     esp_normal normal;             /* of what the layer reads, and what it should give without its bias */
-    float *rows;                   /* [batch * positions, unknowns] */
-    int64_t *places;               /* [batch * positions] */
+    float *rows;                   /* [images at hand * positions, unknowns] */
+    int64_t *places;               /* [images at hand * positions] */
     int shifted;                   /* constant that takes the intercept, or -1 */
     double shift;                  /* that constant changes by so much times the intercept */
     float *old_weight;             /* [filters, channels, kernel positions] */
@@ -54,13 +56,21 @@ static void read_window(const solving *it, const float *x, int64_t place, float 
     }
 }
 
+/* What the layer reads of an image. */
+static const float *input_of(const solving *it, int64_t image)
+{
+    const sweep_cut *cut = &it->r->cut;
+    int64_t batch = it->r->site.batch, task = image / batch;
+    const float *block = it->place >= 0 ? (const float *)cut->blocks[task * cut->count + it->place]
+                                        : it->inputs + (task - it->first / batch) * batch * it->elements;
+    return block + image % batch * it->elements;
+}
+
 static void read_image(void *context, int64_t task, int slot)
 {
     const solving *it = context;
     const subject *s = it->s;
-    const esp_view *view = esp_exec_output(it->exec, 0);
-    int64_t elements = esp_shape_elements(&view->shape) / it->batch;
-    const float *x = esp_view_f32(view) + task * elements;
+    const float *x = input_of(it, it->first + task);
     (void)slot;
     for (int64_t p = 0; p < s->positions; p++) {
         float *row = it->rows + (task * s->positions + p) * s->unknowns;
@@ -71,32 +81,56 @@ static void read_image(void *context, int64_t task, int slot)
     }
 }
 
-static esp_status add_batch(solving *it, int64_t first, esp_error *err)
+static esp_status take_input(void *user, int64_t task, const esp_exec *exec, esp_error *err)
+{
+    const solving *it = user;
+    int64_t batch = it->r->site.batch, size = batch * it->elements;
+    (void)err;
+    memcpy(it->inputs + (task - it->first / batch) * size, esp_view_f32(esp_exec_output(exec, 0)),
+           (size_t)size * sizeof(float));
+    return ESP_OK;
+}
+
+/* Runs the network from the cut to the layer's input on the images at hand. */
+static esp_status compute_inputs(solving *it, esp_error *err)
+{
+    reconstruction *r = it->r;
+    int64_t batch = r->site.batch;
+    const sweep_part part = {.graph = r->graph,
+                             .inferred = r->site.inferred,
+                             .outputs = &it->s->input,
+                             .output_count = 1,
+                             .first = it->first / batch,
+                             .batch_count = (it->images + batch - 1) / batch,
+                             .collect = take_input,
+                             .user = it};
+    return sweep_run(&r->site, &r->cut, &part, err);
+}
+
+static esp_status add_images_at_hand(solving *it, esp_error *err)
 {
     reconstruction *r = it->r;
     const subject *s = it->s;
-    int64_t left = r->images.count - first;
-    int64_t count = left < it->batch ? left : it->batch;
-    esp_status status = esp_calibration_fill(&r->images, r->compute, first, count, it->batch, it->exec, err);
-    if (status == ESP_OK)
-        status = esp_exec_forward(it->exec, r->compute, err);
-    for (int64_t n = 0; n < count; n++)
-        reconstruct_places(r, s, first + n, it->places + n * s->positions);
-    if (status == ESP_OK && esp_compute_run(r->compute, count, read_image, it) != ESP_OK)
+    esp_status status = it->place >= 0 ? ESP_OK : compute_inputs(it, err);
+    for (int64_t n = 0; n < it->images; n++)
+        reconstruct_places(r, s, it->first + n, it->places + n * s->positions);
+    if (status == ESP_OK && esp_compute_run(r->compute, it->images, read_image, it) != ESP_OK)
         status = esp_fail(err, ESP_CANCELLED, "cancelled");
     if (status == ESP_OK)
-        status = esp_normal_add(r->compute, &it->normal, count * s->positions, it->rows,
-                                s->targets + first * s->positions * s->filter_count, err);
+        status = esp_normal_add(r->compute, &it->normal, it->images * s->positions, it->rows,
+                                s->targets + it->first * s->positions * s->filter_count, err);
     return status;
 }
 
 static esp_status add_images(solving *it, esp_error *err)
 {
-    reconstruction *r = it->r;
+    int64_t count = it->r->images.count, most = it->batches * it->r->site.batch;
     esp_status status = ESP_OK;
-    for (int64_t first = 0; status == ESP_OK && first < r->images.count; first += it->batch)
-        status = esp_compute_is_cancelled(r->compute) ? esp_fail(err, ESP_CANCELLED, "cancelled")
-                                                      : add_batch(it, first, err);
+    for (it->first = 0; status == ESP_OK && it->first < count; it->first += most) {
+        it->images = count - it->first < most ? count - it->first : most;
+        status = esp_compute_is_cancelled(it->r->compute) ? esp_fail(err, ESP_CANCELLED, "cancelled")
+                                                          : add_images_at_hand(it, err);
+    }
     return status;
 }
 
@@ -146,17 +180,15 @@ static void split_bias(solving *it)
 
 /* ---- solving ---- */
 
-/* What a fit leaves over, and the intercept that is best for it, of the filter at `target`. */
-static double leftover(const solving *it, int64_t count, const int64_t *columns, int64_t target,
-                       const double *w, double *intercept)
+/* The intercept that is best for a fit of the filter at `target`. */
+static double intercept_of(const solving *it, int64_t count, const int64_t *columns, int64_t target,
+                           const double *w)
 {
     const esp_normal *normal = &it->normal;
-    double samples = (double)normal->samples, mean = normal->sum_y[target];
-    double left = esp_normal_residual(normal, count, columns, target, w);
+    double mean = normal->sum_y[target];
     for (int64_t i = 0; i < count; i++)
         mean -= w[i] * normal->sum_x[columns[i]];
-    *intercept = normal->is_centered ? mean / samples : 0;
-    return left;
+    return normal->is_centered ? mean / (double)normal->samples : 0;
 }
 
 /* A set of filters that read the same channels. */
@@ -165,6 +197,7 @@ typedef struct reader_set {
     int64_t *columns; /* [column_count] unknowns */
     int64_t *targets; /* [filter_count] */
     double *start, *solved;
+    double *left; /* [filter_count]: what a fit leaves over */
 } reader_set;
 
 static void free_set(reader_set *set)
@@ -173,6 +206,7 @@ static void free_set(reader_set *set)
     esp_free(set->targets);
     esp_free(set->start);
     esp_free(set->solved);
+    esp_free(set->left);
 }
 
 /* Of the filters whose mask row is that of `first`: those before it were in an earlier set. */
@@ -196,8 +230,10 @@ static esp_status make_set(const solving *it, int64_t first, reader_set *set, es
     size_t size = (size_t)(set->column_count * set->filter_count);
     set->start = esp_alloc(size, sizeof *set->start);
     set->solved = esp_alloc(size, sizeof *set->solved);
-    return set->start && set->solved ? ESP_OK
-                                     : esp_fail_memory(err, "reconstruction", size * sizeof *set->start);
+    set->left = esp_alloc((size_t)set->filter_count, sizeof *set->left);
+    return set->start && set->solved && set->left
+               ? ESP_OK
+               : esp_fail_memory(err, "reconstruction", size * sizeof *set->start);
 }
 
 /* Where the weight of a filter's unknown stands in [filters, channels, kernel positions]. */
@@ -218,20 +254,33 @@ static void read_start(const solving *it, const reader_set *set)
     }
 }
 
+/* What a fit leaves over of all filters of the set. */
+static esp_status add_leftover(const solving *it, const reader_set *set, const double *w, double *sum,
+                               esp_error *err)
+{
+    esp_status status = esp_normal_residuals(it->r->compute, &it->normal, set->column_count, set->columns,
+                                             set->filter_count, set->targets, w, set->left, err);
+    for (int64_t t = 0; status == ESP_OK && t < set->filter_count; t++)
+        *sum += set->left[t];
+    return status;
+}
+
 /* Into the tensors, and the errors into the subject's sums. */
-static void write_solution(const solving *it, const reader_set *set)
+static esp_status write_solution(const solving *it, const reader_set *set, esp_error *err)
 {
     subject *s = it->s;
     int64_t kernel = s->layer->kernel_positions;
     double alpha = reconstruct_factor(it->r, s, "alpha"), samples = (double)it->normal.samples;
-    for (int64_t t = 0; t < set->filter_count; t++) {
+    esp_status status = add_leftover(it, set, set->start, &s->error_before, err);
+    if (status == ESP_OK)
+        status = add_leftover(it, set, set->solved, &s->error_after, err);
+    for (int64_t t = 0; status == ESP_OK && t < set->filter_count; t++) {
         const double *start = set->start + t * set->column_count;
         const double *solved = set->solved + t * set->column_count;
         int64_t target = set->targets[t], filter = s->filters[target];
-        double before = 0, after = 0;
-        s->error_before += leftover(it, set->column_count, set->columns, target, start, &before);
+        double before = intercept_of(it, set->column_count, set->columns, target, start);
+        double after = intercept_of(it, set->column_count, set->columns, target, solved);
         s->error_before += samples * before * before; /* its intercept was 0 */
-        s->error_after += leftover(it, set->column_count, set->columns, target, solved, &after);
         if (it->constant != NULL)
             esp_tensor_f32_mut(it->constant)[filter] += (float)(it->shift * after);
         for (int64_t i = 0; i < set->column_count; i++) {
@@ -241,6 +290,7 @@ static void write_solution(const solving *it, const reader_set *set)
                 (float)(solved[i] / alpha);
         }
     }
+    return status;
 }
 
 /* A share of the mean diagonal. Inputs that are the same at all samples (dead channels) have next to nothing
@@ -282,7 +332,7 @@ static esp_status solve(const solving *it, esp_error *err)
                                  set.targets, ridge_of(it), set.start, set.solved, err);
         }
         if (status == ESP_OK)
-            write_solution(it, &set);
+            status = write_solution(it, &set, err);
         free_set(&set);
     }
     if (status != ESP_OK && status != ESP_CANCELLED)
@@ -305,21 +355,24 @@ static void finish_errors(const solving *it)
 
 /* ---- the whole ---- */
 
-static esp_status make_exec(solving *it, esp_error *err)
+/* Brings the cut to the layer and finds its input there. */
+static esp_status find_input(solving *it, esp_error *err)
 {
     reconstruction *r = it->r;
     const subject *s = it->s;
     const esp_shape *x = esp_inferred_shape(r->inferred, s->input);
-    const esp_extract part = {.outputs = &s->input, .output_count = 1};
-    int64_t bytes = (esp_shape_elements(x) + s->positions * s->unknowns) * (int64_t)sizeof(float);
-    esp_graph *graph = NULL;
-    esp_status status = esp_graph_extract(r->graph, &part, &graph, err);
-    if (status == ESP_OK) {
-        const esp_exec_options options = {.batch = esp_calibration_batch(&r->images, 0, bytes),
-                                          .slots = esp_compute_slots(r->compute)};
-        status = esp_calibration_exec(&r->images, graph, options, &it->exec, &it->batch, err);
+    sweep_cut *cut = &r->cut;
+    it->elements = esp_shape_elements(x);
+    it->place = -1;
+    esp_status status = sweep_advance(&r->site, cut, s->layer->node, err);
+    for (int i = 0; status == ESP_OK && i < cut->count; i++) {
+        if (cut->values[i] == s->input)
+            it->place = i;
     }
-    esp_graph_unref(graph);
+    int64_t bytes =
+        ((it->place < 0 ? it->elements : 0) + s->positions * s->unknowns) * (int64_t)sizeof(float);
+    it->batches = esp_calibration_batch(&r->images, 0, bytes) / r->site.batch;
+    it->batches = it->batches > 1 ? it->batches : 1;
     if (status == ESP_OK && s->layer->is_conv)
         status = esp_op_window(esp_graph_node(r->graph, s->layer->node), x, s->layer->kernel, false,
                                &it->window, err);
@@ -330,13 +383,15 @@ static esp_status open_solving(solving *it, esp_error *err)
 {
     const subject *s = it->s;
     const esp_layer *layer = s->layer;
-    size_t samples = (size_t)(it->batch * s->positions);
+    size_t images = (size_t)(it->batches * it->r->site.batch), samples = images * (size_t)s->positions;
     size_t weights = (size_t)(layer->filters * layer->channels * layer->kernel_positions);
     const esp_tensor *weight = esp_graph_value(it->r->graph, layer->weight)->constant;
     it->rows = esp_alloc(samples * (size_t)s->unknowns, sizeof *it->rows);
     it->places = esp_alloc(samples, sizeof *it->places);
+    if (it->place < 0)
+        it->inputs = esp_alloc(images * (size_t)it->elements, sizeof *it->inputs);
     it->old_weight = esp_alloc(weights, sizeof *it->old_weight);
-    if (!it->rows || !it->places || !it->old_weight)
+    if (!it->rows || !it->places || !it->old_weight || (it->place < 0 && !it->inputs))
         return esp_fail_memory(err, "reconstruction", samples * (size_t)s->unknowns * sizeof *it->rows);
     esp_layer_weight_canonical(layer, weight, it->old_weight);
     esp_status status = esp_tensor_clone(weight, &it->weight, err);
@@ -348,25 +403,35 @@ static esp_status open_solving(solving *it, esp_error *err)
     return status;
 }
 
+/* What follows from constants before run time is found anew. */
 static esp_status store(const solving *it, esp_error *err)
 {
     reconstruction *r = it->r;
+    sweep_site *site = &r->site;
+    esp_inferred *inferred = NULL;
     const int values[2] = {it->s->layer->weight, it->shifted};
     esp_tensor *const tensors[2] = {it->weight, it->constant};
     esp_graph *graph = NULL;
     esp_status status =
         esp_graph_with_constants(r->graph, it->constant == NULL ? 1 : 2, values, tensors, &graph, err);
-    if (status == ESP_OK) {
-        esp_graph_unref(r->graph);
-        r->graph = graph;
+    if (status == ESP_OK)
+        status = esp_infer(graph, site->batch, site->has_shape ? &site->shape : NULL, site->has_shape ? 1 : 0,
+                           &inferred, err);
+    if (status != ESP_OK) {
+        esp_graph_unref(graph);
+        return status;
     }
-    return status;
+    esp_inferred_free(site->inferred);
+    site->inferred = inferred;
+    esp_graph_unref(r->graph);
+    site->graph = r->graph = graph;
+    return ESP_OK;
 }
 
 esp_status reconstruct_layer(reconstruction *r, subject *s, esp_error *err)
 {
     solving it = {.r = r, .s = s, .shifted = -1};
-    esp_status status = make_exec(&it, err);
+    esp_status status = find_input(&it, err);
     if (status == ESP_OK)
         status = open_solving(&it, err);
     if (status == ESP_OK)
@@ -385,7 +450,7 @@ esp_status reconstruct_layer(reconstruction *r, subject *s, esp_error *err)
         finish_errors(&it);
         status = store(&it, err);
     }
-    esp_exec_free(it.exec);
+    esp_free(it.inputs);
     esp_normal_free(&it.normal);
     esp_free(it.rows);
     esp_free(it.places);

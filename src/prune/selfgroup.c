@@ -113,7 +113,9 @@ static esp_status find_threshold(const int32_t *labels, const double *centroids,
         zeros -= entries[i].times;
     }
     entries[count].times = zeros;
-    *threshold = esp_percentile_repeated(entries, count + 1, 100 * ratio);
+    *threshold = mode == ESP_MODE_SOUND
+                     ? esp_ratio_threshold_repeated(entries, count + 1, ratio)
+                     : esp_percentile_repeated(entries, count + 1, esp_percent_of(ratio)); /* as published */
     esp_free(entries);
     return ESP_OK;
 }

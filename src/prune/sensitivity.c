@@ -19,7 +19,7 @@ typedef struct scan {
     esp_sensitivity_options options; /* with defaults filled in */
     scan_site site;
     scan_parts parts;
-    scan_cut cut;
+    sweep_cut cut;
     scan_file *file;
     double baseline_loss; /* of the file; negative: none */
     scan_scores whole, now;
@@ -73,10 +73,11 @@ static esp_status describe(scan *it, const esp_dataset *dataset, esp_error *err)
     char fingerprint[17];
     esp_sensitivity *out = it->out;
 
-    out->model = esp_strdup(esp_sensitivity_fingerprint(it->site.graph, fingerprint, sizeof fingerprint));
-    out->graph_name = esp_strdup(esp_graph_name(it->site.graph));
+    out->model =
+        esp_strdup(esp_sensitivity_fingerprint(it->site.sweep.graph, fingerprint, sizeof fingerprint));
+    out->graph_name = esp_strdup(esp_graph_name(it->site.sweep.graph));
     out->data = esp_strdup(esp_dataset_name(dataset));
-    out->images = it->site.images;
+    out->images = it->site.sweep.images;
     out->seed = it->options.seed;
     return out->model && out->graph_name && out->data ? ESP_OK : esp_fail_memory(err, "a scan", sizeof *out);
 }
@@ -159,17 +160,17 @@ static esp_status check_against_file(const scan *it, esp_error *err)
 
 static esp_status measure_whole(scan *it, esp_error *err)
 {
-    const scan_cut nothing = {0};
+    const sweep_cut nothing = {0};
     scan_progress *progress = &it->site.progress;
     double start = esp_clock_s();
-    esp_status status = scan_scores_new(it->site.images, &it->whole, err);
+    esp_status status = scan_scores_new(it->site.sweep.images, &it->whole, err);
 
     if (status == ESP_OK)
-        status = scan_scores_new(it->site.images, &it->now, err);
+        status = scan_scores_new(it->site.sweep.images, &it->now, err);
     progress->what = "the whole network";
     progress->work = (double)it->out->baseline.macs;
     if (status == ESP_OK)
-        status = scan_measure(&it->site, &nothing, it->site.graph, &it->whole, err);
+        status = scan_measure(&it->site, &nothing, it->site.sweep.graph, &it->whole, err);
     if (status != ESP_OK)
         return status;
     end_of_point(it);
@@ -228,7 +229,7 @@ static esp_status scan_one(scan *it, int index, esp_error *err)
         is_run = is_run || is_to_run(curve, p);
     it->site.progress.what = curve->name;
     if (is_run)
-        status = scan_cut_advance(&it->site, &it->cut, it->parts.items[index].first_node, err);
+        status = sweep_advance(&it->site.sweep, &it->cut, it->parts.items[index].first_node, err);
     for (int p = 0; status == ESP_OK && p < curve->point_count; p++) {
         esp_sensitivity_point *point = &curve->points[p];
         if (point->is_done)
@@ -307,7 +308,7 @@ esp_status esp_sensitivity_scan(const esp_compute *compute, const esp_graph *gra
     it.out->is_complete = is_complete(it.out);
 
     scan_file_close(it.file);
-    scan_cut_free(&it.cut);
+    sweep_cut_free(&it.cut);
     scan_scores_free(&it.whole);
     scan_scores_free(&it.now);
     esp_free(it.order);

@@ -271,7 +271,7 @@ static json_t *reals(const float *values, int count)
 
 static json_t *make_head(const scan_site *site, const esp_sensitivity *sensitivity)
 {
-    const esp_normalization *normalization = &site->normalization;
+    const esp_normalization *normalization = &site->sweep.normalization;
 
     return json_pack("{s:s, s:i, s:s, s:o, s:o, s:I, s:I, s:o, s:o, s:O}", "espalier", "sensitivity",
                      "version", FILE_VERSION, "model", sensitivity->model, "graph",

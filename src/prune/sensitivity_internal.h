@@ -1,5 +1,5 @@
-/* What the files of the scan share: the images and the network (site), activations kept in front of what
- * changes (cut), what is masked alone (parts), and the file. */
+/* What the files of the scan share: the images and the network (site; sweep.h), what is masked alone (parts),
+ * and the file. */
 #ifndef ESP_PRUNE_SENSITIVITY_INTERNAL_H
 #define ESP_PRUNE_SENSITIVITY_INTERNAL_H
 
@@ -8,6 +8,7 @@
 #include "graph/infer.h"
 #include "prune/preview.h"
 #include "prune/sensitivity.h"
+#include "prune/sweep.h"
 #include "train/meter.h"
 
 /* ---- sensitivity_run.c: running parts of the network on the images ---- */
@@ -20,43 +21,19 @@ typedef struct scan_progress {
     int64_t points_done, points_total;
     double work_done, work_total, work; /* in MACs per image; of the point under way */
     double start_s;
+    bool is_measuring;           /* else activations are being computed on the way to a point */
     atomic_int_fast64_t batches; /* of the point under way that are done */
 } scan_progress;
 
 typedef struct scan_site {
-    const esp_compute *compute;
-    esp_compute single; /* what one task runs with: no pool, the same cancel token */
-    const esp_graph *graph;
-    esp_dataset *dataset; /* the subset */
-    esp_normalization normalization;
-    bool has_shape; /* sizes the network leaves open */
-    esp_input_shape shape;
-    int64_t images, batch, batch_count;
-    esp_inferred *inferred; /* the network at `batch` */
-    bool *is_needed;        /* per node: the first output needs it */
+    sweep_site sweep;
+    esp_dataset *images; /* the subset */
     scan_progress progress;
 } scan_site;
 
 esp_status scan_site_open(const esp_compute *compute, const esp_graph *graph, const esp_dataset *dataset,
                           const esp_sensitivity_options *options, scan_site *site, esp_error *err);
 void scan_site_close(scan_site *site);
-
-/* Values that nodes in front of `node` made and later ones need, for all images. Zero-initialise, set
- * `limit`. */
-typedef struct scan_cut {
-    size_t limit; /* bytes */
-    int node;     /* 0: nothing is kept, images come from the data set */
-    int count;
-    int *values;
-    int64_t batch_count;
-    void **blocks; /* [batch_count][count] */
-    size_t bytes, most_bytes;
-} scan_cut;
-
-/* Moves the cut on, to `node` or the last node before it where what is kept fits the limit; it may stay where
- * it is. Images that were never looked at have their activations computed from the start. */
-esp_status scan_cut_advance(scan_site *site, scan_cut *cut, int node, esp_error *err);
-void scan_cut_free(scan_cut *cut);
 
 /* Of each image: loss, and whether the label is first, or among the first five. */
 typedef struct scan_scores {
@@ -69,7 +46,7 @@ void scan_scores_free(scan_scores *scores);
 
 /* Runs what lies behind the cut. `graph` is the site's but for constants that only nodes behind the cut read.
  */
-esp_status scan_measure(scan_site *site, const scan_cut *cut, const esp_graph *graph, scan_scores *out,
+esp_status scan_measure(scan_site *site, const sweep_cut *cut, const esp_graph *graph, scan_scores *out,
                         esp_error *err);
 
 /* ---- sensitivity_parts.c: what is masked alone ---- */

@@ -10,8 +10,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/text.h"
-#include "base/unknown.h"
 
 static bool is_by_layer(const esp_plan *plan)
 {
@@ -67,8 +65,9 @@ static esp_status part_preview(const scan_parts *parts, const scan_site *site, c
     *out = NULL;
     if (status != ESP_OK)
         return status;
-    status = esp_preview_new(site->compute, parts->graph, &plan, parts->has_shape ? &parts->shape : NULL,
-                             parts->has_shape ? 1 : 0, parts->cache, out, err);
+    status =
+        esp_preview_new(site->sweep.compute, parts->graph, &plan, parts->has_shape ? &parts->shape : NULL,
+                        parts->has_shape ? 1 : 0, parts->cache, out, err);
     esp_plan_free(&plan);
     return status;
 }
@@ -95,8 +94,7 @@ static bool is_wanted(const esp_sensitivity_options *options, const esp_layers *
         return true;
     for (int p = 0; p < options->pattern_count; p++)
         for (int i = 0; i < count; i++)
-            if (esp_glob_match(options->patterns[p], layers->items[members[i]].name) ||
-                esp_glob_match(options->patterns[p], layers->items[members[i]].weight_name))
+            if (esp_layer_matches(&layers->items[members[i]], options->patterns[p]))
                 return true;
     return false;
 }
@@ -104,23 +102,12 @@ static bool is_wanted(const esp_sensitivity_options *options, const esp_layers *
 static esp_status check_patterns(const esp_sensitivity_options *options, const esp_layers *layers,
                                  esp_error *err)
 {
-    size_t count = (size_t)layers->count;
-    const char **names = esp_alloc(count, sizeof *names);
-    esp_status status = ESP_OK;
+    bool *found = esp_alloc((size_t)layers->count, sizeof *found);
+    esp_status status = found ? ESP_OK : esp_fail_memory(err, "layers", (size_t)layers->count);
 
-    if (!names)
-        return esp_fail_memory(err, "layer names", count * sizeof *names);
-    for (size_t l = 0; l < count; l++)
-        names[l] = layers->items[l].name;
-    for (int p = 0; status == ESP_OK && p < options->pattern_count; p++) {
-        bool is_found = false;
-        for (int l = 0; l < layers->count; l++)
-            is_found = is_found || esp_glob_match(options->patterns[p], layers->items[l].name) ||
-                       esp_glob_match(options->patterns[p], layers->items[l].weight_name);
-        if (!is_found)
-            status = esp_fail_unknown(err, "layer", options->patterns[p], names, count);
-    }
-    esp_free(names);
+    for (int p = 0; status == ESP_OK && p < options->pattern_count; p++)
+        status = esp_layers_choose(layers, options->patterns[p], found, err);
+    esp_free(found);
     return status;
 }
 
@@ -298,7 +285,7 @@ static esp_status find_points(scan_parts *parts, const scan_site *site, const do
         status = esp_fail_memory(err, "points", (size_t)count * sizeof *curve->points);
     for (int p = 0; status == ESP_OK && p < count; p++) {
         curve->points[p].ratio = ratios[p];
-        status = esp_compute_is_cancelled(site->compute)
+        status = esp_compute_is_cancelled(site->sweep.compute)
                      ? esp_fail(err, ESP_CANCELLED, "sensitivity: stopped")
                      : part_preview(parts, site, part, ratios[p], &previews[p], err);
     }
@@ -317,7 +304,7 @@ static esp_status find_all_points(scan_parts *parts, const scan_site *site,
                                   const esp_sensitivity_options *options, esp_sensitivity *out,
                                   esp_error *err)
 {
-    esp_meter meter = esp_meter_make(site->compute);
+    esp_meter meter = esp_meter_make(site->sweep.compute);
     esp_status status = ESP_OK;
 
     for (int i = 0; status == ESP_OK && i < parts->count; i++) {
@@ -328,7 +315,7 @@ static esp_status find_all_points(scan_parts *parts, const scan_site *site,
                                        .eta_s = -1,
                                        .detail = "what each ratio masks"};
         if (esp_meter_is_due(&meter, false))
-            esp_compute_report(site->compute, &progress);
+            esp_compute_report(site->sweep.compute, &progress);
         if (!out->curves[i].note[0])
             status = find_points(parts, site, options->ratios, options->ratio_count, &parts->items[i],
                                  &out->curves[i], err);
@@ -341,9 +328,9 @@ static esp_status look_at_whole(scan_parts *parts, const scan_site *site, esp_se
                                 esp_error *err)
 {
     esp_preview *preview = NULL;
-    esp_status status =
-        esp_preview_new(site->compute, parts->graph, &parts->plan, parts->has_shape ? &parts->shape : NULL,
-                        parts->has_shape ? 1 : 0, parts->cache, &preview, err);
+    esp_status status = esp_preview_new(site->sweep.compute, parts->graph, &parts->plan,
+                                        parts->has_shape ? &parts->shape : NULL, parts->has_shape ? 1 : 0,
+                                        parts->cache, &preview, err);
 
     if (status == ESP_OK) {
         out->baseline.params = preview->before.params;
@@ -360,14 +347,19 @@ esp_status scan_parts_open(const scan_site *site, const esp_sensitivity_options 
 {
     esp_status status;
 
-    *parts = (scan_parts){.graph = site->graph};
+    *parts = (scan_parts){.graph = site->sweep.graph};
     status = bare_plan(options->plan, &parts->plan, err);
     if (status != ESP_OK)
         return status;
-    parts->has_shape = esp_dataset_input_shape(site->dataset, site->graph, 1, &parts->shape);
+    parts->has_shape = esp_dataset_input_shape(site->sweep.dataset, site->sweep.graph, 1, &parts->shape);
     status = esp_grouping_cache_new(&parts->cache, err);
     if (status == ESP_OK)
-        status = esp_preview_calibrate(parts->cache, site->dataset, 0, options->seed, err);
+        status = esp_preview_calibrate_with(parts->cache,
+                                            &(esp_criterion_data){.dataset = site->sweep.dataset,
+                                                                  .seed = options->seed,
+                                                                  .mean = options->mean,
+                                                                  .std = options->std},
+                                            err);
     if (status == ESP_OK)
         status = look_at_whole(parts, site, out, err);
     if (status == ESP_OK)

@@ -1,95 +1,54 @@
-/* The images are cut into batches, a batch is a task, and a task runs on one thread with an executor of its
- * slot: threads never wait for each other inside a network, and weights that are packed hang on the tensors,
- * so that executors share them. Which images make a batch never depends on the number of threads.
- *
- * A cut is a place in the order of the nodes. What is kept there for each batch is every value that a node
- * before it made and a needed node from it on reads; values known without running (arithmetic on shapes) are
- * constants of both sides. Moving the cut on computes the nodes in between, batch by batch, and lets go what
- * nobody needs any more. */
+/* The site of a scan: the images, the network, and what is said of the way; and scores of the images. */
 #include "prune/sensitivity_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "graph/exec.h"
 #include "graph/extract.h"
 #include "train/loss.h"
 
 enum { DEFAULT_BATCH = 20, DEFAULT_IMAGES = 1000 };
 
+/* ---- progress ---- */
+
+static void report(scan_site *site)
+{
+    scan_progress *progress = &site->progress;
+    double share = (double)atomic_load(&progress->batches) / (double)site->sweep.batch_count;
+    double seconds = esp_clock_s() - progress->start_s, work = progress->work_done + share * progress->work;
+    double done = (double)progress->points_done + share;
+    char detail[160];
+    esp_progress report = {.stage = "sensitivity",
+                           .done = done,
+                           .total = (double)progress->points_total,
+                           .unit = "points",
+                           .rate = seconds > 0 ? done / seconds : 0,
+                           .eta_s = -1,
+                           .detail = detail};
+
+    if (work > 0)
+        report.eta_s = seconds * (progress->work_total - work) / work;
+    if (progress->ratio > 0)
+        snprintf(detail, sizeof detail, "%s at %.2f", progress->what, progress->ratio);
+    else
+        snprintf(detail, sizeof detail, "%s", progress->what ? progress->what : "");
+    esp_compute_report(site->sweep.compute, &report);
+}
+
+static void count_batch(void *user, int slot)
+{
+    scan_site *site = user;
+
+    if (site->progress.is_measuring)
+        atomic_fetch_add(&site->progress.batches, 1);
+    /* slot 0 is the thread that runs the job */
+    if (slot == 0 && esp_meter_is_due(&site->progress.meter, false))
+        report(site);
+}
+
 /* ---- the site ---- */
-
-/* A node is needed when a value it makes is, and is not known before run time. */
-static esp_status mark_needed(scan_site *site, esp_error *err)
-{
-    const esp_graph *graph = site->graph;
-    size_t count = (size_t)esp_graph_value_count(graph);
-    bool *is_read = esp_alloc_zero(count, sizeof *is_read);
-
-    site->is_needed = esp_alloc_zero((size_t)esp_graph_node_count(graph), sizeof *site->is_needed);
-    if (!is_read || !site->is_needed) {
-        esp_free(is_read);
-        return esp_fail_memory(err, "a scan", count);
-    }
-    is_read[esp_graph_output(graph, 0)] = true;
-    for (int n = esp_graph_node_count(graph) - 1; n >= 0; n--) {
-        const esp_node *node = esp_graph_node(graph, n);
-        for (int i = 0; i < node->output_count; i++) {
-            int v = node->outputs[i];
-            if (v >= 0 && is_read[v] && !esp_inferred_constant(site->inferred, v))
-                site->is_needed[n] = true;
-        }
-        for (int i = 0; site->is_needed[n] && i < node->input_count; i++)
-            if (node->inputs[i] >= 0)
-                is_read[node->inputs[i]] = true;
-    }
-    esp_free(is_read);
-    return ESP_OK;
-}
-
-static bool gives_batch(const esp_inferred *inferred, int value, int64_t batch)
-{
-    const esp_shape *shape = esp_inferred_shape(inferred, value);
-
-    return shape->rank > 0 && shape->dims[0] == batch;
-}
-
-/* The network at a batch; ESP_SHAPE when images do not come and go in batches of that size. */
-static esp_status infer_at(scan_site *site, int64_t batch, esp_error *err)
-{
-    esp_status status;
-
-    esp_inferred_free(site->inferred);
-    site->inferred = NULL;
-    site->batch = batch;
-    site->has_shape = esp_dataset_input_shape(site->dataset, site->graph, batch, &site->shape);
-    status = esp_infer(site->graph, batch, site->has_shape ? &site->shape : NULL, site->has_shape ? 1 : 0,
-                       &site->inferred, err);
-    if (status == ESP_OK && (!gives_batch(site->inferred, esp_graph_input(site->graph, 0), batch) ||
-                             !gives_batch(site->inferred, esp_graph_output(site->graph, 0), batch)))
-        status = esp_fail(err, ESP_SHAPE, "the model does not run on batches of %" PRId64, batch);
-    return status;
-}
-
-/* The batch that was asked for; else the usual one, or what the file is fixed to. */
-static esp_status choose_batch(scan_site *site, int64_t asked, esp_error *err)
-{
-    const esp_shape *shape = &esp_graph_value(site->graph, esp_graph_input(site->graph, 0))->shape;
-    int64_t fixed = shape->rank > 0 && shape->dims[0] > 0 ? shape->dims[0] : 1;
-    int64_t batch = asked > 0 ? asked : DEFAULT_BATCH;
-    esp_status status;
-
-    batch = batch < site->images ? batch : site->images;
-    status = infer_at(site, batch, err);
-    if (status == ESP_SHAPE && asked <= 0 && fixed != batch)
-        status = infer_at(site, fixed, err);
-    if (status == ESP_OK)
-        site->batch_count = (site->images + site->batch - 1) / site->batch;
-    return status;
-}
 
 /* Whether images fit what computes the first output. */
 static esp_status check_images(const esp_graph *graph, const esp_dataset *dataset, esp_error *err)
@@ -111,11 +70,18 @@ static esp_status check_images(const esp_graph *graph, const esp_dataset *datase
 esp_status scan_site_open(const esp_compute *compute, const esp_graph *graph, const esp_dataset *dataset,
                           const esp_sensitivity_options *options, scan_site *site, esp_error *err)
 {
+    const int output = esp_graph_output(graph, 0);
+    sweep_site *sweep = &site->sweep;
     esp_dataset *fitted = NULL;
     esp_status status;
 
-    *site = (scan_site){.compute = compute, .graph = graph};
-    site->single.cancel = compute ? compute->cancel : NULL;
+    *site = (scan_site){.sweep = {.compute = compute,
+                                  .graph = graph,
+                                  .last_output = output,
+                                  .what = "sensitivity",
+                                  .on_batch = count_batch,
+                                  .on_batch_user = site}};
+    sweep->single.cancel = compute ? compute->cancel : NULL;
     if (options->images < 0 || options->batch < 0)
         return esp_fail(err, ESP_INVALID, "%s %" PRId64 ", expected a number >= 1",
                         options->images < 0 ? "images" : "batch",
@@ -124,19 +90,20 @@ esp_status scan_site_open(const esp_compute *compute, const esp_graph *graph, co
     if (status == ESP_OK)
         status = check_images(graph, fitted, err);
     if (status == ESP_OK)
-        status = esp_normalization_of(graph, esp_dataset_channels(fitted), &site->normalization, err);
+        status = esp_normalization_of(graph, esp_dataset_channels(fitted), &sweep->normalization, err);
     if (status == ESP_OK)
-        status = esp_normalization_override(&site->normalization, options->mean, options->std, err);
+        status = esp_normalization_override(&sweep->normalization, options->mean, options->std, err);
     if (status == ESP_OK)
         status = esp_dataset_subset(fitted, options->images ? options->images : DEFAULT_IMAGES, options->seed,
-                                    &site->dataset, err);
+                                    &site->images, err);
     esp_dataset_unref(fitted);
     if (status == ESP_OK) {
-        site->images = esp_dataset_count(site->dataset);
-        status = choose_batch(site, options->batch, err);
+        sweep->dataset = site->images;
+        sweep->images = esp_dataset_count(site->images);
+        status = sweep_choose_batch(sweep, options->batch, DEFAULT_BATCH, err);
     }
     if (status == ESP_OK)
-        status = mark_needed(site, err);
+        status = sweep_mark_needed(sweep, &output, 1, err);
     site->progress.meter = esp_meter_make(compute);
     site->progress.start_s = esp_clock_s();
     if (status != ESP_OK)
@@ -146,346 +113,9 @@ esp_status scan_site_open(const esp_compute *compute, const esp_graph *graph, co
 
 void scan_site_close(scan_site *site)
 {
-    esp_inferred_free(site->inferred);
-    esp_free(site->is_needed);
-    esp_dataset_unref(site->dataset);
+    sweep_site_free(&site->sweep);
+    esp_dataset_unref(site->images);
     *site = (scan_site){0};
-}
-
-/* ---- progress ---- */
-
-static void report(scan_site *site)
-{
-    scan_progress *progress = &site->progress;
-    double share = (double)atomic_load(&progress->batches) / (double)site->batch_count;
-    double seconds = esp_clock_s() - progress->start_s, work = progress->work_done + share * progress->work;
-    double done = (double)progress->points_done + share;
-    char detail[160];
-    esp_progress report = {.stage = "sensitivity",
-                           .done = done,
-                           .total = (double)progress->points_total,
-                           .unit = "points",
-                           .rate = seconds > 0 ? done / seconds : 0,
-                           .eta_s = -1,
-                           .detail = detail};
-
-    if (work > 0)
-        report.eta_s = seconds * (progress->work_total - work) / work;
-    if (progress->ratio > 0)
-        snprintf(detail, sizeof detail, "%s at %.2f", progress->what, progress->ratio);
-    else
-        snprintf(detail, sizeof detail, "%s", progress->what ? progress->what : "");
-    esp_compute_report(site->compute, &report);
-}
-
-/* ---- running a part of the network, batch by batch ---- */
-
-typedef struct part_run part_run;
-/* What becomes of a batch: `exec` has run. */
-typedef esp_status collect_fn(part_run *run, int64_t task, const esp_exec *exec, esp_error *err);
-
-struct part_run {
-    scan_site *site;
-    const scan_cut *from;
-    const esp_graph *part;
-    bool is_last; /* its output is the network's first: read before a Softmax */
-    collect_fn *collect;
-    void *context;
-    /* per slot */
-    int slot_count;
-    esp_exec **execs;
-    esp_status *statuses;
-    esp_error *errors;
-    uint32_t *indices; /* [slot_count][batch] */
-    int32_t *labels;
-};
-
-static int64_t batch_images(const scan_site *site, int64_t task)
-{
-    int64_t left = site->images - task * site->batch;
-
-    return left < site->batch ? left : site->batch;
-}
-
-static esp_status make_exec(part_run *run, int slot, esp_error *err)
-{
-    const scan_site *site = run->site;
-    int count = run->from->count;
-    esp_input_shape *shapes = esp_alloc((size_t)count + 1, sizeof *shapes);
-    esp_exec_options options = {
-        .batch = site->batch, .input_shapes = shapes, .stops_at_logits = run->is_last, .slots = 1};
-    esp_status status;
-
-    if (!shapes)
-        return esp_fail_memory(err, "shapes", (size_t)count * sizeof *shapes);
-    for (int i = 0; i < count; i++) {
-        int v = run->from->values[i];
-        shapes[options.input_shape_count++] =
-            (esp_input_shape){esp_graph_value(site->graph, v)->name, *esp_inferred_shape(site->inferred, v)};
-    }
-    if (!run->from->node && site->has_shape)
-        shapes[options.input_shape_count++] = site->shape;
-    status = esp_exec_new(run->part, &options, &run->execs[slot], err);
-    esp_free(shapes);
-    return status;
-}
-
-/* Images that are not there count as zeros: images do not meet each other in evaluation form. */
-static esp_status fill_images(part_run *run, int64_t task, int slot, esp_error *err)
-{
-    scan_site *site = run->site;
-    int64_t count = batch_images(site, task);
-    uint32_t *indices = run->indices + slot * site->batch;
-    const esp_view *input = esp_exec_input(run->execs[slot], 0);
-    int64_t size = esp_shape_elements(&input->shape) / site->batch;
-    float *x = esp_view_f32(input);
-
-    for (int64_t i = 0; i < count; i++)
-        indices[i] = (uint32_t)(task * site->batch + i);
-    memset(x + count * size, 0, (size_t)((site->batch - count) * size) * sizeof *x);
-    const esp_batch_labels labels = {.label = run->labels + slot * site->batch};
-    return esp_batch_read(&site->single, site->dataset, &site->normalization, NULL, 0, 0, indices, count, x,
-                          &labels, err);
-}
-
-static size_t view_bytes(const esp_view *view)
-{
-    return (size_t)esp_shape_elements(&view->shape) * esp_dtype_size(view->dtype);
-}
-
-static esp_status run_task(part_run *run, int64_t task, int slot, esp_error *err)
-{
-    const scan_cut *from = run->from;
-    esp_status status = run->execs[slot] ? ESP_OK : make_exec(run, slot, err);
-
-    if (status == ESP_OK && !from->node)
-        status = fill_images(run, task, slot, err);
-    for (int i = 0; status == ESP_OK && i < from->count; i++) {
-        const esp_view *input = esp_exec_input(run->execs[slot], i);
-        memcpy(input->data, from->blocks[task * from->count + i], view_bytes(input));
-    }
-    if (status == ESP_OK)
-        status = esp_exec_forward(run->execs[slot], &run->site->single, err);
-    return status == ESP_OK ? run->collect(run, task, run->execs[slot], err) : status;
-}
-
-static void batch_task(void *context, int64_t task, int slot)
-{
-    part_run *run = context;
-    scan_site *site = run->site;
-
-    if (run->statuses[slot] != ESP_OK)
-        return;
-    run->statuses[slot] = run_task(run, task, slot, &run->errors[slot]);
-    if (run->is_last)
-        atomic_fetch_add(&site->progress.batches, 1);
-    /* slot 0 is the thread that runs the job */
-    if (slot == 0 && esp_meter_is_due(&site->progress.meter, false))
-        report(site);
-}
-
-static esp_status run_part(part_run *run, esp_error *err)
-{
-    scan_site *site = run->site;
-    int slots = esp_compute_slots(site->compute);
-    esp_status status = ESP_OK;
-
-    run->slot_count = slots;
-    run->execs = esp_alloc_zero((size_t)slots, sizeof(esp_exec *));
-    run->statuses = esp_alloc_zero((size_t)slots, sizeof *run->statuses);
-    run->errors = esp_alloc_zero((size_t)slots, sizeof *run->errors);
-    run->indices = esp_alloc((size_t)slots * (size_t)site->batch, sizeof *run->indices);
-    run->labels = esp_alloc((size_t)slots * (size_t)site->batch, sizeof *run->labels);
-    if (!run->execs || !run->statuses || !run->errors || !run->indices || !run->labels)
-        status = esp_fail_memory(err, "a scan", (size_t)slots * (size_t)site->batch * sizeof *run->labels);
-    else if (esp_compute_run(site->compute, site->batch_count, batch_task, run) != ESP_OK)
-        status = esp_fail(err, ESP_CANCELLED, "sensitivity: stopped");
-    for (int s = 0; status == ESP_OK && s < slots; s++) {
-        status = run->statuses[s];
-        if (status != ESP_OK && err)
-            *err = run->errors[s];
-    }
-    for (int s = 0; run->execs && s < slots; s++)
-        esp_exec_free(run->execs[s]);
-    esp_free(run->execs);
-    esp_free(run->statuses);
-    esp_free(run->errors);
-    esp_free(run->indices);
-    esp_free(run->labels);
-    return status;
-}
-
-/* ---- cuts ---- */
-
-static bool is_needed_from(const scan_site *site, int value, int node)
-{
-    for (int i = esp_graph_consumer_count(site->graph, value) - 1; i >= 0; i--) {
-        int reader = esp_graph_consumer(site->graph, value, i);
-        if (reader >= node && site->is_needed[reader])
-            return true;
-    }
-    return value == esp_graph_output(site->graph, 0);
-}
-
-/* The values a cut in front of `node` keeps; false when one of them does not come image by image. `values`
- * has room for all values of the graph. */
-static bool list_live(const scan_site *site, int node, int *values, int *count, size_t *bytes)
-{
-    const esp_graph *graph = site->graph;
-
-    *count = 0;
-    *bytes = 0;
-    for (int v = 0; v < esp_graph_value_count(graph); v++) {
-        const esp_value *value = esp_graph_value(graph, v);
-        const esp_shape *shape;
-        if (value->constant || value->producer >= node || !is_needed_from(site, v, node) ||
-            esp_inferred_constant(site->inferred, v))
-            continue;
-        if (value->producer >= 0 && !site->is_needed[value->producer])
-            continue;
-        shape = esp_inferred_shape(site->inferred, v);
-        if (!gives_batch(site->inferred, v, site->batch))
-            return false;
-        values[(*count)++] = v;
-        *bytes += (size_t)esp_shape_elements(shape) * esp_dtype_size(esp_inferred_dtype(site->inferred, v));
-    }
-    *bytes *= (size_t)site->batch_count;
-    return true;
-}
-
-/* The last place after the cut's and not after `node` where what has to be kept fits; the cut's own when
- * there is none. */
-static int find_place(const scan_site *site, const scan_cut *cut, int node, int *values, int *count,
-                      size_t *bytes)
-{
-    for (; node > cut->node; node--)
-        if (list_live(site, node, values, count, bytes) && *bytes <= cut->limit)
-            return node;
-    return cut->node;
-}
-
-typedef struct cut_move {
-    scan_cut *old;
-    scan_cut next;
-    int *source; /* per value of `next`: its place in `old`, or -1: the part's next output */
-} cut_move;
-
-/* One task touches blocks of its batch only. */
-static esp_status keep_batch(part_run *run, int64_t task, const esp_exec *exec, esp_error *err)
-{
-    cut_move *move = run->context;
-    scan_cut *next = &move->next, *old = move->old;
-    int output = 0;
-
-    for (int i = 0; i < next->count; i++) {
-        void **block = &next->blocks[task * next->count + i];
-        if (move->source[i] >= 0) {
-            *block = old->blocks[task * old->count + move->source[i]];
-            old->blocks[task * old->count + move->source[i]] = NULL;
-            continue;
-        }
-        const esp_view *view = esp_exec_output(exec, output++);
-        *block = esp_alloc(view_bytes(view), 1);
-        if (!*block)
-            return esp_fail_memory(err, "kept activations", view_bytes(view));
-        memcpy(*block, view->data, view_bytes(view));
-    }
-    for (int i = 0; i < old->count; i++) {
-        esp_free(old->blocks[task * old->count + i]);
-        old->blocks[task * old->count + i] = NULL;
-    }
-    return ESP_OK;
-}
-
-static esp_status run_between(scan_site *site, cut_move *move, esp_error *err)
-{
-    const scan_cut *old = move->old;
-    esp_graph *part = NULL;
-    int *outputs = esp_alloc((size_t)move->next.count, sizeof *outputs);
-    esp_extract extract = {.given = old->node ? old->values : NULL,
-                           .given_count = old->count,
-                           .outputs = outputs,
-                           .known = site->inferred};
-    part_run run = {.site = site, .from = old, .collect = keep_batch, .context = move};
-    esp_status status;
-
-    if (!outputs)
-        return esp_fail_memory(err, "a scan", (size_t)move->next.count * sizeof *outputs);
-    for (int i = 0; i < move->next.count; i++)
-        if (move->source[i] < 0)
-            outputs[extract.output_count++] = move->next.values[i];
-    status = esp_graph_extract(site->graph, &extract, &part, err);
-    run.part = part;
-    if (status == ESP_OK)
-        status = run_part(&run, err);
-    esp_free(outputs);
-    esp_graph_unref(part);
-    return status;
-}
-
-static esp_status move_cut(scan_site *site, cut_move *move, esp_error *err)
-{
-    scan_cut *old = move->old, *next = &move->next;
-    size_t blocks = (size_t)site->batch_count * (size_t)next->count;
-    int made = 0;
-
-    move->source = esp_alloc((size_t)next->count, sizeof *move->source);
-    next->blocks = esp_alloc_zero(blocks, sizeof *next->blocks);
-    if (!move->source || !next->blocks)
-        return esp_fail_memory(err, "kept activations", blocks * sizeof *next->blocks);
-    for (int i = 0; i < next->count; i++) {
-        move->source[i] = -1;
-        for (int j = 0; j < old->count; j++)
-            if (old->values[j] == next->values[i])
-                move->source[i] = j;
-        made += move->source[i] < 0;
-    }
-    if (made)
-        return run_between(site, move, err);
-    /* nothing new: what was kept goes over as it is */
-    part_run run = {.site = site, .context = move};
-    for (int64_t task = 0; task < site->batch_count; task++)
-        keep_batch(&run, task, NULL, err);
-    return ESP_OK;
-}
-
-esp_status scan_cut_advance(scan_site *site, scan_cut *cut, int node, esp_error *err)
-{
-    size_t count = (size_t)esp_graph_value_count(site->graph);
-    cut_move move = {
-        .old = cut,
-        .next = {.limit = cut->limit, .most_bytes = cut->most_bytes, .batch_count = site->batch_count}};
-    esp_status status = ESP_OK;
-
-    move.next.values = esp_alloc(count, sizeof *move.next.values);
-    if (!move.next.values)
-        return esp_fail_memory(err, "a scan", count * sizeof *move.next.values);
-    move.next.node = find_place(site, cut, node, move.next.values, &move.next.count, &move.next.bytes);
-    if (move.next.node == cut->node) {
-        esp_free(move.next.values);
-        return ESP_OK;
-    }
-    status = move_cut(site, &move, err);
-    scan_cut_free(cut);
-    if (move.next.bytes > move.next.most_bytes)
-        move.next.most_bytes = move.next.bytes;
-    if (status == ESP_OK)
-        *cut = move.next;
-    else
-        scan_cut_free(&move.next);
-    esp_free(move.source);
-    return status;
-}
-
-void scan_cut_free(scan_cut *cut)
-{
-    size_t limit = cut->limit, most = cut->most_bytes;
-
-    for (int64_t i = 0; cut->blocks && i < cut->batch_count * cut->count; i++)
-        esp_free(cut->blocks[i]);
-    esp_free(cut->values);
-    esp_free(cut->blocks);
-    *cut = (scan_cut){.limit = limit, .most_bytes = most};
 }
 
 /* ---- measuring ---- */
@@ -511,48 +141,53 @@ void scan_scores_free(scan_scores *scores)
     *scores = (scan_scores){0};
 }
 
-static esp_status score_batch(part_run *run, int64_t task, const esp_exec *exec, esp_error *err)
+typedef struct scoring {
+    const sweep_site *site;
+    scan_scores *scores;
+} scoring;
+
+static esp_status score_batch(void *user, int64_t task, const esp_exec *exec, esp_error *err)
 {
-    const scan_site *site = run->site;
-    scan_scores *scores = run->context;
+    const scoring *run = user;
+    const sweep_site *site = run->site;
     const esp_view *logits = esp_exec_output(exec, 0);
     int64_t classes = esp_shape_elements(&logits->shape) / site->batch, first = task * site->batch;
 
     (void)err;
-    for (int64_t i = 0; i < batch_images(site, task); i++) {
+    for (int64_t i = 0; i < site->batch && first + i < site->images; i++) {
         int32_t label = esp_dataset_label(site->dataset, first + i);
         esp_loss_sums sums = {0};
         esp_cross_entropy(esp_view_f32(logits) + i * classes, &label, 1, classes, &sums, NULL);
-        scores->loss[first + i] = sums.loss;
-        scores->top1[first + i] = (unsigned char)sums.top1;
-        scores->top5[first + i] = (unsigned char)sums.top5;
+        run->scores->loss[first + i] = sums.loss;
+        run->scores->top1[first + i] = (unsigned char)sums.top1;
+        run->scores->top5[first + i] = (unsigned char)sums.top5;
     }
     return ESP_OK;
 }
 
-esp_status scan_measure(scan_site *site, const scan_cut *cut, const esp_graph *graph, scan_scores *out,
+esp_status scan_measure(scan_site *site, const sweep_cut *cut, const esp_graph *graph, scan_scores *out,
                         esp_error *err)
 {
-    const int output = esp_graph_output(graph, 0);
+    sweep_site *sweep = &site->sweep;
+    scoring run = {sweep, out};
     esp_inferred *inferred = NULL;
-    esp_graph *part = NULL;
-    part_run run = {.site = site, .from = cut, .is_last = true, .collect = score_batch, .context = out};
-    esp_extract extract = {.given = cut->node ? cut->values : NULL,
-                           .given_count = cut->count,
-                           .outputs = &output,
-                           .output_count = 1};
+    sweep_part part = {.graph = graph,
+                       .outputs = &sweep->last_output,
+                       .output_count = 1,
+                       .stops_at_logits = true,
+                       .batch_count = sweep->batch_count,
+                       .collect = score_batch,
+                       .user = &run};
     /* values known before run time may follow from the constants that changed */
-    esp_status status = esp_infer(graph, site->batch, site->has_shape ? &site->shape : NULL,
-                                  site->has_shape ? 1 : 0, &inferred, err);
+    esp_status status = esp_infer(graph, sweep->batch, sweep->has_shape ? &sweep->shape : NULL,
+                                  sweep->has_shape ? 1 : 0, &inferred, err);
 
-    extract.known = inferred;
-    if (status == ESP_OK)
-        status = esp_graph_extract(graph, &extract, &part, err);
-    run.part = part;
+    part.inferred = inferred;
     atomic_store(&site->progress.batches, 0);
+    site->progress.is_measuring = true;
     if (status == ESP_OK)
-        status = run_part(&run, err);
-    esp_graph_unref(part);
+        status = sweep_run(sweep, cut, &part, err);
+    site->progress.is_measuring = false;
     esp_inferred_free(inferred);
     return status;
 }

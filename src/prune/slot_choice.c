@@ -80,6 +80,20 @@ int64_t esp_slot_choice_least(const esp_slot_choice *choice, double floor)
     return least < alive ? least : alive;
 }
 
+/* A number of slots that stays, rounded up to the multiple as far as there are slots. */
+static int64_t round_staying(const esp_slot_choice *choice, int64_t staying, int round_to)
+{
+    int64_t alive = choice->count - choice->carried;
+    int64_t multiple = (staying + round_to - 1) / round_to * round_to;
+
+    return multiple < alive ? multiple : alive;
+}
+
+int64_t esp_slot_choice_most(const esp_slot_choice *choice, double floor, int round_to)
+{
+    return choice->count - round_staying(choice, esp_slot_choice_least(choice, floor), round_to);
+}
+
 typedef struct strength_order {
     double strength;
     int64_t slot;
@@ -109,8 +123,7 @@ static staying_slots count_staying(const esp_slot_choice *choice, double floor, 
         staying.kept -= choice->fates[s] == ESP_FATE_GOES && !choice->is_carried[s];
     staying.least = esp_slot_choice_least(choice, floor);
     staying.least = staying.kept > staying.least ? staying.kept : staying.least;
-    staying.multiple = (staying.least + round_to - 1) / round_to * round_to;
-    staying.multiple = staying.multiple < alive ? staying.multiple : alive;
+    staying.multiple = round_staying(choice, staying.least, round_to);
     return staying;
 }
 

@@ -40,6 +40,9 @@ void esp_slot_choice_carry(esp_slot_choice *choice, const esp_coupling *coupling
 /* How many slots the floor keeps: the share, rounded up, at least one, and no more than there are. */
 int64_t esp_slot_choice_least(const esp_slot_choice *choice, double floor);
 
+/* How many slots can go at all: those that neither floor nor multiple keep, and those that are carried. */
+int64_t esp_slot_choice_most(const esp_slot_choice *choice, double floor, int round_to);
+
 /* Whether floor or multiple keep some of the slots that go. */
 bool esp_slot_choice_is_short(const esp_slot_choice *choice, double floor, int round_to);
 

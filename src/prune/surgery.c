@@ -18,11 +18,6 @@ esp_surgery_options esp_surgery_defaults(void)
     return (esp_surgery_options){.group_form = ESP_GROUP_FORM_GROUPED, .seed = 1, .tolerance = 1e-4};
 }
 
-bool surgery_has_open_sizes(const surgery *self)
-{
-    return self->input_shape_count > 0;
-}
-
 const esp_tensor *surgery_weight(const surgery *self, const esp_layer *layer)
 {
     const esp_tensor *constant = esp_graph_value(self->graph, layer->weight)->constant;
@@ -48,142 +43,6 @@ const esp_tensor *surgery_bias(const surgery *self, const esp_node *node)
     return esp_inferred_constant(self->inferred, node->inputs[input]);
 }
 
-/* Sizes the preview was made with, for the inputs whose file leaves some open; the batch stays what the file
- * says. */
-static esp_status note_open_sizes(surgery *self, esp_error *err)
-{
-    int count = esp_graph_input_count(self->graph);
-    self->input_shapes = esp_arena_alloc(self->arena, (size_t)count + 1, sizeof *self->input_shapes);
-    if (self->input_shapes == NULL)
-        return esp_fail_memory(err, "surgery", (size_t)count * sizeof *self->input_shapes);
-    for (int i = 0; i < count; i++) {
-        int index = esp_graph_input(self->graph, i);
-        const esp_value *value = esp_graph_value(self->graph, index);
-        esp_shape shape = *esp_inferred_shape(self->inferred, index);
-        bool is_open = value->shape.rank < 0;
-        for (int k = 0; k < value->shape.rank; k++) {
-            is_open = is_open || value->shape.dims[k] == ESP_DIM_UNKNOWN;
-            if (value->shape.dims[k] == ESP_DIM_BATCH)
-                shape.dims[k] = ESP_DIM_BATCH;
-        }
-        if (is_open)
-            self->input_shapes[self->input_shape_count++] = (esp_input_shape){value->name, shape};
-    }
-    return ESP_OK;
-}
-
-static esp_status allocate_lists(surgery *self, esp_error *err)
-{
-    int64_t longest = 1;
-    for (int value = 0; value < esp_graph_value_count(self->graph); value++) {
-        int64_t count = esp_coupling_value(self->coupling, value).count;
-        self->kept[value] = (channel_list){.is_identity = true};
-        if (!surgery_has_channels(self, value))
-            continue;
-        longest = count > longest ? count : longest;
-        self->kept[value].indices = esp_arena_alloc(self->arena, (size_t)count + 1, sizeof(int64_t));
-        if (self->kept[value].indices == NULL)
-            return esp_fail_memory(err, "surgery", (size_t)count * sizeof(int64_t));
-    }
-    self->sort_buffer = esp_arena_alloc(self->arena, (size_t)longest, sizeof *self->sort_buffer);
-    return self->sort_buffer == NULL ? esp_fail_memory(err, "surgery", (size_t)longest * sizeof(int64_t))
-                                     : ESP_OK;
-}
-
-static esp_status allocate(surgery *self, esp_error *err)
-{
-    size_t values = (size_t)esp_graph_value_count(self->graph),
-           nodes = (size_t)esp_graph_node_count(self->graph);
-    size_t slots = (size_t)esp_coupling_slot_limit(self->coupling), layers = (size_t)self->layers->count;
-    self->is_constant = esp_arena_alloc(self->arena, values + 1, sizeof(bool *));
-    self->kept = esp_arena_alloc(self->arena, values + 1, sizeof *self->kept);
-    self->is_candidate = esp_arena_alloc(self->arena, slots, sizeof(bool));
-    self->is_removed = esp_arena_alloc(self->arena, slots, sizeof(bool));
-    self->rank = esp_arena_alloc(self->arena, slots, sizeof *self->rank);
-    self->layer_cuts = esp_arena_alloc(self->arena, layers + 1, sizeof *self->layer_cuts);
-    self->edits = esp_arena_alloc(self->arena, nodes + 1, sizeof *self->edits);
-    if (self->is_constant == NULL || self->kept == NULL || self->is_candidate == NULL ||
-        self->is_removed == NULL || self->rank == NULL || self->layer_cuts == NULL || self->edits == NULL)
-        return esp_fail_memory(err, "surgery", (values + nodes + slots) * sizeof(void *));
-    for (size_t i = 0; i < slots; i++)
-        self->rank[i] = -1;
-    esp_status status = note_open_sizes(self, err);
-    return status == ESP_OK ? allocate_lists(self, err) : status;
-}
-
-static void surgery_close(surgery *self)
-{
-    surgery_release_edits(self);
-    for (int i = 0; self->layer_cuts != NULL && i < self->layers->count; i++)
-        esp_tensor_unref(self->layer_cuts[i].added_map);
-    esp_exec_free(self->runs[0]);
-    esp_exec_free(self->runs[1]);
-    esp_inferred_free(self->inferred_two);
-    esp_coupling_free(self->coupling);
-    esp_inferred_free(self->inferred);
-    esp_arena_free(self->arena);
-    esp_graph_unref((esp_graph *)self->graph);
-}
-
-static esp_status surgery_open(surgery *self, const esp_compute *compute, const esp_preview *preview,
-                               const esp_surgery_options *options, esp_error *err)
-{
-    esp_graph *masked = NULL;
-    *self = (surgery){.compute = compute, .preview = preview, .options = options, .layers = &preview->layers};
-    self->arena = esp_arena_new();
-    if (self->arena == NULL)
-        return esp_fail_memory(err, "surgery", 0);
-    esp_status status = esp_preview_masked_graph(preview, &masked, err);
-    if (status != ESP_OK)
-        return status;
-    self->graph = masked;
-    /* Not the preview's: masks change the constants that masked weights go into. */
-    status =
-        esp_infer(masked, 1, preview->subject->shapes, preview->subject->shape_count, &self->inferred, err);
-    if (status == ESP_OK)
-        status = esp_coupling_new(masked, self->inferred, self->layers, &self->coupling, err);
-    return status == ESP_OK ? allocate(self, err) : status;
-}
-
-/* Which channels go: as many as can, until no step objects. Every round makes candidates fewer, so this ends.
- */
-static esp_status decide(surgery *self, esp_error *err)
-{
-    esp_status status = surgery_find_constants(self, err);
-    bool has_vetoed = true;
-    for (int64_t last = -1; status == ESP_OK && has_vetoed;) {
-        int64_t candidates = 0;
-        for (int32_t slot = 0; slot < esp_coupling_slot_limit(self->coupling); slot++)
-            candidates += self->is_candidate[slot];
-        if (candidates == last) /* a step objects to what no candidate explains: then nothing is cut */
-            memset(self->is_candidate, 0, (size_t)esp_coupling_slot_limit(self->coupling));
-        last = candidates;
-        surgery_choose(self);
-        if (!surgery_lay_out(self))
-            return esp_fail(err, ESP_INTERNAL, "surgery: the remaining channels do not fit together");
-        status = surgery_edit_nodes(self, &has_vetoed, err);
-        if (status == ESP_OK && !has_vetoed)
-            status = surgery_fold_constants(self, &has_vetoed, err);
-    }
-    return status;
-}
-
-/* Groups may put channels in another order, which every node in between must follow. */
-static esp_status group(surgery *self, esp_error *err)
-{
-    bool has_vetoed = false;
-    esp_status status = surgery_find_groups(self, err);
-    if (status == ESP_OK)
-        status = surgery_edit_nodes(self, &has_vetoed, err);
-    if (status != ESP_OK || !has_vetoed)
-        return status;
-    /* Only the order goes: what is cut (is_removed) was settled, and folded into its readers, before. */
-    for (int32_t slot = 0; slot < esp_coupling_slot_limit(self->coupling); slot++)
-        self->rank[slot] = -1;
-    surgery_lay_out(self);
-    return surgery_edit_nodes(self, &has_vetoed, err);
-}
-
 static esp_status check(surgery *self, const esp_graph *cut, esp_error *err)
 {
     esp_surgery_report *report = &self->report;
@@ -207,56 +66,15 @@ static esp_status check(surgery *self, const esp_graph *cut, esp_error *err)
         report->largest_relative, self->options->tolerance);
 }
 
-/* The mask of a layer of the cut model: what is left of the preview's for a dense layer, and nothing at all
- * for a group that reads nothing. Zeros that the weights have by themselves are not masked. */
-static esp_status mask_of_cut_layer(const surgery *self, const esp_graph *cut, const esp_layer *layer,
-                                    esp_mask *out, esp_error *err)
-{
-    int index = esp_layers_find(self->layers, layer->weight_name);
-    if (index < 0)
-        return esp_mask_of_layer(cut, layer, out, err);
-    esp_status status = esp_mask_new(layer->filters, layer->channels, out, err);
-    if (status != ESP_OK || !self->layer_cuts[index].has_masks)
-        return status;
-    const esp_layer *old = &self->layers->items[index];
-    const esp_node *node = esp_graph_node(self->graph, old->node);
-    const channel_list *filters = surgery_kept(self, node->outputs[0]);
-    channel_list columns = surgery_columns(self, index);
-    for (int64_t f = 0; f < layer->filters; f++) {
-        for (int64_t c = 0; c < layer->channels; c++) {
-            if (!esp_mask_get(&self->preview->items[index].mask, surgery_old_index(filters, f),
-                              surgery_old_index(&columns, c)))
-                esp_mask_clear(out, f, c);
-        }
-    }
-    return ESP_OK;
-}
-
-/* Counts of the cut model: without the zeros that remain as masks, and with them. */
+/* Counts of the cut model: with the zeros that remain as masks, and without them. */
 static esp_status count_cut(surgery *self, const esp_graph *cut, esp_surgery_report *report, esp_error *err)
 {
     esp_inferred *inferred = NULL;
-    esp_layers layers = {0};
-    esp_mask *masks = NULL;
     esp_status status = esp_infer(cut, 1, self->input_shapes, self->input_shape_count, &inferred, err);
     if (status == ESP_OK)
-        status = esp_layers_list(cut, inferred, &layers, err);
-    if (status != ESP_OK)
-        goto done;
-    masks = esp_alloc_zero((size_t)layers.count, sizeof *masks);
-    if (masks == NULL)
-        status = esp_fail_memory(err, "counts", (size_t)layers.count * sizeof *masks);
-    for (int i = 0; status == ESP_OK && i < layers.count; i++)
-        status = mask_of_cut_layer(self, cut, &layers.items[i], &masks[i], err);
-    if (status == ESP_OK)
-        status = esp_model_count_with(cut, inferred, &layers, masks, &report->counts, err);
+        status = esp_model_count(cut, inferred, &report->counts, err);
     if (status == ESP_OK)
         status = esp_graph_count(cut, inferred, &report->stored, err);
-done:
-    for (int i = 0; masks != NULL && i < layers.count; i++)
-        esp_mask_free(&masks[i]);
-    esp_free(masks);
-    esp_layers_free(&layers);
     esp_inferred_free(inferred);
     return status;
 }
@@ -276,31 +94,72 @@ static esp_status fill_report(surgery *self, const esp_graph *cut, esp_error *er
     return count_cut(self, cut, report, err);
 }
 
+/* The model whose numbers are written. */
+typedef struct masked_model {
+    esp_graph *graph;
+    esp_inferred *inferred; /* not the subject's: masks change the constants that masked weights go into */
+    esp_mask *masks;        /* the preview's words */
+} masked_model;
+
+static esp_status make_masked(const esp_preview *preview, masked_model *out, esp_error *err)
+{
+    size_t layers = (size_t)preview->layers.count;
+    *out = (masked_model){.masks = esp_alloc(layers + 1, sizeof *out->masks)};
+    if (out->masks == NULL)
+        return esp_fail_memory(err, "surgery", layers * sizeof *out->masks);
+    for (size_t i = 0; i < layers; i++)
+        out->masks[i] = preview->items[i].mask;
+    esp_status status = esp_preview_masked_graph(preview, &out->graph, err);
+    if (status == ESP_OK)
+        status = esp_infer(out->graph, 1, preview->subject->shapes, preview->subject->shape_count,
+                           &out->inferred, err);
+    return status;
+}
+
+static esp_status operate(surgery *self, esp_graph **out, esp_error *err)
+{
+    esp_graph *cut = NULL;
+    esp_status status = surgery_decide(self, err);
+    if (status == ESP_OK)
+        status = surgery_order(self, err);
+    if (status == ESP_OK)
+        status = surgery_fill_constants(self, err);
+    if (status == ESP_OK)
+        status = surgery_rewrite(self, &cut, err);
+    if (status == ESP_OK)
+        status = check(self, cut, err);
+    if (status == ESP_OK)
+        status = fill_report(self, cut, err);
+    if (status == ESP_OK)
+        *out = cut;
+    else
+        esp_graph_unref(cut);
+    return status;
+}
+
 esp_status esp_surgery(const esp_compute *compute, const esp_preview *preview,
                        const esp_surgery_options *options, esp_graph **out, esp_surgery_report *report,
                        esp_error *err)
 {
-    surgery self;
-    esp_graph *cut = NULL;
+    surgery self = {0};
+    masked_model masked;
+    bool wants_groups =
+        preview->plan.method == ESP_METHOD_SG && options->group_form == ESP_GROUP_FORM_GROUPED;
     *out = NULL;
-    esp_status status = surgery_open(&self, compute, preview, options, err);
+    esp_status status = make_masked(preview, &masked, err);
     if (status == ESP_OK)
-        status = decide(&self, err);
+        status = preview_subject_couple(preview->subject, err);
     if (status == ESP_OK)
-        status = group(&self, err);
+        status = surgery_open(&self, compute, preview->subject, masked.masks, wants_groups, masked.graph,
+                              masked.inferred, err);
+    self.options = options;
     if (status == ESP_OK)
-        status = surgery_rewrite(&self, &cut, err);
-    if (status == ESP_OK)
-        status = check(&self, cut, err);
-    if (status == ESP_OK)
-        status = fill_report(&self, cut, err);
-    if (status == ESP_OK) {
-        *out = cut;
-        if (report != NULL)
-            *report = self.report;
-    } else {
-        esp_graph_unref(cut);
-    }
+        status = operate(&self, out, err);
+    if (status == ESP_OK && report != NULL)
+        *report = self.report;
     surgery_close(&self);
+    esp_inferred_free(masked.inferred);
+    esp_graph_unref(masked.graph);
+    esp_free(masked.masks);
     return status;
 }

@@ -121,42 +121,10 @@ static esp_status edit_constants(surgery *self, int index, esp_error *err)
     return status;
 }
 
-/* Sizes the file leaves open, doubled. NULL: no memory. */
-static esp_input_shape *doubled_sizes(surgery *self)
-{
-    size_t count = (size_t)self->input_shape_count;
-    esp_input_shape *shapes = esp_arena_copy(self->arena, self->input_shapes, count * sizeof *shapes);
-    for (int i = 0; shapes != NULL && i < self->input_shape_count; i++) {
-        const esp_shape *declared =
-            &esp_graph_value(self->graph, esp_graph_find_value(self->graph, shapes[i].name))->shape;
-        for (int k = 1; k < shapes[i].shape.rank && k < declared->rank; k++)
-            shapes[i].shape.dims[k] *= declared->dims[k] == ESP_DIM_UNKNOWN ? 2 : 1;
-    }
-    return shapes;
-}
-
-/* The model inferred for two images, of other sizes where these are open: numbers that were computed while
- * the model ran must not be fixed to what they were for one. NULL when it was exported for one. */
-static const esp_inferred *inferred_at_two(surgery *self)
-{
-    esp_error ignored = {0};
-    if (self->has_tried_two)
-        return self->inferred_two;
-    self->has_tried_two = true;
-    const esp_input_shape *larger = surgery_has_open_sizes(self) ? doubled_sizes(self) : NULL;
-    if (larger != NULL &&
-        esp_infer(self->graph, 2, larger, self->input_shape_count, &self->inferred_two, &ignored) == ESP_OK)
-        return self->inferred_two;
-    if (esp_infer(self->graph, 2, self->input_shapes, self->input_shape_count, &self->inferred_two,
-                  &ignored) != ESP_OK)
-        self->inferred_two = NULL;
-    return self->inferred_two;
-}
-
 /* What the cut model computes for a known value at one image (`at` 0) or at two. NULL: it cannot. */
 static const esp_tensor *computed_at(surgery *self, int at, int value)
 {
-    const esp_inferred *inferred = at == 0 ? self->inferred : inferred_at_two(self);
+    const esp_inferred *inferred = at == 0 ? self->inferred : self->inferred_two;
     const esp_tensor *computed = NULL;
     if (self->chains[at] != NULL && surgery_chains_changed(self->chains[at], value, &computed))
         return computed;
@@ -169,7 +137,7 @@ static bool view_input(surgery *self, int index, int at, int input, esp_view *vi
 {
     int value = esp_graph_node(self->graph, index)->inputs[input];
     const node_edit *edit = &self->edits[index];
-    const esp_inferred *inferred = at == 0 ? self->inferred : inferred_at_two(self);
+    const esp_inferred *inferred = at == 0 ? self->inferred : self->inferred_two;
     bool is_known = esp_inferred_constant(inferred, value) != NULL;
     const esp_tensor *tensor = input < edit->input_count ? edit->inputs[input] : NULL;
     if (tensor == NULL && is_known)
@@ -186,7 +154,7 @@ static bool view_input(surgery *self, int index, int at, int input, esp_view *vi
 static bool makes_right_shapes(surgery *self, int index, int at, int input, const esp_tensor *tensor)
 {
     const esp_node *node = esp_graph_node(self->graph, index);
-    const esp_inferred *inferred = at == 0 ? self->inferred : inferred_at_two(self);
+    const esp_inferred *inferred = at == 0 ? self->inferred : self->inferred_two;
     size_t inputs = (size_t)node->input_count, outputs = (size_t)node->output_count;
     esp_view *views = esp_arena_alloc(self->arena, inputs + outputs, sizeof *views);
     const esp_view **pointers = esp_arena_alloc(self->arena, inputs, sizeof *pointers);
@@ -234,7 +202,7 @@ static bool computes_by_itself(surgery *self, int index, int input, const esp_te
 {
     const esp_node *node = esp_graph_node(self->graph, index);
     bool says_shape_only = (node->op->flags & ESP_OP_VIEW) != 0;
-    for (int at = 0; at < 2 && (at == 0 || inferred_at_two(self) != NULL); at++) {
+    for (int at = 0; at < 2 && (at == 0 || self->inferred_two != NULL); at++) {
         const esp_tensor *computed = computed_at(self, at, node->inputs[input]);
         if (computed == NULL || !makes_right_shapes(self, index, at, input, computed))
             return false;
@@ -337,7 +305,7 @@ static esp_status change_part(surgery *self, int index, int input, bool *is_done
 static esp_status check_replaced(surgery *self, int index, bool *is_possible, esp_error *err)
 {
     const esp_node *node = esp_graph_node(self->graph, index);
-    const esp_inferred *two = inferred_at_two(self);
+    const esp_inferred *two = self->inferred_two;
     esp_tensor *const *inputs = self->edits[index].inputs;
     esp_status status = ESP_OK;
     bool is_replaced = false;
@@ -555,12 +523,13 @@ static esp_status edit_all(surgery *self, bool *has_vetoed, esp_error *err)
 
 esp_status surgery_edit_nodes(surgery *self, bool *has_vetoed, esp_error *err)
 {
-    const esp_inferred *two = inferred_at_two(self);
     surgery_release_edits(self);
     *has_vetoed = false;
-    esp_status status = surgery_chains_new(self, self->inferred, &self->chains[0], err);
-    if (status == ESP_OK && two != NULL)
-        status = surgery_chains_new(self, two, &self->chains[1], err);
+    esp_status status = surgery_infer_two(self, err);
+    if (status == ESP_OK)
+        status = surgery_chains_new(self, self->inferred, &self->chains[0], err);
+    if (status == ESP_OK && self->inferred_two != NULL)
+        status = surgery_chains_new(self, self->inferred_two, &self->chains[1], err);
     if (status == ESP_OK)
         status = edit_all(self, has_vetoed, err);
     for (int i = 0; i < 2; i++) {

@@ -258,9 +258,10 @@ static esp_status write_bias(const layer_writing *at, const char *suffix, const 
     return status;
 }
 
-/* One node of the layer. `suffix` "" keeps the layer's names. `group` 0 leaves the attribute alone. */
+/* One node of the layer. `suffix` "" keeps the layer's names. `group` 0 leaves the attribute alone. `mask`:
+ * of the weight, NULL when it has none. */
 static esp_status write_part(const layer_writing *at, const char *suffix, int data, const esp_tensor *weight,
-                             const channel_list *filters, int64_t group, bool has_masks, int output,
+                             const channel_list *filters, int64_t group, const esp_mask *mask, int output,
                              esp_error *err)
 {
     int inputs[8] = {data, -1, -1};
@@ -277,8 +278,8 @@ static esp_status write_part(const layer_writing *at, const char *suffix, int da
                             ? esp_fail_memory(err, "surgery", 0)
                             : writer_constant(at->writer, is_whole ? at->layer->weight : -1, text.data,
                                               weight, &inputs[at->form.weight_input], err);
-    if (status == ESP_OK && has_masks)
-        status = writer_note_mask(at->writer, err);
+    if (status == ESP_OK && mask != NULL)
+        status = writer_note_mask(at->writer, mask, err);
     if (status == ESP_OK)
         status = write_bias(at, suffix, filters, inputs, &input_count, err);
     if (status == ESP_OK)
@@ -288,14 +289,36 @@ static esp_status write_part(const layer_writing *at, const char *suffix, int da
     return status;
 }
 
+/* What is left of the layer's mask. */
+static esp_status select_mask(const layer_writing *at, esp_mask *out, esp_error *err)
+{
+    channel_list columns = surgery_columns(at->self, at->index);
+    bool is_narrowed = surgery_has_channels(at->self, at->node->outputs[0]);
+    int64_t filters = is_narrowed ? at->filters->count : at->layer->filters;
+    esp_status status = esp_mask_new(filters, columns.count, out, err);
+    for (int64_t f = 0; status == ESP_OK && f < filters; f++) {
+        int64_t old_filter = surgery_old_index(at->filters, f);
+        for (int64_t c = 0; c < columns.count; c++) {
+            if (!esp_mask_get(at->mask, old_filter, surgery_old_index(&columns, c)))
+                esp_mask_clear(out, f, c);
+        }
+    }
+    return status;
+}
+
 static esp_status write_dense(const layer_writing *at, int data, int output, esp_error *err)
 {
     esp_tensor *weight = NULL;
+    esp_mask mask = {0};
     bool follows = esp_coupling_layer_follows(at->self->coupling, at->index);
     int64_t group = follows ? at->channels->count / at->layer->channels : 0; /* 0: as it is */
     esp_status status = select_dense_weight(at, &weight, err);
+    if (status == ESP_OK && at->cut->has_masks)
+        status = select_mask(at, &mask, err);
     if (status == ESP_OK)
-        status = write_part(at, "", data, weight, at->filters, group, at->cut->has_masks, output, err);
+        status = write_part(at, "", data, weight, at->filters, group, at->cut->has_masks ? &mask : NULL,
+                            output, err);
+    esp_mask_free(&mask);
     esp_tensor_unref(weight);
     return status;
 }
@@ -346,8 +369,15 @@ static esp_status write_group(const layer_writing *at, int group, int data, int 
     if (status == ESP_OK)
         status = select_weight(at, filters, channels, &weight, err);
     bool reads_nothing = !esp_mask_get(at->mask, filters->indices[0], channels->indices[0]);
+    esp_mask nothing = {0};
+    if (status == ESP_OK && reads_nothing)
+        status = esp_mask_new(filters->count, channels->count, &nothing, err);
+    for (int64_t f = 0; status == ESP_OK && reads_nothing && f < filters->count; f++)
+        esp_mask_clear_filter(&nothing, f);
     if (status == ESP_OK)
-        status = write_part(at, suffix, chosen, weight, filters, 0, reads_nothing, output, err);
+        status =
+            write_part(at, suffix, chosen, weight, filters, 0, reads_nothing ? &nothing : NULL, output, err);
+    esp_mask_free(&nothing);
     esp_tensor_unref(weight);
     return status;
 }
@@ -389,7 +419,7 @@ static esp_status write_regular(const layer_writing *at, int data, const channel
     if (status == ESP_OK)
         status = join_group_weights(at, natural, &weight, err);
     if (status == ESP_OK)
-        status = write_part(at, "", chosen, weight, natural, at->cut->group_count, false, output, err);
+        status = write_part(at, "", chosen, weight, natural, at->cut->group_count, NULL, output, err);
     esp_tensor_unref(weight);
     return status;
 }
@@ -449,7 +479,7 @@ esp_status surgery_write_layer(surgery *self, graph_writer *writer, int index, e
         .index = index,
         .filters = surgery_kept(self, node->outputs[0]),
         .channels = is_followed ? surgery_kept(self, node->inputs[0]) : &untouched,
-        .mask = &self->preview->items[index].mask,
+        .mask = &self->masks[index],
         .axis = layer->is_conv ? 1 : esp_inferred_shape(self->inferred, node->outputs[0])->rank - 1,
     };
     int data = -1, output = -1, target = -1;

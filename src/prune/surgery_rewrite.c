@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "base/memory.h"
 
 /* A tensor that stands in the place of an old constant: narrowed the same way twice, it is written once. */
@@ -28,7 +26,7 @@ struct graph_writer {
     bool *has_new_name;        /* per old value: its name was given to a variant */
     variant **variants;        /* per old value */
     const char *last_constant; /* name of the constant that writer_constant gave last */
-    json_t *masks;
+    esp_mask_notes *masks;
 };
 
 /* ---- what is needed ---- */
@@ -43,31 +41,30 @@ static bool is_replaced(const surgery *self, int node_index, int input)
     return input < edit->input_count && edit->inputs[input] != NULL;
 }
 
-static bool is_node_needed(const graph_writer *writer, const esp_node *node)
+bool surgery_is_node_needed(const bool *is_needed, const esp_node *node)
 {
     for (int i = 0; i < node->output_count; i++) {
-        if (node->outputs[i] >= 0 && writer->is_needed[node->outputs[i]])
+        if (node->outputs[i] >= 0 && is_needed[node->outputs[i]])
             return true;
     }
     return false;
 }
 
-static void find_needed(graph_writer *writer)
+void surgery_mark_needed(const surgery *self, bool *is_needed)
 {
-    const surgery *self = writer->self;
     for (int i = 0; i < esp_graph_output_count(self->graph); i++)
-        writer->is_needed[esp_graph_output(self->graph, i)] = true;
+        is_needed[esp_graph_output(self->graph, i)] = true;
     for (int i = esp_graph_node_count(self->graph) - 1; i >= 0; i--) {
         const esp_node *node = esp_graph_node(self->graph, i);
-        if (!is_node_needed(writer, node))
+        if (!surgery_is_node_needed(is_needed, node))
             continue;
         for (int k = 0; k < node->output_count; k++) { /* it writes all its outputs under their names */
             if (node->outputs[k] >= 0)
-                writer->is_needed[node->outputs[k]] = true;
+                is_needed[node->outputs[k]] = true;
         }
         for (int k = 0; k < node->input_count; k++) {
             if (node->inputs[k] >= 0 && !is_replaced(self, i, k))
-                writer->is_needed[node->inputs[k]] = true;
+                is_needed[node->inputs[k]] = true;
         }
     }
 }
@@ -159,16 +156,9 @@ esp_status writer_constant(graph_writer *writer, int old_value, const char *name
     return status == ESP_OK ? add_variant(writer, old_value, tensor, *out, err) : status;
 }
 
-esp_status writer_note_mask(graph_writer *writer, esp_error *err)
+esp_status writer_note_mask(graph_writer *writer, const esp_mask *mask, esp_error *err)
 {
-    const char *name = writer->last_constant;
-    for (size_t i = 0; i < json_array_size(writer->masks); i++) {
-        if (strcmp(json_string_value(json_array_get(writer->masks, i)), name) == 0)
-            return ESP_OK;
-    }
-    if (json_array_append_new(writer->masks, json_string(name)) != 0)
-        return esp_fail_memory(err, "surgery", strlen(name));
-    return ESP_OK;
+    return esp_mask_notes_add(writer->masks, writer->last_constant, mask, err);
 }
 
 /* ---- nodes ---- */
@@ -272,34 +262,40 @@ static esp_status write_ends(graph_writer *writer, esp_error *err)
 static esp_status write_metadata(graph_writer *writer, esp_error *err)
 {
     const esp_graph *graph = writer->self->graph;
+    char *names = NULL, *bits = NULL;
     esp_status status = ESP_OK;
     for (int i = 0; status == ESP_OK && i < esp_graph_metadata_count(graph); i++) {
         const char *key = esp_graph_metadata_key(graph, i);
-        if (strcmp(key, ESP_MASKS_KEY) != 0)
+        if (strcmp(key, ESP_MASKS_KEY) != 0 && strcmp(key, ESP_MASK_BITS_KEY) != 0)
             status = esp_builder_metadata(writer->builder, key, esp_graph_metadata_value(graph, i), err);
     }
-    if (status != ESP_OK || json_array_size(writer->masks) == 0)
-        return status;
-    char *text = json_dumps(writer->masks, JSON_COMPACT);
-    status = text == NULL ? esp_fail_memory(err, "surgery", 0)
-                          : esp_builder_metadata(writer->builder, ESP_MASKS_KEY, text, err);
-    free(text);
+    if (status == ESP_OK)
+        status = esp_mask_notes_text(writer->masks, true, &names, &bits, err);
+    if (status == ESP_OK && names != NULL)
+        status = esp_builder_metadata(writer->builder, ESP_MASKS_KEY, names, err);
+    if (status == ESP_OK && bits != NULL)
+        status = esp_builder_metadata(writer->builder, ESP_MASK_BITS_KEY, bits, err);
+    esp_free(names);
+    esp_free(bits);
     return status;
 }
 
 static esp_status writer_open(graph_writer *writer, surgery *self, esp_error *err)
 {
     size_t values = (size_t)esp_graph_value_count(self->graph);
-    *writer = (graph_writer){.self = self, .masks = json_array()};
+    *writer = (graph_writer){.self = self};
     writer->index_of = esp_arena_alloc(self->arena, values + 1, sizeof *writer->index_of);
     writer->is_needed = esp_arena_alloc(self->arena, values + 1, sizeof *writer->is_needed);
     writer->has_new_name = esp_arena_alloc(self->arena, values + 1, sizeof *writer->has_new_name);
     writer->variants = esp_arena_alloc(self->arena, values + 1, sizeof(variant *));
-    if (writer->masks == NULL || writer->index_of == NULL || writer->is_needed == NULL ||
-        writer->has_new_name == NULL || writer->variants == NULL)
+    if (writer->index_of == NULL || writer->is_needed == NULL || writer->has_new_name == NULL ||
+        writer->variants == NULL)
         return esp_fail_memory(err, "surgery", values * sizeof(variant *));
     for (size_t i = 0; i < values; i++)
         writer->index_of[i] = -1;
+    esp_status status = esp_mask_notes_new(&writer->masks, err);
+    if (status != ESP_OK)
+        return status;
     return esp_builder_new(esp_graph_name(self->graph), esp_graph_opset(self->graph),
                            esp_graph_ir_version(self->graph), &writer->builder, err);
 }
@@ -307,7 +303,7 @@ static esp_status writer_open(graph_writer *writer, surgery *self, esp_error *er
 static void writer_close(graph_writer *writer)
 {
     esp_builder_free(writer->builder);
-    json_decref(writer->masks);
+    esp_mask_notes_free(writer->masks);
     for (int i = 0; writer->variants != NULL && i < esp_graph_value_count(writer->self->graph); i++) {
         for (variant *item = writer->variants[i]; item != NULL; item = item->next)
             esp_tensor_unref((esp_tensor *)item->tensor);
@@ -319,13 +315,13 @@ esp_status surgery_rewrite(surgery *self, esp_graph **out, esp_error *err)
     graph_writer writer;
     esp_status status = writer_open(&writer, self, err);
     if (status == ESP_OK) {
-        find_needed(&writer);
+        surgery_mark_needed(self, writer.is_needed);
         status = write_ends(&writer, err);
     }
     for (int i = 0; status == ESP_OK && i < esp_graph_node_count(self->graph); i++) {
         const esp_node *node = esp_graph_node(self->graph, i);
         int layer = esp_coupling_layer_at(self->coupling, i);
-        if (!is_node_needed(&writer, node))
+        if (!surgery_is_node_needed(writer.is_needed, node))
             continue;
         status = layer >= 0 ? surgery_write_layer(self, &writer, layer, err) : write_node(&writer, i, err);
         if (status != ESP_OK)

@@ -294,10 +294,12 @@ esp_status esp_wsp_pairs(const esp_graph *graph, const esp_layers *layers, const
 
 /* ---- selection ---- */
 
-static double percentile_of(const double *scores, int64_t count, double ratio, double *scratch)
+/* As published: NumPy's percentile, whatever it rounds. */
+static double threshold_of(const esp_wsp_pair *pair, const double *scores, double *scratch)
 {
-    memcpy(scratch, scores, (size_t)count * sizeof *scratch);
-    return esp_percentile(scratch, count, 100 * ratio);
+    memcpy(scratch, scores, (size_t)pair->channels * sizeof *scratch);
+    return pair->set < 0 ? esp_percentile(scratch, pair->channels, esp_percent_of(pair->ratio))
+                         : esp_ratio_threshold(scratch, pair->channels, pair->ratio);
 }
 
 void wsp_mark_weak(esp_wsp_pair *pair)
@@ -325,8 +327,8 @@ esp_status esp_wsp_select(esp_wsp_pair *pair, esp_error *err)
     scratch = esp_alloc((size_t)pair->channels, sizeof *scratch);
     if (!scratch)
         return esp_fail_memory(err, "a pair of layers", (size_t)pair->channels * sizeof *scratch);
-    pair->filter_threshold = percentile_of(pair->filter_l1, pair->channels, pair->ratio, scratch);
-    pair->channel_threshold = percentile_of(pair->channel_l1, pair->channels, pair->ratio, scratch);
+    pair->filter_threshold = threshold_of(pair, pair->filter_l1, scratch);
+    pair->channel_threshold = threshold_of(pair, pair->channel_l1, scratch);
     esp_free(scratch);
     wsp_mark_weak(pair);
     return ESP_OK;

@@ -66,6 +66,10 @@ esp_status esp_wsp_leave_out(esp_wsp *wsp, int index, const char *why, esp_error
 /* Thresholds and weak channels of one pair from its scores and ratio: strict '<' on both norms. */
 esp_status esp_wsp_select(esp_wsp_pair *pair, esp_error *err);
 
+/* The largest ratio, to four digits, at which at most `most` channels of a pair that is on its own are weak.
+ */
+esp_status esp_wsp_largest_ratio(const esp_wsp_pair *pair, int64_t most, double *out, esp_error *err);
+
 /* Sets of one kind ranked together: thresholds at the ratio over the channels of all of them, by scores per
  * layer; every pair gets them in units of its own. */
 esp_status esp_wsp_select_together(esp_wsp_pair *const *pairs, int count, double ratio, esp_error *err);

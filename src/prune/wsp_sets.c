@@ -216,8 +216,8 @@ esp_status esp_wsp_select_together(esp_wsp_pair *const *pairs, int count, double
 
     if (status != ESP_OK || pool.count == 0)
         goto done;
-    filter_threshold = esp_percentile(pool.filters, pool.count, 100 * ratio);
-    channel_threshold = esp_percentile(pool.channels, pool.count, 100 * ratio);
+    filter_threshold = esp_ratio_threshold(pool.filters, pool.count, ratio);
+    channel_threshold = esp_ratio_threshold(pool.channels, pool.count, ratio);
     for (int i = 0; i < count; i++) {
         esp_wsp_pair *pair = pairs[i];
         pair->filter_threshold =
@@ -337,6 +337,32 @@ esp_status esp_wsp_put_back(esp_wsp_pair *const *pairs, int count, double floor,
         }
         status = put_back(pairs[i], &pool, floor, round_to, err);
     }
+    pool_free(&pool);
+    return status;
+}
+
+/* A channel becomes weak when the ratio passes the place of the last score that is not above its own, by the
+ * norm that lets it go last: percentiles go from score to score in equal steps, and ties stay. */
+esp_status esp_wsp_largest_ratio(const esp_wsp_pair *pair, int64_t most, double *out, esp_error *err)
+{
+    esp_wsp_pair copy = *pair, *pairs[1] = {&copy};
+    score_pool pool = {0};
+    size_t count = (size_t)pair->channels;
+    weak_order *order = esp_alloc(count, sizeof *order);
+    double *places = esp_alloc(count, sizeof *places);
+    esp_status status = order && places ? pool_fill(pairs, 1, &pool, err)
+                                        : esp_fail_memory(err, "a coupled set", count * sizeof *order);
+
+    if (status == ESP_OK) {
+        pool_sort(&pool);
+        place_channels(pair, &pool, order, places);
+        double place = most < pair->channels && pair->channels > 1
+                           ? (double)(order[most].rank - 1) / (double)(pair->channels - 1)
+                           : 1;
+        *out = fmin(floor(place * 1e4 + 1e-9) / 1e4, 0.9999);
+    }
+    esp_free(order);
+    esp_free(places);
     pool_free(&pool);
     return status;
 }

@@ -47,12 +47,16 @@ void esp_lua_open_errors(lua_State *L)
 
 void esp_lua_check(lua_State *L, esp_status status, const esp_error *err)
 {
-    if (status == ESP_OK) {
-        return;
+    if (status != ESP_OK) {
+        esp_lua_raise(L, status, err, 1);
     }
+}
+
+void esp_lua_raise(lua_State *L, esp_status status, const esp_error *err, int level)
+{
     lua_createtable(L, 0, 3);
     esp_lua_set_string(L, "code", esp_status_word(status));
-    luaL_where(L, 1);
+    luaL_where(L, level);
     lua_pushstring(L, err->message[0] ? err->message : esp_status_word(status));
     lua_concat(L, 2);
     lua_setfield(L, -2, "message");
@@ -71,78 +75,6 @@ int esp_lua_fail(lua_State *L, const char *format, ...)
     va_end(arguments);
     esp_lua_check(L, esp_fail(&err, ESP_INVALID, "%s", text), &err);
     return 0;
-}
-
-/* ---- arguments ---- */
-
-static void fail_argument(lua_State *L, int index, const char *text)
-{
-    lua_Debug info = {0};
-    if (lua_getstack(L, 0, &info)) {
-        lua_getinfo(L, "n", &info);
-    }
-    const char *name = info.name ? info.name : "?";
-    if (info.namewhat && strcmp(info.namewhat, "method") == 0 && --index == 0) {
-        esp_lua_fail(L, "calling '%s' on bad self (%s)", name, text);
-    }
-    esp_lua_fail(L, "bad argument #%d to '%s' (%s)", index, name, text);
-}
-
-static void fail_type(lua_State *L, int index, const char *expected)
-{
-    char text[128];
-    const char *found = luaL_getmetafield(L, index, "__name") == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
-    if (!found) {
-        found = luaL_typename(L, index);
-    }
-    snprintf(text, sizeof text, "%s expected, got %s", expected, found);
-    fail_argument(L, index, text);
-}
-
-void esp_lua_check_type(lua_State *L, int index, int type)
-{
-    index = lua_absindex(L, index);
-    if (lua_type(L, index) != type) {
-        fail_type(L, index, lua_typename(L, type));
-    }
-}
-
-const char *esp_lua_check_string(lua_State *L, int index)
-{
-    index = lua_absindex(L, index);
-    const char *text = lua_tostring(L, index);
-    if (!text) {
-        fail_type(L, index, "string");
-    }
-    return text;
-}
-
-lua_Integer esp_lua_check_integer(lua_State *L, int index)
-{
-    int is_integer = 0;
-    index = lua_absindex(L, index);
-    lua_Integer value = lua_tointegerx(L, index, &is_integer);
-    if (!is_integer) {
-        fail_type(L, index, "whole number");
-    }
-    return value;
-}
-
-void *esp_lua_check_userdata(lua_State *L, int index, const char *class)
-{
-    index = lua_absindex(L, index);
-    void *found = luaL_testudata(L, index, class);
-    if (!found) {
-        fail_type(L, index, class);
-    }
-    return found;
-}
-
-void esp_lua_check_argument(lua_State *L, bool holds, int index, const char *expected)
-{
-    if (!holds) {
-        fail_argument(L, index, expected);
-    }
 }
 
 /* ---- the sandbox's walls ---- */
@@ -209,6 +141,19 @@ void esp_lua_check_writable(lua_State *L, const char *path)
 
 /* ---- keyword tables ---- */
 
+/* The names as one text, which stays on the stack. */
+static const char *push_known(lua_State *L, const char *const *names)
+{
+    luaL_Buffer text;
+    luaL_buffinit(L, &text);
+    for (int i = 0; names[i]; i++) {
+        luaL_addstring(&text, i ? ", " : "");
+        luaL_addstring(&text, names[i]);
+    }
+    luaL_pushresult(&text);
+    return lua_tostring(L, -1);
+}
+
 static void fail_unknown_key(lua_State *L, const char *key, const char *const *names, size_t count)
 {
     esp_error err = {0};
@@ -216,6 +161,8 @@ static void fail_unknown_key(lua_State *L, const char *key, const char *const *n
     esp_fail(&err, ESP_INVALID, "unknown key '%s'", key);
     if (nearest) {
         esp_error_set_hint(&err, "did you mean '%s'?", nearest);
+    } else {
+        esp_error_set_hint(&err, "known: %s", push_known(L, names));
     }
     esp_lua_check(L, ESP_INVALID, &err);
 }
@@ -391,7 +338,7 @@ void esp_lua_push_counts(lua_State *L, const esp_counts *counts)
 
 static int free_json(lua_State *L)
 {
-    json_t **box = luaL_checkudata(L, 1, ESP_LUA_JSON);
+    json_t **box = esp_lua_check_userdata(L, 1, ESP_LUA_JSON);
     json_decref(*box);
     *box = NULL;
     return 0;
@@ -411,7 +358,7 @@ json_t **esp_lua_new_json(lua_State *L)
 
 void esp_lua_push_json(lua_State *L, const json_t *value)
 {
-    luaL_checkstack(L, 4, "JSON is nested too deeply");
+    esp_lua_check_stack(L, 4, "JSON that is nested too deeply");
     switch (json_typeof(value)) {
     case JSON_OBJECT: {
         const char *key;

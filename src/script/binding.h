@@ -32,6 +32,8 @@ const esp_compute *esp_lua_compute(lua_State *L);
 
 /* ESP_OK returns; anything else raises the error table {code=, message=, hint=}. */
 void esp_lua_check(lua_State *L, esp_status status, const esp_error *err);
+/* The same for an error, with the place `level` calls further out in front (1: who called this function). */
+void esp_lua_raise(lua_State *L, esp_status status, const esp_error *err, int level);
 /* Raises {code="invalid", message=...}. */
 int esp_lua_fail(lua_State *L, const char *format, ...) ESP_PRINTF(2, 3);
 
@@ -42,6 +44,17 @@ const char *esp_lua_check_string(lua_State *L, int index);
 lua_Integer esp_lua_check_integer(lua_State *L, int index);
 void *esp_lua_check_userdata(lua_State *L, int index, const char *class);
 void esp_lua_check_argument(lua_State *L, bool holds, int index, const char *expected);
+/* NULL when the argument is absent or nil. */
+const char *esp_lua_optional_string(lua_State *L, int index);
+lua_Integer esp_lua_optional_integer(lua_State *L, int index, lua_Integer otherwise);
+/* What luaL_checkstack does; `what` needs the room. */
+void esp_lua_check_stack(lua_State *L, int slots, const char *what);
+
+/* Entry `place` of the list at `index`, read without metamethods; `what` names the list in the error:
+ * "ratios[2]: found a boolean, expected a whole number". A text stays valid as long as the list holds it. */
+lua_Integer esp_lua_item_integer(lua_State *L, int index, lua_Integer place, const char *what);
+double esp_lua_item_number(lua_State *L, int index, lua_Integer place, const char *what);
+const char *esp_lua_item_string(lua_State *L, int index, lua_Integer place, const char *what);
 
 /* Pushes the metatable of error tables (their __tostring). */
 void esp_lua_open_errors(lua_State *L);
@@ -57,7 +70,7 @@ bool esp_lua_is_module_place(lua_State *L, const char *path);
 void esp_lua_poll_cancel(lua_State *L);
 
 /* Keyword tables: the table at `index` (absent = empty) may only have these keys; the error names the
- * nearest. `names` ends with NULL. */
+ * nearest, or all of them where none is near. `names` ends with NULL. */
 void esp_lua_check_keys(lua_State *L, int index, const char *const *names);
 /* Fields are read without metamethods: nothing of the script runs while its tables are read, so what was read
  * from a table before is still in it. Pushes the field and returns its type. */
@@ -110,6 +123,13 @@ void esp_lua_field_augmentation(lua_State *L, int index, const char *name, esp_a
  * be one number) or by the path of a plan file at `index`. */
 esp_plan *esp_lua_new_plan(lua_State *L);
 esp_plan *esp_lua_push_plan(lua_State *L, int index);
+/* The JSON form of the plan given by a table, in a pushed userdata, with what scripts may leave out. */
+json_t **esp_lua_push_plan_json(lua_State *L, int index);
+/* The keywords data=, images=, seed=, mean=, std= of the table at `index`: what criteria with data look at; a
+ * NULL dataset where there is none. Borrowed from the table. */
+esp_criterion_data esp_lua_criterion_data(lua_State *L, int index);
+/* The same, given to the cache, which keeps what it had when there is no `data`. */
+void esp_lua_calibrate(lua_State *L, int index, esp_grouping_cache *cache);
 /* The model's cache for previews, made when first needed. */
 esp_grouping_cache *esp_lua_model_cache(lua_State *L, esp_lua_model *model);
 /* Pushes a new empty preview. */

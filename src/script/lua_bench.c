@@ -131,9 +131,6 @@ static const esp_graph *other_graph(lua_State *L)
     if (luaL_testudata(L, -1, ESP_LUA_MODEL) == NULL) {
         esp_lua_fail(L, "against: expected a model, found %s", luaL_typename(L, -1));
     }
-    if (luaL_testudata(L, -1, ESP_LUA_MODEL) == NULL) {
-        esp_lua_fail(L, "against: expected a model, found %s", luaL_typename(L, -1));
-    }
     const esp_graph *graph = esp_lua_model_at(L, -1)->graph;
     lua_pop(L, 1);
     return graph;

@@ -81,17 +81,18 @@ static void read_kept(lua_State *L, esp_budget_options *options)
     if (type != LUA_TNIL && type != LUA_TTABLE) {
         esp_lua_fail(L, "keep: expected a list such as {\"fc\"}, found %s", lua_typename(L, type));
     }
-    for (lua_Integer i = 1; type == LUA_TTABLE && lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
-        const char *word = lua_tostring(L, -1);
+    int list = lua_gettop(L);
+    lua_Integer count = type == LUA_TTABLE ? (lua_Integer)lua_rawlen(L, list) : 0;
+    for (lua_Integer i = 1; i <= count; i++) {
+        const char *word = esp_lua_item_string(L, list, i, "keep");
         bool *kept = strcmp(word, "conv") == 0     ? &options->keeps_conv
                      : strcmp(word, "fc") == 0     ? &options->keeps_fc
                      : strcmp(word, "border") == 0 ? &options->keeps_border
                                                    : NULL;
         if (!kept) {
-            esp_lua_fail(L, "keep: found '%s', expected conv, fc or border", word);
+            esp_lua_fail(L, "keep[%d]: found '%s', expected conv, fc or border", (int)i, word);
         }
         *kept = true;
-        lua_pop(L, 1);
     }
     lua_settop(L, 2);
 }
@@ -99,8 +100,9 @@ static void read_kept(lua_State *L, esp_budget_options *options)
 static void read_options(lua_State *L, esp_budget_options *options, bool *is_fresh)
 {
     static const char *const keys[] = {
-        "target",  "plan",  "distribution", "sensitivity", "cost", "keep", "measure",
-        "predict", "batch", "repeats",      "fresh_table", "form", NULL};
+        "target",  "plan",    "distribution", "sensitivity", "cost",        "keep",
+        "measure", "predict", "batch",        "repeats",     "fresh_table", "form",
+        "data",    "images",  "seed",         "mean",        "std",         NULL};
     esp_error err = {0};
     esp_lua_check_keys(L, 2, keys);
     read_targets(L, options->targets);
@@ -137,8 +139,9 @@ static void push_plan_table(lua_State *L, const esp_plan *plan)
 }
 
 /* model:solve{target={macs=0.5}, plan={method="wsp"}, distribution=, sensitivity=FILE, cost=, keep=,
- * measure=, predict=, batch=, repeats=, fresh_table=, form=}: the plan, and a report {distribution=,
- * amounts=, binding=, level=, ...} */
+ * measure=, predict=, batch=, repeats=, fresh_table=, form=, data=, images=, seed=, mean=, std=}: the plan,
+ * and a report {distribution=, amounts=, binding=, level=, ...}. The data is what criteria that look at
+ * images look at. */
 static int model_solve(lua_State *L)
 {
     esp_lua_model *model = esp_lua_model_at(L, 1);
@@ -146,13 +149,14 @@ static int model_solve(lua_State *L)
     esp_budget_report report = {0};
     esp_error err = {0};
     bool is_fresh = false;
-    luaL_checktype(L, 2, LUA_TTABLE);
+    esp_lua_check_type(L, 2, LUA_TTABLE);
     lua_settop(L, 2);
     read_options(L, &options, &is_fresh);
     if (esp_lua_raw_field(L, 2, "plan") == LUA_TNIL) {
         return esp_lua_fail(L, "plan: missing, such as {method = \"wsp\"}");
     }
     const esp_plan *plan = esp_lua_push_plan(L, -1);
+    esp_lua_calibrate(L, 2, esp_lua_model_cache(L, model));
     esp_plan *solved = esp_lua_new_plan(L);
     solve_work *it = push_work(L);
     if (esp_lua_has_field(L, 2, "sensitivity")) {

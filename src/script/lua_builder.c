@@ -1,6 +1,7 @@
 /* Building networks in Lua: the thin part over esp_builder. The layers people think in (conv, dense, ...) are
  * in lua/espalier/network.lua. */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,17 +18,16 @@ typedef struct lua_builder {
 
 static lua_builder *builder_at(lua_State *L, int index)
 {
-    lua_builder *it = luaL_checkudata(L, index, ESP_LUA_BUILDER);
+    lua_builder *it = esp_lua_check_userdata(L, index, ESP_LUA_BUILDER);
     if (!it->builder) {
         esp_lua_fail(L, "this network is finished: nothing can be added");
     }
     return it;
 }
 
-/* A value's number on the stack; one that no int holds is no value either. */
-static int value_at(lua_State *L, int index)
+/* A value's number; one that no int holds is no value either. */
+static int value_of(lua_State *L, lua_Integer value)
 {
-    lua_Integer value = luaL_checkinteger(L, index);
     if (value < 0 || value > INT_MAX) {
         esp_lua_fail(L, "value %lld: expected the number of a value of this network", (long long)value);
     }
@@ -51,7 +51,7 @@ static esp_weight_source *weights_of(lua_State *L)
 
 static int builder_free(lua_State *L)
 {
-    lua_builder *it = luaL_checkudata(L, 1, ESP_LUA_BUILDER);
+    lua_builder *it = esp_lua_check_userdata(L, 1, ESP_LUA_BUILDER);
     esp_builder_free(it->builder);
     it->builder = NULL;
     return 0;
@@ -61,7 +61,7 @@ static int builder_free(lua_State *L)
 static int new_builder(lua_State *L)
 {
     static const char *const keys[] = {"seed", "opset", "weights", NULL};
-    const char *name = luaL_checkstring(L, 1);
+    const char *name = esp_lua_check_string(L, 1);
     esp_error err = {0};
     esp_lua_check_keys(L, 2, keys);
     int64_t opset = esp_lua_field_integer(L, 2, "opset", 13);
@@ -82,19 +82,17 @@ static int new_builder(lua_State *L)
 static esp_shape shape_at(lua_State *L, int index)
 {
     esp_shape shape = {0};
-    luaL_checktype(L, index, LUA_TTABLE);
+    esp_lua_check_type(L, index, LUA_TTABLE);
     lua_Integer rank = (lua_Integer)lua_rawlen(L, index);
     if (rank > ESP_MAX_RANK - 1) {
         esp_lua_fail(L, "a shape of %d dims: expected at most %d", (int)rank, ESP_MAX_RANK - 1);
     }
     for (lua_Integer i = 1; i <= rank; i++) {
-        lua_rawgeti(L, index, i);
-        lua_Integer dim = luaL_checkinteger(L, -1);
+        lua_Integer dim = esp_lua_item_integer(L, index, i, "shape");
         if (dim < 1) {
-            esp_lua_fail(L, "a dim of %d: expected at least 1", (int)dim);
+            esp_lua_fail(L, "shape[%d]: found %lld, expected at least 1", (int)i, (long long)dim);
         }
         shape.dims[shape.rank++] = dim;
-        lua_pop(L, 1);
     }
     return shape;
 }
@@ -112,7 +110,7 @@ static esp_shape batch_shape_at(lua_State *L, int index)
 static int builder_input(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
-    const char *name = luaL_checkstring(L, 2);
+    const char *name = esp_lua_check_string(L, 2);
     esp_shape shape = batch_shape_at(L, 3);
     esp_error err = {0};
     int value = -1;
@@ -163,7 +161,7 @@ static int add_constant(lua_State *L, bool is_parameter)
 {
     static const char *const keys[] = {"std", "fill", NULL};
     lua_builder *it = builder_at(L, 1);
-    const char *name = luaL_checkstring(L, 2);
+    const char *name = esp_lua_check_string(L, 2);
     esp_shape shape = shape_at(L, 3);
     esp_error err = {0};
     int value = -1;
@@ -198,17 +196,15 @@ static int builder_parameter(lua_State *L)
 static int builder_integers(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
-    const char *name = luaL_checkstring(L, 2);
-    luaL_checktype(L, 3, LUA_TTABLE);
+    const char *name = esp_lua_check_string(L, 2);
+    esp_lua_check_type(L, 3, LUA_TTABLE);
     esp_shape shape = {.rank = 1, .dims = {(int64_t)lua_rawlen(L, 3)}};
     esp_error err = {0};
     int value = -1;
     esp_tensor **box = push_tensor_box(L);
     esp_lua_check(L, esp_tensor_new(ESP_I64, &shape, box, &err), &err);
     for (int64_t i = 0; i < shape.dims[0]; i++) {
-        lua_rawgeti(L, 3, i + 1);
-        ((int64_t *)esp_tensor_data_mut(*box))[i] = luaL_checkinteger(L, -1);
-        lua_pop(L, 1);
+        ((int64_t *)esp_tensor_data_mut(*box))[i] = esp_lua_item_integer(L, 3, i + 1, "values");
     }
     esp_lua_check(L, esp_builder_constant(it->builder, name, *box, &value, &err), &err);
     lua_pushinteger(L, value);
@@ -228,15 +224,18 @@ static esp_attr attr_of(lua_State *L, int64_t *ints)
     if (lua_type(L, -1) == LUA_TSTRING) {
         return esp_attr_string(name, lua_tostring(L, -1));
     }
-    luaL_checktype(L, -1, LUA_TTABLE);
+    char what[64];
+    snprintf(what, sizeof what, "attribute %s", name);
+    if (lua_type(L, -1) != LUA_TTABLE) {
+        esp_lua_fail(L, "%s: found a %s, expected a number, a string or a list of whole numbers", what,
+                     luaL_typename(L, -1));
+    }
     int count = (int)lua_rawlen(L, -1);
     if (count > INTS_MAX) {
-        esp_lua_fail(L, "attribute %s: found %d numbers, expected at most %d", name, count, INTS_MAX);
+        esp_lua_fail(L, "%s: found %d numbers, expected at most %d", what, count, INTS_MAX);
     }
     for (int i = 0; i < count; i++) {
-        lua_rawgeti(L, -1, i + 1);
-        ints[i] = luaL_checkinteger(L, -1);
-        lua_pop(L, 1);
+        ints[i] = esp_lua_item_integer(L, lua_gettop(L), i + 1, what);
     }
     return esp_attr_ints(name, ints, count);
 }
@@ -253,7 +252,7 @@ static int read_attrs(lua_State *L, int index, esp_attr *attrs, int64_t (*ints)[
     if (lua_isnoneornil(L, index)) {
         return 0;
     }
-    luaL_checktype(L, index, LUA_TTABLE);
+    esp_lua_check_type(L, index, LUA_TTABLE);
     lua_pushnil(L);
     while (lua_next(L, index)) {
         if (count == ATTRS_MAX || lua_type(L, -2) != LUA_TSTRING) {
@@ -272,23 +271,23 @@ static int read_attrs(lua_State *L, int index, esp_attr *attrs, int64_t (*ints)[
 static int builder_node(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
-    const char *operator_name = luaL_checkstring(L, 2);
-    const char *name = luaL_optstring(L, 5, NULL);
-    const char *output_name = luaL_optstring(L, 6, NULL);
+    const char *operator_name = esp_lua_check_string(L, 2);
+    const char *name = esp_lua_optional_string(L, 5);
+    const char *output_name = esp_lua_optional_string(L, 6);
     int inputs[INPUTS_MAX];
     esp_attr attrs[ATTRS_MAX];
     int64_t ints[ATTRS_MAX][INTS_MAX];
     esp_error err = {0};
     int output = -1;
-    luaL_checktype(L, 3, LUA_TTABLE);
+    esp_lua_check_type(L, 3, LUA_TTABLE);
     int input_count = (int)lua_rawlen(L, 3);
     if (input_count > INPUTS_MAX) {
         return esp_lua_fail(L, "%s: %d inputs, expected at most %d", operator_name, input_count, INPUTS_MAX);
     }
     for (int i = 0; i < input_count; i++) {
-        lua_rawgeti(L, 3, i + 1);
-        inputs[i] = lua_isboolean(L, -1) ? -1 : value_at(L, -1);
+        bool is_absent = lua_rawgeti(L, 3, i + 1) == LUA_TBOOLEAN;
         lua_pop(L, 1);
+        inputs[i] = is_absent ? -1 : value_of(L, esp_lua_item_integer(L, 3, i + 1, "inputs"));
     }
     int attr_count = read_attrs(L, 4, attrs, ints);
     esp_lua_check(L,
@@ -303,7 +302,7 @@ static int builder_node(lua_State *L)
 static int builder_output(lua_State *L)
 {
     lua_builder *it = builder_at(L, 1);
-    int value = value_at(L, 2);
+    int value = value_of(L, esp_lua_check_integer(L, 2));
     bool has_shape = !lua_isnoneornil(L, 3);
     esp_shape shape = has_shape ? batch_shape_at(L, 3) : (esp_shape){0};
     esp_error err = {0};

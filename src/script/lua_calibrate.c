@@ -82,9 +82,10 @@ static saliency_call read_call(lua_State *L)
                                        "seed",      "mean",  "std",  NULL};
     saliency_call call = {.criterion = "l1"};
     if (!lua_istable(L, 2)) { /* saliency(layer, criterion, seed) */
-        call.layer = luaL_checkstring(L, 2);
-        call.criterion = luaL_optstring(L, 3, "l1");
-        call.seed = (uint64_t)luaL_optinteger(L, 4, 0);
+        const char *criterion = esp_lua_optional_string(L, 3);
+        call.layer = esp_lua_check_string(L, 2);
+        call.criterion = criterion ? criterion : call.criterion;
+        call.seed = (uint64_t)esp_lua_optional_integer(L, 4, 0);
         return call;
     }
     esp_lua_check_keys(L, 2, keys);
@@ -167,7 +168,7 @@ static int model_recalibrate(lua_State *L)
     const esp_graph *graph = esp_lua_model_at(L, 1)->graph;
     esp_recalibrate_result result = {0};
     esp_error err = {0};
-    luaL_checktype(L, 2, LUA_TTABLE);
+    esp_lua_check_type(L, 2, LUA_TTABLE);
     esp_lua_check_keys(L, 2, keys);
     const esp_dataset *data = esp_lua_field_data(L, 2, "data", true);
     const esp_recalibrate_options options = {.images = esp_lua_field_integer(L, 2, "images", 0),
@@ -245,11 +246,11 @@ static int preview_reconstruct(lua_State *L)
 {
     static const char *const keys[] = {"data", "images", "positions", "ridge", "seed",
                                        "mean", "std",    "masked",    "form",  NULL};
-    esp_preview **box = luaL_checkudata(L, 1, ESP_LUA_PREVIEW);
+    esp_preview **box = esp_lua_check_userdata(L, 1, ESP_LUA_PREVIEW);
     esp_surgery_options surgery = esp_surgery_defaults();
     esp_error err = {0};
-    luaL_argcheck(L, *box, 1, "this preview has been released");
-    luaL_checktype(L, 2, LUA_TTABLE);
+    esp_lua_check_argument(L, *box != NULL, 1, "this preview has been released");
+    esp_lua_check_type(L, 2, LUA_TTABLE);
     esp_lua_check_keys(L, 2, keys);
     const esp_reconstruct_options options = {.dataset = esp_lua_field_data(L, 2, "data", true),
                                              .images = esp_lua_field_integer(L, 2, "images", 0),

@@ -11,7 +11,7 @@ typedef struct coupling_work {
 
 static int work_free(lua_State *L)
 {
-    coupling_work *it = luaL_checkudata(L, 1, "espalier.coupling_work");
+    coupling_work *it = lua_touserdata(L, 1);
     esp_coupling_free(it->coupling);
     esp_layers_free(&it->layers);
     esp_inferred_free(it->inferred);

@@ -18,8 +18,8 @@ static esp_dataset **new_data(lua_State *L)
 
 esp_dataset *esp_lua_data_at(lua_State *L, int index)
 {
-    esp_dataset **box = luaL_checkudata(L, index, ESP_LUA_DATA);
-    luaL_argcheck(L, *box, index, "this dataset has been released");
+    esp_dataset **box = esp_lua_check_userdata(L, index, ESP_LUA_DATA);
+    esp_lua_check_argument(L, *box != NULL, index, "this dataset has been released");
     return *box;
 }
 
@@ -92,7 +92,7 @@ static void push_augmentation_text(lua_State *L, int index)
 {
     index = lua_absindex(L, index);
     if (!lua_istable(L, index)) {
-        lua_pushstring(L, luaL_checkstring(L, index));
+        lua_pushstring(L, esp_lua_check_string(L, index));
         return;
     }
     size_t count = 0;
@@ -182,7 +182,7 @@ static int open_data(lua_State *L)
     esp_split split = ESP_SPLIT_TEST;
     const esp_lua_model *model = NULL;
     esp_error err = {0};
-    luaL_checkstring(L, 1);
+    esp_lua_check_string(L, 1);
     if (lua_istable(L, 2)) {
         push_spec(L);
         split = split_of(L, esp_lua_field_string(L, 2, "split", "test"));
@@ -191,7 +191,8 @@ static int open_data(lua_State *L)
         }
         lua_pop(L, 1);
     } else {
-        split = split_of(L, luaL_optstring(L, 2, "test"));
+        const char *word = esp_lua_optional_string(L, 2);
+        split = split_of(L, word ? word : "test");
         lua_pushvalue(L, 1);
     }
     const char *spec = lua_tostring(L, -1);
@@ -217,8 +218,9 @@ static int data_fit(lua_State *L)
 static int data_split(lua_State *L)
 {
     const esp_dataset *dataset = esp_lua_data_at(L, 1);
-    double share = luaL_checknumber(L, 2);
-    uint64_t seed = (uint64_t)luaL_optinteger(L, 3, 0);
+    esp_lua_check_type(L, 2, LUA_TNUMBER);
+    double share = lua_tonumber(L, 2);
+    uint64_t seed = (uint64_t)esp_lua_optional_integer(L, 3, 0);
     esp_error err = {0};
     esp_dataset **rest = new_data(L);
     esp_dataset **held = new_data(L);
@@ -244,7 +246,7 @@ static int data_skipped(lua_State *L)
 static int data_head(lua_State *L)
 {
     const esp_dataset *dataset = esp_lua_data_at(L, 1);
-    int64_t count = luaL_checkinteger(L, 2);
+    int64_t count = esp_lua_check_integer(L, 2);
     esp_error err = {0};
     esp_dataset **box = new_data(L);
     esp_lua_check(L, esp_dataset_head(dataset, count, box, &err), &err);
@@ -254,8 +256,8 @@ static int data_head(lua_State *L)
 static int data_subset(lua_State *L)
 {
     const esp_dataset *dataset = esp_lua_data_at(L, 1);
-    int64_t count = luaL_checkinteger(L, 2);
-    uint64_t seed = (uint64_t)luaL_optinteger(L, 3, 0);
+    int64_t count = esp_lua_check_integer(L, 2);
+    uint64_t seed = (uint64_t)esp_lua_optional_integer(L, 3, 0);
     esp_error err = {0};
     esp_dataset **box = new_data(L);
     esp_lua_check(L, esp_dataset_subset(dataset, count, seed, box, &err), &err);

@@ -3,25 +3,22 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "io/checkpoint.h"
 #include "io/onnx.h"
 #include "prune/gradual.h"
-#include "script/binding.h"
+#include "script/lua_train_options.h"
 
 /* Pushed before the run, so that a Lua error finds an owner for everything. */
 typedef struct gradual_call {
     lua_State *L;
-    int on_event, on_epoch; /* stack indices, 0 when there is none */
+    int on_event; /* stack index of a function, 0 when there is none */
     esp_gradual_result result;
-    esp_dataset *rest, *held; /* when validation is a share of the training images */
 } gradual_call;
 
 static int call_free(lua_State *L)
 {
     gradual_call *it = lua_touserdata(L, 1);
     esp_gradual_result_free(&it->result);
-    esp_dataset_unref(it->rest);
-    esp_dataset_unref(it->held);
-    it->rest = it->held = NULL;
     return 0;
 }
 
@@ -44,7 +41,8 @@ static void push_record(lua_State *L, const esp_gradual_record *record)
     json_t **box = esp_lua_new_json(L);
     *box = esp_gradual_records_to_json(record, 1);
     if (!*box) {
-        luaL_error(L, "out of memory");
+        esp_error err = {0};
+        esp_lua_check(L, esp_fail_memory(&err, "records", 0), &err);
     }
     esp_lua_push_json(L, *box);
     lua_rawgeti(L, -1, 1);
@@ -70,12 +68,6 @@ static esp_status on_event(void *user, const esp_gradual_report *report, esp_err
     return esp_lua_call_back(it->L, call_on_event, it->on_event, report, "on_event", err);
 }
 
-static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error *err)
-{
-    const gradual_call *it = user;
-    return esp_lua_call_back(it->L, esp_lua_call_on_epoch, it->on_epoch, report, "on_epoch", err);
-}
-
 /* ---- options ---- */
 
 /* `schedule`: a word, the path of a file, or a table of the same form. */
@@ -95,70 +87,12 @@ static void read_schedule(lua_State *L, bool is_required, esp_gradual *schedule)
     lua_pop(L, 1);
     schedule->step = esp_lua_field_number(L, 2, "step", schedule->step);
     schedule->steps = (int)esp_lua_field_integer(L, 2, "steps", schedule->steps);
+    schedule->initial = esp_lua_field_number(L, 2, "initial", schedule->initial);
     schedule->local_epochs = esp_lua_field_number(L, 2, "local_epochs", schedule->local_epochs);
     schedule->local_lr = esp_lua_field_number(L, 2, "local_lr", schedule->local_lr);
     schedule->epochs = esp_lua_field_number(L, 2, "epochs", schedule->epochs);
     schedule->group_lasso = esp_lua_field_number(L, 2, "group_lasso", schedule->group_lasso);
     esp_lua_check(L, esp_gradual_check(schedule, &err), &err);
-}
-
-/* Words first: an optimizer has its own usual rate, and a schedule its own numbers. */
-static void read_words(lua_State *L, esp_train_options *options)
-{
-    esp_schedule *rate = &options->schedule;
-    esp_schedule_kind kind = rate->kind;
-    esp_error err = {0};
-    const char *optimizer = esp_lua_field_string(L, 2, "optimizer", NULL);
-    if (optimizer) {
-        esp_lua_check(L, esp_optimizer_parse_kind(optimizer, &options->optimizer, &err), &err);
-        rate->lr = esp_optimizer_default_lr(options->optimizer);
-    }
-    const char *schedule = esp_lua_field_string(L, 2, "lr_schedule", NULL);
-    if (schedule) {
-        esp_lua_check(L, esp_schedule_parse_kind(schedule, &kind, &err), &err);
-        *rate = esp_schedule_make(kind, rate->lr);
-    }
-    const char *norm = esp_lua_field_string(L, 2, "norm", "train");
-    esp_lua_check(L, esp_norm_mode_parse(norm, &options->norm, &err), &err);
-    esp_lua_field_augmentation(L, 2, "augment", &options->augmentation);
-}
-
-/* Strings borrow from the table. */
-static void read_training(lua_State *L, esp_train_options *options)
-{
-    esp_augmentation *augmentation = &options->augmentation;
-    esp_error err = {0};
-    read_words(L, options);
-    options->schedule.lr = esp_lua_field_number(L, 2, "lr", options->schedule.lr);
-    esp_lua_check(L, esp_schedule_check(&options->schedule, &err), &err);
-    options->batch = esp_lua_field_integer(L, 2, "batch", options->batch);
-    options->momentum = esp_lua_field_number(L, 2, "momentum", options->momentum);
-    options->weight_decay = esp_lua_field_number(L, 2, "weight_decay", options->weight_decay);
-    augmentation->crop_padding = (int)esp_lua_field_integer(L, 2, "crop", augmentation->crop_padding);
-    augmentation->flips = esp_lua_field_boolean(L, 2, "flip", augmentation->flips);
-    options->train_limit = esp_lua_field_integer(L, 2, "train_limit", 0);
-    options->validation_limit = esp_lua_field_integer(L, 2, "limit", 0);
-    options->mean = esp_lua_field_string(L, 2, "mean", NULL);
-    options->std = esp_lua_field_string(L, 2, "std", NULL);
-    options->seed = (uint64_t)esp_lua_field_integer(L, 2, "seed", 0);
-}
-
-/* `validation`: a dataset, or the share of the training images to hold back for it; neither has to be there.
- */
-static void read_data(lua_State *L, gradual_call *it, uint64_t seed, const esp_dataset **data,
-                      const esp_dataset **validation)
-{
-    esp_error err = {0};
-    *data = esp_lua_field_data(L, 2, "data", false);
-    if (esp_lua_raw_field(L, 2, "validation") == LUA_TNUMBER && *data) {
-        esp_lua_check(L, esp_dataset_split(*data, lua_tonumber(L, -1), seed, &it->rest, &it->held, &err),
-                      &err);
-        *data = it->rest;
-        *validation = it->held;
-    } else {
-        *validation = esp_lua_field_data(L, 2, "validation", false);
-    }
-    lua_pop(L, 1);
 }
 
 /* Pushes the plan: `plan`, or what `preset` and `ratio` say, which also fill in schedule and training. */
@@ -184,24 +118,18 @@ static const esp_plan *read_plan(lua_State *L, esp_gradual *schedule, esp_train_
     return plan;
 }
 
-static int field_function(lua_State *L, const char *name)
-{
-    if (esp_lua_raw_field(L, 2, name) == LUA_TFUNCTION) {
-        return lua_gettop(L);
-    }
-    if (!lua_isnil(L, -1)) {
-        esp_lua_fail(L, "%s: found a %s, expected a function", name, luaL_typename(L, -1));
-    }
-    lua_pop(L, 1);
-    return 0;
-}
-
 static void push_result(lua_State *L, const esp_gradual_result *result)
 {
-    lua_createtable(L, 0, 5);
+    lua_createtable(L, 0, 9);
     esp_lua_set_integer(L, "steps", result->steps);
     esp_lua_set_integer(L, "steps_done", result->steps_done);
     esp_lua_set_integer(L, "resumed_steps", result->resumed_steps);
+    esp_lua_set_integer(L, "resumed_training_step", result->resumed_training_step);
+    esp_lua_set_integer(L, "checkpoints", result->checkpoints);
+    esp_lua_set_integer(L, "checkpoint_failures", result->checkpoint_failures);
+    if (result->checkpoint_failures > 0) {
+        esp_lua_set_string(L, "checkpoint_error", result->checkpoint_error.message);
+    }
     if (result->last.images > 0) {
         esp_lua_push_eval(L, &result->last);
         lua_setfield(L, -2, "last");
@@ -209,33 +137,28 @@ static void push_result(lua_State *L, const esp_gradual_result *result)
     json_t **box = esp_lua_new_json(L);
     *box = esp_gradual_records_to_json(result->records, result->record_count);
     if (!*box) {
-        luaL_error(L, "out of memory");
+        esp_error err = {0};
+        esp_lua_check(L, esp_fail_memory(&err, "records", 0), &err);
     }
     esp_lua_push_json(L, *box);
     lua_setfield(L, -3, "records");
     lua_pop(L, 1);
 }
 
-/* Callbacks, the state file and calibration. Callbacks may empty the table: what the run reads stays on the
+/* Events, the state file and calibration. Callbacks may empty the table: what the run reads stays on the
  * stack. */
-static void read_run(lua_State *L, gradual_call *it, esp_train_options *training,
-                     esp_gradual_options *options)
+static void read_run(lua_State *L, gradual_call *it, esp_gradual_options *options)
 {
-    static const char *const borrowed[] = {"data", "validation", "mean", "std", "state"};
-    for (size_t i = 0; i < sizeof borrowed / sizeof borrowed[0]; i++) {
-        esp_lua_raw_field(L, 2, borrowed[i]);
-    }
-    it->on_event = field_function(L, "on_event");
-    it->on_epoch = field_function(L, "on_epoch");
-    training->on_epoch = it->on_epoch ? on_epoch : NULL;
-    training->epoch_user = it;
+    it->on_event = esp_lua_keep_function(L, "on_event");
     options->on_event = it->on_event ? on_event : NULL;
     options->event_user = it;
     options->calibration_images = esp_lua_field_integer(L, 2, "calibration", 0);
-    options->state_path = esp_lua_field_string(L, 2, "state", NULL);
+    options->state_path = esp_lua_keep_string(L, "state");
     options->resumes = esp_lua_field_boolean(L, 2, "resume", false);
     options->save = esp_onnx_save;
     options->load = esp_onnx_load;
+    options->save_training = esp_checkpoint_save;
+    options->load_training = esp_checkpoint_load;
     if (options->state_path) {
         esp_lua_check_writable(L, options->state_path);
     }
@@ -257,26 +180,42 @@ static void cut(lua_State *L, const esp_plan *plan, const esp_dataset *data)
 }
 
 /* model:prune_gradually{plan=, schedule=, data=, validation=, ...}: the masked (cut=true: cut) model, and
- * {steps=, steps_done=, resumed_steps=, records={...}, last=} */
+ * {steps=, steps_done=, resumed_steps=, resumed_training_step=, checkpoints=, checkpoint_failures=,
+ * records={...}, last=} */
 static int model_prune_gradually(lua_State *L)
 {
-    static const char *const keys[] = {
-        "plan",   "preset",      "ratio",       "schedule",     "step",       "steps",    "local_epochs",
-        "epochs", "local_lr",    "group_lasso", "data",         "validation", "lr",       "lr_schedule",
-        "batch",  "momentum",    "optimizer",   "weight_decay", "crop",       "flip",     "augment",
-        "norm",   "train_limit", "limit",       "mean",         "std",        "seed",     "calibration",
-        "state",  "resume",      "cut",         "form",         "on_event",   "on_epoch", NULL};
+    static const char *const keys[] = {ESP_LUA_TRAINING_KEYS,
+                                       "plan",
+                                       "preset",
+                                       "ratio",
+                                       "schedule",
+                                       "step",
+                                       "steps",
+                                       "initial",
+                                       "local_epochs",
+                                       "epochs",
+                                       "local_lr",
+                                       "group_lasso",
+                                       "lr_schedule",
+                                       "calibration",
+                                       "state",
+                                       "resume",
+                                       "cut",
+                                       "form",
+                                       "on_event",
+                                       NULL};
     const esp_graph *graph = esp_lua_model_at(L, 1)->graph;
     esp_gradual schedule = esp_gradual_defaults(ESP_GRADUAL_ONE_SHOT);
     esp_train_options training = esp_train_defaults();
     esp_error err = {0};
     esp_lua_check_type(L, 2, LUA_TTABLE);
     lua_settop(L, 2);
-    luaL_checkstack(L, 40, "a pruning schedule");
+    esp_lua_check_stack(L, 80, "a pruning schedule");
     esp_lua_check_keys(L, 2, keys);
     const esp_plan *plan = read_plan(L, &schedule, &training);
     read_schedule(L, !esp_lua_has_field(L, 2, "preset"), &schedule);
-    read_training(L, &training);
+    esp_lua_training *trained = esp_lua_push_training(L);
+    esp_lua_read_training(L, trained, "lr_schedule", &training);
     const char *form = esp_lua_field_string(L, 2, "form", "grouped");
     if (strcmp(form, "grouped") != 0 && strcmp(form, "dense") != 0) {
         return esp_lua_fail(L, "form: found '%s', expected grouped or dense", form);
@@ -284,9 +223,9 @@ static int model_prune_gradually(lua_State *L)
     bool cuts = esp_lua_field_boolean(L, 2, "cut", false);
     gradual_call *it = push_call(L);
     esp_gradual_options options = {.schedule = &schedule, .plan = plan, .training = &training};
-    read_run(L, it, &training, &options);
+    read_run(L, it, &options);
     const esp_dataset *data, *validation;
-    read_data(L, it, training.seed, &data, &validation);
+    esp_lua_read_training_data(L, trained, false, training.seed, &data, &validation);
     esp_lua_model *model = esp_lua_new_model(L);
     esp_lua_check(L,
                   esp_prune_gradually(esp_lua_compute(L), graph, data, validation, &options, &model->graph,

@@ -1,24 +1,7 @@
 /* model:groups{...}: the quality of a grouping and how many groups each layer asks for, as a table. */
 #include "base/memory.h"
-#include "base/text.h"
 #include "prune/grouping_quality.h"
 #include "script/binding.h"
-
-/* only[layer] for the name or pattern on the top of the stack. */
-static void choose(lua_State *L, const esp_layers *layers, bool *only)
-{
-    const char *pattern = luaL_checkstring(L, -1);
-    bool is_found = false;
-    for (int l = 0; l < layers->count; l++) {
-        if (esp_glob_match(pattern, layers->items[l].name) ||
-            esp_glob_match(pattern, layers->items[l].weight_name)) {
-            only[l] = is_found = true;
-        }
-    }
-    if (!is_found) {
-        esp_lua_fail(L, "the model has no layer '%s'", pattern);
-    }
-}
 
 /* Pushes the owner of an array for all layers and reads `layer`: a name or pattern, or a list of them. NULL:
  * all.
@@ -30,17 +13,19 @@ static const bool *read_layers(lua_State *L, const esp_layers *layers)
     for (size_t l = 0; l < count; l++) {
         only[l] = false;
     }
+    esp_error err = {0};
     int type = esp_lua_raw_field(L, 2, "layer");
     if (type == LUA_TNIL) {
         only = NULL;
+    } else if (type == LUA_TSTRING) {
+        esp_lua_check(L, esp_layers_choose(layers, lua_tostring(L, -1), only, &err), &err);
     } else if (type == LUA_TTABLE) {
         for (lua_Integer i = 1; i <= (lua_Integer)lua_rawlen(L, -1); i++) {
-            lua_rawgeti(L, -1, i);
-            choose(L, layers, only);
-            lua_pop(L, 1);
+            const char *pattern = esp_lua_item_string(L, lua_gettop(L), i, "layer");
+            esp_lua_check(L, esp_layers_choose(layers, pattern, only, &err), &err);
         }
     } else {
-        choose(L, layers, only);
+        esp_lua_fail(L, "layer: found a %s, expected a name or a list of names", luaL_typename(L, -1));
     }
     lua_pop(L, 1);
     return only;

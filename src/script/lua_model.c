@@ -169,6 +169,13 @@ static void complete_plan(json_t *plan)
     }
 }
 
+json_t **esp_lua_push_plan_json(lua_State *L, int index)
+{
+    json_t **box = esp_lua_push_table_json(L, index, "plan");
+    complete_plan(*box);
+    return box;
+}
+
 static int plan_free(lua_State *L)
 {
     esp_plan_free(lua_touserdata(L, 1));
@@ -190,15 +197,23 @@ esp_plan *esp_lua_new_plan(lua_State *L)
 esp_plan *esp_lua_push_plan(lua_State *L, int index)
 {
     esp_error err = {0};
+    bool is_argument = index > 0; /* else a field that was pushed */
     index = lua_absindex(L, index);
     esp_plan *plan = esp_lua_new_plan(L);
     if (lua_type(L, index) == LUA_TSTRING) {
         esp_lua_check(L, esp_plan_load(lua_tostring(L, index), plan, &err), &err);
         return plan;
     }
-    esp_lua_check_type(L, index, LUA_TTABLE);
-    json_t **box = esp_lua_push_table_json(L, index, "plan");
-    complete_plan(*box);
+    if (is_argument) {
+        esp_lua_check_type(L, index, LUA_TTABLE);
+    } else if (lua_type(L, index) != LUA_TTABLE) {
+        esp_lua_fail(
+            L,
+            "plan: found a %s, expected a table such as {method = \"wsp\", ratio = 0.4} or the path of "
+            "a plan file",
+            luaL_typename(L, index));
+    }
+    json_t **box = esp_lua_push_plan_json(L, index);
     esp_lua_check(L, esp_plan_from_json(*box, plan, &err), &err);
     lua_pop(L, 1); /* the JSON */
     return plan;
@@ -213,23 +228,40 @@ esp_grouping_cache *esp_lua_model_cache(lua_State *L, esp_lua_model *model)
     return model->cache;
 }
 
-/* model:preview(plan [, {data=, images=, seed=}]): the data is what criteria that look at images look at. */
+esp_criterion_data esp_lua_criterion_data(lua_State *L, int index)
+{
+    const esp_criterion_data data = {.dataset = esp_lua_field_data(L, index, "data", false),
+                                     .images = esp_lua_field_integer(L, index, "images", 0),
+                                     .seed = (uint64_t)esp_lua_field_integer(L, index, "seed", 0),
+                                     .mean = esp_lua_field_string(L, index, "mean", NULL),
+                                     .std = esp_lua_field_string(L, index, "std", NULL)};
+    if (!data.dataset && (data.mean || data.std)) {
+        esp_lua_fail(L, "mean and std are of the images in data, found no data");
+    }
+    return data;
+}
+
+void esp_lua_calibrate(lua_State *L, int index, esp_grouping_cache *cache)
+{
+    const esp_criterion_data data = esp_lua_criterion_data(L, index);
+    esp_error err = {0};
+    if (data.dataset) {
+        esp_lua_check(L, esp_preview_calibrate_with(cache, &data, &err), &err);
+    }
+}
+
+/* model:preview(plan [, {data=, images=, seed=, mean=, std=}]): the data is what criteria that look at images
+ * look at. */
 static int model_preview(lua_State *L)
 {
-    static const char *const keys[] = {"data", "images", "seed", NULL};
+    static const char *const keys[] = {"data", "images", "seed", "mean", "std", NULL};
     esp_lua_model *model = esp_lua_model_at(L, 1);
     esp_error err = {0};
     lua_settop(L, 3); /* the keywords, or nil, keep their place */
     esp_lua_check_keys(L, 3, keys);
     esp_plan *plan = esp_lua_push_plan(L, 2);
     esp_lua_model_cache(L, model);
-    const esp_dataset *dataset = esp_lua_field_data(L, 3, "data", false);
-    if (dataset) {
-        esp_lua_check(L,
-                      esp_preview_calibrate(model->cache, dataset, esp_lua_field_integer(L, 3, "images", 0),
-                                            (uint64_t)esp_lua_field_integer(L, 3, "seed", 0), &err),
-                      &err);
-    }
+    esp_lua_calibrate(L, 3, model->cache);
     esp_preview **preview = esp_lua_new_preview(L);
     esp_lua_check(
         L, esp_preview_new(esp_lua_compute(L), model->graph, plan, NULL, 0, model->cache, preview, &err),
@@ -244,7 +276,7 @@ static int model_difference(lua_State *L)
 {
     double absolute = 0, relative = 0;
     esp_error err = {0};
-    uint64_t seed = (uint64_t)luaL_optinteger(L, 3, 0);
+    uint64_t seed = (uint64_t)esp_lua_optional_integer(L, 3, 0);
     esp_lua_check(L,
                   esp_compare_outputs(esp_lua_compute(L), graph_at(L, 1), graph_at(L, 2), NULL, 0, 1, seed,
                                       &absolute, &relative, &err),
@@ -266,7 +298,7 @@ static int model_with_metadata(lua_State *L)
 {
     const esp_graph *graph = graph_at(L, 1);
     const char *key = esp_lua_check_string(L, 2);
-    const char *value = luaL_optstring(L, 3, NULL);
+    const char *value = esp_lua_optional_string(L, 3);
     esp_error err = {0};
     esp_lua_model *model = esp_lua_new_model(L);
     esp_lua_check(L, esp_graph_with_metadata(graph, key, value, &model->graph, &err), &err);
@@ -284,8 +316,10 @@ static int model_normalize(lua_State *L)
     esp_lua_check_keys(L, 2, keys);
     for (int pass = 0; pass < 2; pass++) {
         float *target = pass ? normalization.std : normalization.mean;
-        esp_lua_raw_field(L, 2, keys[pass]);
-        esp_lua_check_type(L, -1, LUA_TTABLE);
+        if (esp_lua_raw_field(L, 2, keys[pass]) != LUA_TTABLE) {
+            return esp_lua_fail(L, "%s: found a %s, expected a list with a number per channel", keys[pass],
+                                luaL_typename(L, -1));
+        }
         int count = (int)lua_rawlen(L, -1);
         if (count < 1 || count > ESP_MAX_IMAGE_CHANNELS || (pass && count != normalization.channels)) {
             return esp_lua_fail(L, "%s: found %d numbers, expected one per channel (1 to %d)", keys[pass],
@@ -293,9 +327,7 @@ static int model_normalize(lua_State *L)
         }
         normalization.channels = count;
         for (int c = 0; c < count; c++) {
-            lua_rawgeti(L, -1, c + 1);
-            target[c] = (float)luaL_checknumber(L, -1);
-            lua_pop(L, 1);
+            target[c] = (float)esp_lua_item_number(L, lua_gettop(L), c + 1, keys[pass]);
         }
         lua_pop(L, 1);
     }

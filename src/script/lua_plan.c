@@ -56,20 +56,24 @@ static const esp_graph *field_model(lua_State *L, int index, const char *name)
 
 /* ---- functions ---- */
 
-/* plan_diff(a, b [, {model=}]): {same=, changes={{where=, a=, b=}}, layers=, before=, after=} */
+/* plan_diff(a, b [, {model=, data=, images=, seed=, mean=, std=}]): {same=, changes={{where=, a=, b=}},
+ * layers=, before=, after=} */
 static int plan_diff(lua_State *L)
 {
-    static const char *const keys[] = {"model", NULL};
+    static const char *const keys[] = {"model", "data", "images", "seed", "mean", "std", NULL};
     esp_error err = {0};
     esp_lua_check_keys(L, 3, keys);
     lua_settop(L, 3);
+    const esp_criterion_data data = esp_lua_criterion_data(L, 3);
     const esp_plan *a = esp_lua_push_plan(L, 1), *b = esp_lua_push_plan(L, 2);
     const esp_graph *graph = field_model(L, 3, "model");
     plan_work *it = push_work(L);
     json_t **box = esp_lua_new_json(L);
     esp_lua_check(L, esp_plan_diff(a, b, &it->changes, &err), &err);
     if (graph) {
-        esp_lua_check(L, esp_plan_compare(esp_lua_compute(L), graph, a, b, NULL, 0, &it->effects, &err),
+        esp_lua_check(L,
+                      esp_plan_compare_on(esp_lua_compute(L), graph, a, b, NULL, 0,
+                                          data.dataset ? &data : NULL, &it->effects, &err),
                       &err);
     }
     esp_lua_check(L, esp_plan_diff_to_json(&it->changes, graph ? &it->effects : NULL, box, &err), &err);
@@ -116,19 +120,21 @@ static int plan_merge(lua_State *L)
     return 2;
 }
 
-/* model:fit_plan(plan [, {from=, rename=}]): the repaired plan, and a list {kind=, layer=, text=, nearest=,
- * repair=} */
+/* model:fit_plan(plan [, {from=, rename=, data=, images=, seed=, mean=, std=}]): the repaired plan, and a
+ * list {kind=, layer=, text=, nearest=, repair=} */
 static int model_fit_plan(lua_State *L)
 {
-    static const char *const keys[] = {"from", "rename", NULL};
+    static const char *const keys[] = {"from", "rename", "data", "images", "seed", "mean", "std", NULL};
     esp_error err = {0};
     const esp_graph *graph = esp_lua_model_at(L, 1)->graph;
     esp_lua_check_keys(L, 3, keys);
     lua_settop(L, 3);
     const esp_plan *plan = esp_lua_push_plan(L, 2);
+    const esp_criterion_data data = esp_lua_criterion_data(L, 3);
     const esp_plan_fit_options options = {
         .from = field_model(L, 3, "from"),
         .renames = esp_lua_field_boolean(L, 3, "rename", false),
+        .data = data.dataset ? &data : NULL,
     };
     plan_work *it = push_work(L);
     json_t **box = esp_lua_new_json(L);

@@ -10,9 +10,13 @@ enum { SERIES_MAX = 16 };
  * nothing left when it is absent. Entries that are not numbers become NaN, which figures leave out. */
 static double *push_numbers(lua_State *L, int index, const char *name, size_t *count)
 {
-    if (esp_lua_raw_field(L, index, name) != LUA_TTABLE) {
+    int type = esp_lua_raw_field(L, index, name);
+    if (type == LUA_TNIL) {
         lua_pop(L, 1);
         return NULL;
+    }
+    if (type != LUA_TTABLE) {
+        esp_lua_fail(L, "%s: found a %s, expected a list of numbers", name, lua_typename(L, type));
     }
     int source = lua_gettop(L);
     *count = (size_t)lua_rawlen(L, source);
@@ -27,17 +31,22 @@ static double *push_numbers(lua_State *L, int index, const char *name, size_t *c
 
 static const char **push_labels(lua_State *L, int index, size_t count)
 {
-    if (esp_lua_raw_field(L, index, "labels") != LUA_TTABLE) {
+    int type = esp_lua_raw_field(L, index, "labels");
+    if (type == LUA_TNIL) {
         lua_pop(L, 1);
         return NULL;
+    }
+    if (type != LUA_TTABLE) {
+        esp_lua_fail(L, "labels: found a %s, expected a list of texts", lua_typename(L, type));
     }
     int source = lua_gettop(L);
     const char **labels = lua_newuserdatauv(L, (count + 1) * sizeof *labels, 0);
     for (size_t i = 0; i < count; i++) {
         lua_rawgeti(L, source, (lua_Integer)i + 1);
-        /* the table keeps the string alive; numbers are not converted in place */
-        labels[i] = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+        bool has_none = !lua_toboolean(L, -1); /* nil or false */
         lua_pop(L, 1);
+        /* the table keeps the string alive */
+        labels[i] = has_none ? NULL : esp_lua_item_string(L, source, (lua_Integer)i + 1, "labels");
     }
     return labels;
 }
@@ -48,7 +57,7 @@ static void read_series(lua_State *L, int index, int number, esp_series *series)
     static const char *const keys[] = {"title", "x", "y", "error", "labels", "style", NULL};
     static const char *const styles[] = {"lines", "points", "linespoints", NULL};
     size_t x_count = 0, y_count = 0, error_count = 0;
-    luaL_checkstack(L, 12, "a figure's series");
+    esp_lua_check_stack(L, 12, "a figure's series");
     esp_lua_check_keys(L, index, keys);
     series->title = esp_lua_field_string(L, index, "title", "");
     series->x = push_numbers(L, index, "x", &x_count);
@@ -77,7 +86,7 @@ static int plot(lua_State *L)
 {
     static const char *const keys[] = {"title", "x_label", "y_label", "x_log", "y_log",
                                        "width", "height",  "series",  NULL};
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = esp_lua_check_string(L, 2);
     esp_series series[SERIES_MAX] = {0};
     esp_error err = {0};
     esp_lua_check_keys(L, 1, keys);
@@ -98,9 +107,11 @@ static int plot(lua_State *L)
     int list = lua_gettop(L);
     figure.series_count = (size_t)lua_rawlen(L, list);
     for (size_t i = 0; i < figure.series_count; i++) {
-        luaL_checkstack(L, 4, "a figure's series");
-        lua_rawgeti(L, list, (lua_Integer)i + 1);
-        luaL_checktype(L, -1, LUA_TTABLE);
+        esp_lua_check_stack(L, 4, "a figure's series");
+        if (lua_rawgeti(L, list, (lua_Integer)i + 1) != LUA_TTABLE) {
+            return esp_lua_fail(L, "series[%d]: found a %s, expected a table {title=, x=, y=}", (int)i + 1,
+                                luaL_typename(L, -1));
+        }
         read_series(L, lua_gettop(L), (int)i + 1, &series[i]);
     }
     esp_lua_check(L, esp_figure_write(&figure, path, &err), &err);

@@ -41,11 +41,10 @@ static int layer_at(lua_State *L, int index, const esp_preview *preview)
         }
         return (int)number - 1;
     }
-    const char *name = esp_lua_check_string(L, index);
-    int layer = esp_layers_find(&preview->layers, name);
-    if (layer < 0) {
-        esp_lua_fail(L, "the model has no layer '%s'", name);
-    }
+    int layer = -1;
+    esp_error err = {0};
+    esp_lua_check(L, esp_layers_require(&preview->layers, esp_lua_check_string(L, index), &layer, &err),
+                  &err);
     return layer;
 }
 

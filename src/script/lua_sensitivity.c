@@ -46,13 +46,13 @@ static int read_patterns(lua_State *L, const char *key, const char **out)
     if (type == LUA_TSTRING) {
         out[count++] = lua_tostring(L, -1);
     } else if (type == LUA_TTABLE) {
-        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++, lua_pop(L, 1)) {
-            if (lua_type(L, -1) != LUA_TSTRING || count == PATTERNS_MAX) {
-                esp_lua_fail(L, "%s[%d]: expected at most %d names of layers", key, (int)i, PATTERNS_MAX);
-            }
-            out[count++] = lua_tostring(L, -1);
+        lua_Integer length = (lua_Integer)lua_rawlen(L, -1);
+        if (length > PATTERNS_MAX) {
+            esp_lua_fail(L, "%s: found %d names, expected at most %d", key, (int)length, PATTERNS_MAX);
         }
-        lua_pop(L, 1);
+        for (lua_Integer i = 1; i <= length; i++) {
+            out[count++] = esp_lua_item_string(L, lua_gettop(L), i, key);
+        }
     } else if (type != LUA_TNIL) {
         esp_lua_fail(L, "%s: found a %s, expected a name or a list of names", key, luaL_typename(L, -1));
     }
@@ -64,15 +64,12 @@ static int read_ratios(lua_State *L, double *out)
 {
     int count = 0, type = esp_lua_raw_field(L, 2, "ratios");
     if (type == LUA_TTABLE) {
-        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++, lua_pop(L, 1)) {
-            if (lua_type(L, -1) != LUA_TNUMBER || count == RATIOS_MAX) {
-                esp_lua_fail(L, "ratios[%d]: expected at most %d numbers", (int)i, RATIOS_MAX);
-            }
-            out[count++] = lua_tonumber(L, -1);
+        lua_Integer length = (lua_Integer)lua_rawlen(L, -1);
+        if (length < 1 || length > RATIOS_MAX) {
+            esp_lua_fail(L, "ratios: found %d numbers, expected 1 to %d", (int)length, RATIOS_MAX);
         }
-        lua_pop(L, 1);
-        if (!count) {
-            esp_lua_fail(L, "ratios: the list is empty");
+        for (lua_Integer i = 1; i <= length; i++) {
+            out[count++] = esp_lua_item_number(L, lua_gettop(L), i, "ratios");
         }
     } else if (type == LUA_TNUMBER) {
         out[count++] = lua_tonumber(L, -1);
@@ -102,19 +99,16 @@ static void read_plan(lua_State *L, scan_box *it)
         lua_pop(L, 1);
         return;
     }
-    if (type == LUA_TTABLE) {
-        it->json = esp_lua_to_json(L, lua_gettop(L));
-    } else if (type == LUA_TNIL) {
-        it->json = json_pack("{s:s}", "method", esp_lua_has_field(L, 2, "criterion") ? "filter" : "wsp");
+    if (type == LUA_TNIL) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        esp_lua_set_string(L, "method", esp_lua_has_field(L, 2, "criterion") ? "filter" : "wsp");
+    } else if (type != LUA_TTABLE) {
+        esp_lua_fail(L, "plan: found a %s, expected the path of a plan file or a table",
+                     luaL_typename(L, -1));
     }
-    lua_pop(L, 1);
-    if (!it->json) {
-        esp_lua_fail(L,
-                     "plan: expected the path of a plan file, or a table of numbers, strings and booleans");
-    }
-    if (!json_object_get(it->json, "version")) {
-        json_object_set_new(it->json, "version", json_integer(1));
-    }
+    it->json = json_incref(*esp_lua_push_plan_json(L, -1));
+    lua_pop(L, 2);
     set_word(L, it->json, "method");
     set_word(L, it->json, "mode");
     set_word(L, it->json, "criterion");
@@ -149,7 +143,7 @@ int esp_lua_model_sensitivity(lua_State *L)
     const esp_graph *graph = esp_lua_model_at(L, 1)->graph;
     esp_error err = {0};
     esp_sensitivity_measure measure = ESP_SENSITIVITY_LOSS;
-    luaL_checktype(L, 2, LUA_TTABLE);
+    esp_lua_check_type(L, 2, LUA_TTABLE);
     esp_lua_check_keys(L, 2, keys);
     const esp_dataset *dataset = esp_lua_field_data(L, 2, "data", true);
     const char *word = esp_lua_field_string(L, 2, "measure", "loss");

@@ -5,7 +5,7 @@
 
 esp_weight_source **esp_lua_weights_at(lua_State *L, int index)
 {
-    return luaL_checkudata(L, index, ESP_LUA_WEIGHTS);
+    return esp_lua_check_userdata(L, index, ESP_LUA_WEIGHTS);
 }
 
 static int weights_free(lua_State *L)
@@ -20,7 +20,7 @@ static int weights_free(lua_State *L)
 static esp_weight_source *push_source(lua_State *L, int path, int keywords)
 {
     static const char *const keys[] = {"strict", "prefix", NULL};
-    const char *file = luaL_checkstring(L, path);
+    const char *file = esp_lua_check_string(L, path);
     esp_error err = {0};
     esp_lua_check_keys(L, keywords, keys);
     const esp_weight_options options = {
@@ -75,7 +75,7 @@ static int model_load_weights(lua_State *L)
 /* model:save_weights(path) */
 static int model_save_weights(lua_State *L)
 {
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = esp_lua_check_string(L, 2);
     esp_error err = {0};
     esp_lua_check_writable(L, path);
     esp_lua_check(L, esp_graph_save_weights(esp_lua_model_at(L, 1)->graph, path, &err), &err);

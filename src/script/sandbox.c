@@ -68,7 +68,7 @@ static int load_text(lua_State *L)
 /* io.open and io.lines through the walls; the original is the upvalue. */
 static int open_inside(lua_State *L)
 {
-    esp_lua_check_writable(L, luaL_checkstring(L, 1));
+    esp_lua_check_writable(L, esp_lua_check_string(L, 1));
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
     lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
@@ -126,8 +126,8 @@ static int write_to_host(lua_State *L)
 {
     const esp_script_host *host = esp_lua_host(L);
     for (int i = 1; i <= lua_gettop(L); i++) {
-        size_t length = 0;
-        const char *text = luaL_checklstring(L, i, &length);
+        const char *text = esp_lua_check_string(L, i);
+        size_t length = lua_rawlen(L, i);
         if (host->output) {
             host->output(host->output_user, text, length);
         }
@@ -192,7 +192,7 @@ static int return_all(lua_State *L, int status, lua_KContext context)
 /* xpcall(f, handler, ...): a continuation, because f may yield. */
 static int call_with_handler(lua_State *L)
 {
-    luaL_checktype(L, 2, LUA_TFUNCTION);
+    esp_lua_check_type(L, 2, LUA_TFUNCTION);
     lua_pushvalue(L, 2);
     lua_pushcclosure(L, handle_unless_cancelled, 1);
     lua_replace(L, 2);
@@ -226,7 +226,7 @@ static void lock_string_metatable(lua_State *L)
 /* Only the searchers for preloaded modules and Lua files stay; file modules are read as text. */
 static int search_text(lua_State *L)
 {
-    const char *name = luaL_checkstring(L, 1);
+    const char *name = esp_lua_check_string(L, 1);
     lua_getfield(L, lua_upvalueindex(1), "searchpath");
     lua_pushstring(L, name);
     lua_getfield(L, lua_upvalueindex(1), "path");
@@ -238,10 +238,10 @@ static int search_text(lua_State *L)
     const char *path = lua_tostring(L, -1);
     /* links, or a name that is a search path by itself, may lead anywhere */
     if (!esp_lua_is_module_place(L, path)) {
-        return luaL_error(L, "module '%s': %s: outside the directories this script may use", name, path);
+        return esp_lua_fail(L, "module '%s': %s: outside the directories this script may use", name, path);
     }
     if (luaL_loadfilex(L, path, "t") != LUA_OK) {
-        return luaL_error(L, "module '%s': %s", name, lua_tostring(L, -1));
+        return esp_lua_fail(L, "module '%s': %s", name, lua_tostring(L, -1));
     }
     lua_pushvalue(L, -2);
     return 2;

@@ -41,7 +41,7 @@ void esp_lua_poll_cancel(lua_State *L)
 {
     if (esp_compute_is_cancelled(esp_lua_compute(L))) {
         lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
-        luaL_error(L, "cancelled");
+        esp_lua_check(L, ESP_CANCELLED, &(esp_error){.message = "cancelled"});
     }
 }
 
@@ -282,7 +282,7 @@ static int call_chunk(lua_State *L)
     if (call->path) {
         set_arg(L, call);
     }
-    luaL_checkstack(L, call->argument_count, "too many arguments");
+    esp_lua_check_stack(L, call->argument_count, "arguments of the script");
     for (int i = 0; i < call->argument_count; i++) {
         lua_pushstring(L, call->arguments[i]);
     }
@@ -375,7 +375,7 @@ static int call_library(lua_State *L)
     esp_lua_push_json(L, call->argument);
     lua_call(L, 1, 1);
     call->result = esp_lua_to_json(L, -1);
-    return call->result ? 0 : luaL_error(L, "%s returned no plain data", call->function);
+    return call->result ? 0 : esp_lua_fail(L, "%s returned no plain data", call->function);
 }
 
 esp_status esp_script_call(esp_script *script, const char *module, const char *function,

@@ -33,6 +33,8 @@ static esp_status copy_options(esp_session *session, const esp_session_options *
         session->input_count++;
     }
     session->now.hides_timings = options->hides_timings;
+    session->recalls_data = options->recalls_data;
+    session->now.finetune = esp_finetune_defaults();
     session->now.has_study = options->study_directory != NULL;
     if ((options->study_directory && !session->study_directory) || (options->mean && !session->mean) ||
         (options->std && !session->std))
@@ -69,6 +71,7 @@ static void free_desks(esp_session *session)
     for (int i = 0; i < session->desk_count; i++) {
         esp_plan_free(&session->desks[i].plan);
         esp_session_forget_scores(&session->desks[i]);
+        esp_plan_history_free(&session->desks[i].history);
         esp_plan_free(&session->desks[i].asked);
         esp_plan_free(&session->desks[i].solved);
         esp_grouping_cache_free(session->desks[i].cache);
@@ -91,6 +94,8 @@ void esp_session_free(esp_session *session)
     esp_shared_unref(session->now.explanation);
     esp_shared_unref(session->now.training);
     esp_shared_unref(session->now.scan);
+    esp_shared_unref(session->now.findings);
+    esp_session_keep_free(session);
     esp_sensitivity_free(session->sensitivity);
     esp_store_close(session->store);
     esp_dataset_unref(session->training_set);
@@ -150,10 +155,13 @@ esp_status esp_session_post(esp_session *session, esp_error *err)
 {
     esp_snapshot *next = NULL;
     esp_snapshot *previous;
+    const esp_desk *desk = esp_session_desk(session);
     esp_status status;
 
     session->now.serial++;
     session->now.undo_to = parent_to_undo(session);
+    session->now.can_take_back = desk && esp_plan_history_has(&desk->history, -1);
+    session->now.can_go_forward = desk && esp_plan_history_has(&desk->history, 1);
     session->now.redo_to = session->redo_count > 0 ? session->redo[session->redo_count - 1] : 0;
     status = esp_snapshot_new(&session->now, &next, err);
     if (status != ESP_OK)
@@ -314,6 +322,49 @@ esp_status esp_session_finetune(esp_session *session, const esp_finetune *option
         return status;
     job->finetune = *options;
     return esp_worker_submit(session->worker, &job->job, NULL, err);
+}
+
+esp_status esp_session_resume(esp_session *session, esp_error *err)
+{
+    return submit_plain(session, "fine-tune", 0, esp_session_run_resume, NULL, 0, err);
+}
+
+esp_status esp_session_compare(esp_session *session, int a, int b, esp_error *err)
+{
+    esp_session_job *job = NULL;
+    esp_status status =
+        esp_session_job_new("compare", ESP_JOB_URGENT, esp_session_run_compare, NULL, &job, err);
+
+    if (status != ESP_OK)
+        return status;
+    job->number = a;
+    job->other_number = b;
+    return esp_worker_submit(session->worker, &job->job, NULL, err);
+}
+
+esp_status esp_session_take_plan(esp_session *session, int version, const char *path, esp_plan_side side,
+                                 bool applies, esp_error *err)
+{
+    esp_session_job *job = NULL;
+    esp_status status =
+        esp_session_job_new("take plan", ESP_JOB_URGENT, esp_session_run_take, path, &job, err);
+
+    if (status != ESP_OK)
+        return status;
+    job->number = version;
+    job->other_number = (int)side;
+    job->applies = applies;
+    return esp_worker_submit(session->worker, &job->job, NULL, err);
+}
+
+esp_status esp_session_step_plan(esp_session *session, int direction, esp_error *err)
+{
+    return submit_plain(session, "plan", ESP_JOB_URGENT, esp_session_run_step_plan, NULL, direction, err);
+}
+
+esp_status esp_session_save_plan(esp_session *session, const char *path, esp_error *err)
+{
+    return submit_plain(session, "write plan", ESP_JOB_URGENT, esp_session_run_save_plan, path, 0, err);
 }
 
 esp_status esp_session_save(esp_session *session, const char *path, esp_error *err)

@@ -4,11 +4,10 @@
 #ifndef ESP_STUDY_SESSION_H
 #define ESP_STUDY_SESSION_H
 
+#include "study/finetune.h"
 #include "study/plan_edit.h"
 #include "study/snapshot.h"
 #include "study/worker.h"
-#include "train/optimizer_kind.h"
-#include "train/schedule.h"
 
 typedef struct esp_session esp_session;
 
@@ -19,6 +18,7 @@ typedef struct esp_session_options {
     int64_t calibration_images;  /* 0: 500; the sample of the test set that estimates a plan's accuracy */
     uint64_t seed;
     bool hides_timings; /* see esp_snapshot */
+    bool recalls_data;  /* opens the data that the study was last used with, if they are still there */
     /* Sizes that the file of the model to open leaves open, as for esp_input_shapes_parse; copied. A study
      * remembers them with the root. */
     const char *const *inputs;
@@ -82,23 +82,36 @@ esp_status esp_session_cut_reconstructed(esp_session *session, esp_error *err);
 /* Batch-norm statistics of the current version measured again on training images: a new version. */
 esp_status esp_session_recalibrate(esp_session *session, esp_error *err);
 
-typedef struct esp_finetune {
-    double epochs; /* > 0; may be fractional */
-    double lr;     /* 0: the optimizer's usual one */
-    esp_optimizer_kind optimizer;
-    bool has_schedule; /* otherwise a cosine */
-    esp_schedule_kind schedule;
-    bool distils;                          /* the version that the current one descends from is the teacher */
-    int64_t batch;                         /* 0: 128 */
-    int64_t train_limit, validation_limit; /* 0: all */
-} esp_finetune;
-
-/* Trains the current version; the best epoch on a tenth of the training images becomes a new version, also
- * when it is cancelled half-way. */
+/* Trains the current version; the best epoch becomes a new version, also when it is cancelled half-way. Its
+ * checkpoints lie in the study (in a temporary directory of the session without one); one that was stopped
+ * or cut off is in the snapshots as `unfinished` until another training begins. */
 esp_status esp_session_finetune(esp_session *session, const esp_finetune *options, esp_error *err);
+
+/* Goes on with the unfinished training: what comes out is bit for bit what one run would have given. Opens
+ * the data of that training when none is open. */
+esp_status esp_session_resume(esp_session *session, esp_error *err);
 
 /* Writes the current version as ONNX. */
 esp_status esp_session_save(esp_session *session, const char *path, esp_error *err);
+
+/* ---- plans of versions and files; what is found out comes as the snapshot's findings ---- */
+
+/* What differs between two versions: figures, settings of the plans that made them, layers that come out
+ * differently. Version 0 is the plan on the screen. */
+esp_status esp_session_compare(esp_session *session, int a, int b, esp_error *err);
+
+/* Takes the plan that made a version (or the one in the file `path`, when it is not NULL) over into the
+ * present plan, fitted to the current version, merged by layer; `side`: as in esp_plan_merge, where the
+ * present plan is a. Where something does not fit or both plans say different things, that is told first and
+ * nothing changes until `applies`. */
+esp_status esp_session_take_plan(esp_session *session, int version, const char *path, esp_plan_side side,
+                                 bool applies, esp_error *err);
+
+/* The plan before the last change of it (-1), or after it again (1). */
+esp_status esp_session_step_plan(esp_session *session, int direction, esp_error *err);
+
+/* Writes the present plan. */
+esp_status esp_session_save_plan(esp_session *session, const char *path, esp_error *err);
 
 /* Moves of the pointer to the current version. */
 esp_status esp_session_undo(esp_session *session, esp_error *err);

@@ -69,7 +69,7 @@ esp_status esp_session_run_explain(void *user, esp_job *job, const esp_compute *
 
 /* ---- what criteria look at ---- */
 
-esp_status esp_session_calibrate(esp_session *session, const esp_plan *plan, esp_grouping_cache *cache,
+esp_status esp_session_plan_data(esp_session *session, const esp_plan *plan, esp_criterion_data *out,
                                  esp_error *err)
 {
     const esp_criterion *criterion = NULL;
@@ -78,12 +78,24 @@ esp_status esp_session_calibrate(esp_session *session, const esp_plan *plan, esp
     if (plan->method != ESP_METHOD_FILTER)
         return ESP_OK;
     status = esp_criterion_find(plan->criterion, &criterion, err);
-    if (status == ESP_OK && esp_criterion_needs_data(criterion)) {
-        status = esp_session_need_training_set(session, err);
-        if (status == ESP_OK)
-            status = esp_preview_calibrate(cache, session->training_set, 0, plan->seed, err);
-    }
+    if (status != ESP_OK || !esp_criterion_needs_data(criterion))
+        return status;
+    status = esp_session_need_training_set(session, err);
+    if (status == ESP_OK)
+        *out = (esp_criterion_data){
+            .dataset = session->training_set, .mean = session->mean, .std = session->std, .seed = plan->seed};
     return status;
+}
+
+esp_status esp_session_calibrate(esp_session *session, const esp_plan *plan, esp_grouping_cache *cache,
+                                 esp_error *err)
+{
+    esp_criterion_data data = {0};
+    esp_status status = esp_session_plan_data(session, plan, &data, err);
+
+    return status == ESP_OK && data.dataset
+               ? esp_preview_calibrate(cache, data.dataset, data.images, data.seed, err)
+               : status;
 }
 
 /* ---- scan ---- */
@@ -178,9 +190,10 @@ static void say_scan(esp_session *session, const esp_sensitivity *found, bool is
 
     for (int c = 0; c < found->curve_count; c++)
         parts += found->curves[c].point_count > 0 ? 1 : 0;
-    esp_session_say(session, "%s %d parts on %lld training images%s",
-                    is_stopped ? "scan stopped:" : "scanned", parts, (long long)found->images,
-                    is_stopped ? "; S goes on" : "");
+    esp_session_say(session,
+                    is_stopped ? "%d parts on %lld training images were begun; S goes on"
+                               : "scanned %d parts on %lld training images",
+                    parts, (long long)found->images);
 }
 
 esp_status esp_session_run_scan(void *user, esp_job *job, const esp_compute *compute, esp_error *err)

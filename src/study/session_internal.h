@@ -6,8 +6,10 @@
 #include <pthread.h>
 
 #include "prune/coupling.h"
+#include "study/plan_history.h"
 #include "study/session.h"
 #include "study/store.h"
+#include "train/train_state.h"
 
 #define ESP_SESSION_REDO_MAX 64
 
@@ -15,6 +17,7 @@
 typedef struct esp_desk {
     int version;
     esp_plan plan;
+    esp_plan_history history; /* plans that were on the screen, `plan` among them */
     esp_grouping_cache *cache;
     esp_coupling *coupling; /* NULL until a layer was looked at; borrows from `coupled` */
     const esp_preview_box *coupled;
@@ -38,6 +41,7 @@ struct esp_session {
     /* the worker thread's from here on; `now` holds the references that the next snapshot will take */
     esp_snapshot now;
     esp_store *store;
+    bool recalls_data;
     char *data_spec;
     esp_dataset *training_set, *test_set, *calibration_set;
     esp_desk *desks;
@@ -47,6 +51,7 @@ struct esp_session {
     int selected_layer, selected_criterion;
     esp_sensitivity *sensitivity; /* the last scan, of version `now.scan->version` */
     char sensitivity_by[64];      /* what it masked by */
+    struct esp_keeper *keeper;    /* of checkpoints (session_checkpoint.c); NULL before the first training */
 };
 
 /* A job with its data: one struct for all, as there is little of it. */
@@ -57,13 +62,15 @@ typedef struct esp_session_job {
     int64_t channel;
     esp_plan_edit edit;
     esp_finetune finetune;
+    bool applies;
 } esp_session_job;
 
 esp_job_run_fn esp_session_run_open, esp_session_run_data, esp_session_run_edit, esp_session_run_select,
     esp_session_run_estimate, esp_session_run_evaluate, esp_session_run_measure, esp_session_run_cut,
     esp_session_run_finetune, esp_session_run_save, esp_session_run_undo, esp_session_run_redo,
     esp_session_run_go, esp_session_run_explain, esp_session_run_scan, esp_session_run_solve,
-    esp_session_run_suggest, esp_session_run_recalibrate;
+    esp_session_run_suggest, esp_session_run_recalibrate, esp_session_run_resume, esp_session_run_compare,
+    esp_session_run_take, esp_session_run_save_plan, esp_session_run_step_plan;
 
 /* A job for `run`, not submitted. */
 esp_status esp_session_job_new(const char *title, unsigned flags, esp_job_run_fn *run, const char *text,
@@ -103,7 +110,11 @@ esp_status esp_session_add_version(esp_session *session, int parent, const char 
 /* Makes a version current and resolves its plan. */
 esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, int version, esp_error *err);
 
-/* Gives the cache the training images that the plan's criterion looks at, when it does. */
+/* The training images that the plan's criterion looks at; `out` stays as it is when it looks at none. */
+esp_status esp_session_plan_data(esp_session *session, const esp_plan *plan, esp_criterion_data *out,
+                                 esp_error *err);
+
+/* Gives them to the cache, when it does. */
 esp_status esp_session_calibrate(esp_session *session, const esp_plan *plan, esp_grouping_cache *cache,
                                  esp_error *err);
 
@@ -113,6 +124,37 @@ esp_status esp_session_give_reasons(esp_session *session, esp_error *err);
 
 /* The explanation again for the plan that is shown now; none when that cannot be. */
 void esp_session_explain_again(esp_session *session);
+
+/* Puts back the plan that is on the screen. */
+void esp_session_restore_plan(esp_session *session, esp_desk *desk);
+
+/* Shows a page; takes it whatever happens. ESP_NO_MEMORY when lines are missing. Not posted. */
+esp_status esp_session_show(esp_session *session, esp_findings *take_findings, esp_error *err);
+
+/* Opens data unless some are open; a study remembers which. */
+esp_status esp_session_use_data(esp_session *session, const char *spec, esp_error *err);
+void esp_session_recall_data(esp_session *session);
+
+/* ---- checkpoints: session_checkpoint.c ---- */
+
+/* What a study remembers of trainings, when it is opened: the last options, and the one to go on with. */
+void esp_session_recall_training(esp_session *session);
+
+/* A training begins: no checkpoint of an earlier one is left. Failures are said, not returned: a training
+ * without checkpoints is still one. `resumes`: the file stays. */
+void esp_session_keep_begin(esp_session *session, int version, const esp_finetune *options, bool resumes);
+
+/* Keeps a state, and what is needed to go on from it; an esp_checkpoint_fn, `user` the session. */
+esp_checkpoint_fn esp_session_keep;
+
+/* A training is over. `can_go_on`: its checkpoint stays. */
+void esp_session_keep_end(esp_session *session, bool can_go_on);
+
+/* The unfinished training: its options, its state, and the curve so far. */
+esp_status esp_session_kept(esp_session *session, esp_finetune *options, char **out_data_spec,
+                            esp_train_state *state, esp_training_log **log, esp_error *err);
+
+void esp_session_keep_free(esp_session *session);
 
 /* Resolves the current plan: a new preview in `now`, the estimate forgotten. */
 esp_status esp_session_refresh(esp_session *session, const esp_compute *compute, esp_error *err);

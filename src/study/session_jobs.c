@@ -11,6 +11,8 @@
 #include "prune/counts.h"
 #include "study/session_internal.h"
 
+#define DATA_SETTING "data"
+
 /* ---- open ---- */
 
 /* File name without directory and ending. */
@@ -119,6 +121,7 @@ static esp_status open_study(esp_session *session, esp_error *err)
     if (status == ESP_OK) {
         esp_shared_unref(session->now.versions);
         session->now.versions = versions;
+        esp_session_recall_training(session);
     }
     return status;
 }
@@ -156,6 +159,11 @@ esp_status esp_session_run_open(void *user, esp_job *job, const esp_compute *com
     if (status != ESP_OK)
         return status;
     session->redo_count = 0;
+    esp_session_recall_data(session);
+    if (session->now.unfinished.version)
+        esp_session_say(session, "a training of version %d stopped at epoch %.3g of %g: T goes on with it",
+                        session->now.unfinished.version, session->now.unfinished.position,
+                        session->now.unfinished.epochs);
     esp_session_journal(session, "open", path ? path : session->study_directory);
     esp_session_want_estimate(session);
     status = esp_session_post(session, err);
@@ -188,15 +196,12 @@ static esp_status open_test_set(esp_session *session, const char *spec, esp_erro
     return status;
 }
 
-esp_status esp_session_run_data(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+static esp_status use_data(esp_session *session, const char *spec, esp_error *err)
 {
-    esp_session *session = user;
-    const char *spec = ((esp_session_job *)job)->text;
     esp_data_state *data = &session->now.data;
     esp_error ignored = {0};
     esp_status status;
 
-    (void)compute;
     forget_data(session);
     esp_free(session->data_spec);
     session->data_spec = esp_strdup(spec);
@@ -210,8 +215,35 @@ esp_status esp_session_run_data(void *user, esp_job *job, const esp_compute *com
     snprintf(data->name, sizeof data->name, "%s", esp_dataset_name(session->test_set));
     snprintf(data->note, sizeof data->note, "%s", esp_dataset_note(session->test_set));
     data->test_count = esp_dataset_count(session->test_set);
+    if (session->store)
+        (void)esp_store_set_setting(session->store, DATA_SETTING, spec, &ignored);
     esp_session_want_estimate(session);
     return esp_session_post(session, err);
+}
+
+esp_status esp_session_run_data(void *user, esp_job *job, const esp_compute *compute, esp_error *err)
+{
+    (void)compute;
+    return use_data(user, ((esp_session_job *)job)->text, err);
+}
+
+esp_status esp_session_use_data(esp_session *session, const char *spec, esp_error *err)
+{
+    return session->test_set ? ESP_OK : use_data(session, spec, err);
+}
+
+/* Data that are gone are said, and no reason not to open the study. */
+void esp_session_recall_data(esp_session *session)
+{
+    char *spec = NULL;
+    esp_error err = {0};
+
+    if (!session->recalls_data || !session->store)
+        return;
+    if (esp_store_setting(session->store, DATA_SETTING, &spec, &err) == ESP_OK && spec &&
+        esp_session_use_data(session, spec, &err) != ESP_OK)
+        esp_session_say(session, "the study's data: %.120s", err.message);
+    esp_free(spec);
 }
 
 /* ---- look and edit ---- */
@@ -243,8 +275,7 @@ esp_status esp_session_run_select(void *user, esp_job *job, const esp_compute *c
     return esp_session_post(session, err);
 }
 
-/* Puts back the plan that is on the screen. */
-static void restore_plan(esp_session *session, esp_desk *desk)
+void esp_session_restore_plan(esp_session *session, esp_desk *desk)
 {
     esp_plan shown;
     esp_error ignored = {0};
@@ -270,7 +301,7 @@ esp_status esp_session_run_edit(void *user, esp_job *job, const esp_compute *com
         return ESP_OK; /* the last of several resolves them all */
     status = esp_session_refresh(session, compute, err);
     if (status != ESP_OK) {
-        restore_plan(session, desk);
+        esp_session_restore_plan(session, desk);
         return status;
     }
     esp_session_want_estimate(session);

@@ -68,8 +68,11 @@ static esp_status open_desk(esp_session *session, int version, esp_error *err)
     session->desks = grown;
     status = first_plan(session, &desk.plan, err);
     if (status == ESP_OK)
+        status = esp_plan_history_note(&desk.history, &desk.plan, err);
+    if (status == ESP_OK)
         status = esp_grouping_cache_new(&desk.cache, err);
     if (status != ESP_OK) {
+        esp_plan_history_free(&desk.history);
         esp_plan_free(&desk.plan);
         return status;
     }
@@ -175,8 +178,11 @@ esp_status esp_session_refresh(esp_session *session, const esp_compute *compute,
     esp_status status = resolve(session, compute, session->now.current, &box, err);
 
     if (status == ESP_OK) {
+        esp_desk *desk = esp_session_desk(session);
+        esp_error ignored = {0};
         show_box(session, box);
         esp_session_explain_again(session);
+        (void)esp_plan_history_note(&desk->history, &desk->plan, &ignored); /* a step less to go back */
     }
     return status;
 }

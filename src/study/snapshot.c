@@ -2,6 +2,7 @@
  * key makes a new preview and a new snapshot, and everything else is what it was. */
 #include "study/snapshot.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,6 +229,8 @@ static esp_status copy_log(const esp_training_log *log, int extra, esp_training_
     if (status != ESP_OK)
         return status;
     copy->is_running = log->is_running;
+    copy->is_on_test = log->is_on_test;
+    copy->resumed_at = log->resumed_at;
     copy->points = esp_alloc(count, sizeof *copy->points);
     if (!copy->points) {
         release_log(&copy->shared);
@@ -257,6 +260,75 @@ esp_status esp_training_log_stopped(const esp_training_log *log, esp_training_lo
     if (status == ESP_OK)
         (*out)->is_running = false;
     return status;
+}
+
+/* One list of what a point has, for both ways; flags are numbers. */
+#define POINT_FIELDS(X)                                                                                      \
+    X(epoch) X(loss) X(top1) X(validation_loss) X(train_top1) X(lr) X(images_per_s) X(eta_s)
+
+enum { POINT_NUMBERS = 10 }; /* the fields, and two flags */
+
+/* JSON has no NaN: null. */
+static json_t *number_or_null(double number)
+{
+    return isfinite(number) ? json_real(number) : json_null();
+}
+
+json_t *esp_training_log_to_json(const esp_training_log *log)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < log->count; i++) {
+        const esp_training_point *point = &log->points[i];
+        json_t *numbers = json_array();
+#define ADD_FIELD(field) json_array_append_new(numbers, number_or_null(point->field));
+        POINT_FIELDS(ADD_FIELD)
+#undef ADD_FIELD
+        json_array_append_new(numbers, json_integer(point->is_validated));
+        json_array_append_new(numbers, json_integer(point->is_best));
+        json_array_append_new(list, numbers);
+    }
+    if (json_array_size(list) == (size_t)log->count)
+        return list;
+    json_decref(list);
+    return NULL;
+}
+
+static double number_at(const json_t *numbers, size_t place)
+{
+    const json_t *value = json_array_get(numbers, place);
+
+    return json_is_number(value) ? json_number_value(value) : (double)NAN;
+}
+
+static esp_training_point read_point(const json_t *numbers)
+{
+    esp_training_point point = {0};
+    size_t place = 0;
+
+#define READ_FIELD(field) point.field = number_at(numbers, place++);
+    POINT_FIELDS(READ_FIELD)
+#undef READ_FIELD
+    point.is_validated = number_at(numbers, place++) > 0;
+    point.is_best = number_at(numbers, place) > 0;
+    return point;
+}
+
+esp_status esp_training_log_fill(esp_training_log *log, const json_t *json, esp_error *err)
+{
+    size_t count = json_array_size(json);
+
+    for (size_t i = 0; i < count; i++)
+        if (json_array_size(json_array_get(json, i)) != POINT_NUMBERS)
+            return esp_fail(err, ESP_FORMAT, "curve of a training: point %zu has %zu numbers, expected %d", i,
+                            json_array_size(json_array_get(json, i)), POINT_NUMBERS);
+    log->points = esp_alloc(count + 1, sizeof *log->points);
+    if (!log->points)
+        return esp_fail_memory(err, "training log", count * sizeof *log->points);
+    for (size_t i = 0; i < count; i++)
+        log->points[i] = read_point(json_array_get(json, i));
+    log->count = (int)count;
+    return ESP_OK;
 }
 
 /* ---- snapshot ---- */
@@ -289,6 +361,7 @@ static void release_snapshot(esp_shared *shared)
     esp_shared_unref(snapshot->explanation);
     esp_shared_unref(snapshot->training);
     esp_shared_unref(snapshot->scan);
+    esp_shared_unref(snapshot->findings);
     esp_free(snapshot);
 }
 
@@ -308,6 +381,7 @@ esp_status esp_snapshot_new(const esp_snapshot *fields, esp_snapshot **out, esp_
     esp_shared_ref(snapshot->explanation);
     esp_shared_ref(snapshot->training);
     esp_shared_ref(snapshot->scan);
+    esp_shared_ref(snapshot->findings);
     *out = snapshot;
     return ESP_OK;
 }

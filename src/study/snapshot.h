@@ -6,6 +6,8 @@
 #include "prune/criteria.h"
 #include "prune/ledger.h"
 #include "prune/preview.h"
+#include "study/findings.h"
+#include "study/finetune.h"
 #include "study/scan.h"
 #include "study/version.h"
 
@@ -60,19 +62,22 @@ esp_status esp_explanation_new(const esp_preview_box *box, int layer, int64_t ch
 /* One measured moment of a training. */
 typedef struct esp_training_point {
     double epoch; /* fractional while an epoch runs */
-    double loss;  /* running training loss; NaN when unknown */
-    double top1;  /* validation, percent; NaN between validations */
-    double train_top1;
+    double loss;  /* training: of an epoch that ended its average, else a moving average; NaN when unknown */
+    double top1, validation_loss; /* validation, percent; NaN between validations */
+    double train_top1;            /* as `loss` */
     double lr;
     double images_per_s;
+    double eta_s; /* to the end of the training; negative when unknown */
     bool is_validated, is_best;
 } esp_training_point;
 
 typedef struct esp_training_log {
     esp_shared shared;
     bool is_running;
+    bool is_on_test; /* validated on the test images */
     int from_version;
     double epochs;
+    double resumed_at; /* epochs that were done before it was gone on with; 0: begun here */
     int count;
     esp_training_point *points;
 } esp_training_log;
@@ -82,6 +87,16 @@ esp_status esp_training_log_new(int from_version, double epochs, esp_training_lo
 esp_status esp_training_log_with(const esp_training_log *log, const esp_training_point *point,
                                  esp_training_log **out, esp_error *err);
 esp_status esp_training_log_stopped(const esp_training_log *log, esp_training_log **out, esp_error *err);
+
+/* The points as JSON, and an empty log's filled from it. */
+json_t *esp_training_log_to_json(const esp_training_log *log); /* new reference; NULL: memory is out */
+esp_status esp_training_log_fill(esp_training_log *log, const json_t *json, esp_error *err);
+
+/* A training that was stopped, or cut off by a crash, and can be gone on with. */
+typedef struct esp_unfinished {
+    int version; /* what it trains; 0: there is none */
+    double position, epochs;
+} esp_unfinished;
 
 /* The data of a session, for display. */
 typedef struct esp_data_state {
@@ -99,10 +114,11 @@ typedef struct esp_estimate {
 
 typedef struct esp_snapshot {
     esp_shared shared;
-    uint64_t serial;              /* grows with every snapshot of a session */
-    const esp_versions *versions; /* NULL until a model is open */
-    int current;                  /* version id; 0 until a model is open */
-    int undo_to, redo_to;         /* version ids; 0: not possible */
+    uint64_t serial;                    /* grows with every snapshot of a session */
+    const esp_versions *versions;       /* NULL until a model is open */
+    int current;                        /* version id; 0 until a model is open */
+    int undo_to, redo_to;               /* version ids; 0: not possible */
+    bool can_take_back, can_go_forward; /* the last change of the plan */
     const esp_preview_box
         *box; /* the plan resolved against the current version; NULL until a model is open */
     const esp_layer_detail *detail;     /* the layer last selected; NULL until one was */
@@ -110,6 +126,10 @@ typedef struct esp_snapshot {
     const esp_explanation *explanation; /* of the filter last asked about, NULL until one was */
     const esp_training_log *training;   /* the last training; NULL when there was none */
     const esp_scan *scan;               /* the last sensitivity scan; NULL when there was none */
+    const esp_findings *findings;       /* the last page of something found out; NULL when there was none */
+    uint64_t findings_serial;           /* grows with every such page */
+    esp_unfinished unfinished;
+    esp_finetune finetune; /* options of the last training of the study, else the usual ones */
     esp_estimate estimate;
     esp_data_state data;
     bool has_study;

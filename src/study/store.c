@@ -248,6 +248,36 @@ esp_status esp_store_set_current(esp_store *store, int id, esp_error *err)
                      "record the current version", err);
 }
 
+esp_status esp_store_set_setting(esp_store *store, const char *name, const char *value, esp_error *err)
+{
+    const char *texts[] = {name, value};
+
+    return value ? run_texts(store, "INSERT OR REPLACE INTO setting (name, value) VALUES (?,?)", texts, 2,
+                             "write a setting", err)
+                 : run_texts(store, "DELETE FROM setting WHERE name = ?", texts, 1, "remove a setting", err);
+}
+
+esp_status esp_store_setting(esp_store *store, const char *name, char **out, esp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    esp_status status = ESP_OK;
+    int code =
+        sqlite3_prepare_v2(store->db, "SELECT value FROM setting WHERE name = ?", -1, &statement, NULL);
+
+    *out = NULL;
+    if (code == SQLITE_OK && (code = sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC)) == SQLITE_OK)
+        code = sqlite3_step(statement);
+    if (code == SQLITE_ROW) {
+        const char *value = (const char *)sqlite3_column_text(statement, 0);
+        *out = esp_strdup(value ? value : "");
+        status = *out ? ESP_OK : esp_fail_memory(err, "setting", 64);
+    } else if (code != SQLITE_DONE) {
+        status = fail_db(store, "read a setting", err);
+    }
+    sqlite3_finalize(statement);
+    return status;
+}
+
 static int64_t read_number(esp_store *store, const char *sql)
 {
     sqlite3_stmt *statement = NULL;

@@ -27,6 +27,11 @@ esp_status esp_store_set_metrics(esp_store *store, int id, const esp_metrics *me
 esp_status esp_store_set_current(esp_store *store, int id, esp_error *err);
 int esp_store_current(esp_store *store);
 
+/* A named text of the study, replaced (NULL: removed); `*out` (esp_free) is NULL when there is none. Names of
+ * settings are this program's. */
+esp_status esp_store_set_setting(esp_store *store, const char *name, const char *value, esp_error *err);
+esp_status esp_store_setting(esp_store *store, const char *name, char **out, esp_error *err);
+
 /* All versions without their graphs; `*out` is NULL for a new study (NULL is the empty list). */
 esp_status esp_store_versions(esp_store *store, esp_versions **out, esp_error *err);
 

@@ -322,22 +322,47 @@ double esp_group_conv_cost(const esp_group_conv *plan)
     return plan->cost;
 }
 
+/* Row f of a group in the dense weight. */
+static int64_t dense_row(const esp_conv_geometry *geometry, int64_t filter, const int64_t *order)
+{
+    return (order == NULL ? filter : order[filter]) * geometry->channels * conv_taps(geometry);
+}
+
+void esp_group_conv_spread(const esp_conv_geometry *geometry, const esp_filter_group *group,
+                           int64_t first_filter, const int64_t *order, float *dense)
+{
+    const int64_t taps = conv_taps(geometry);
+    const float *w = group->w;
+    for (int64_t f = 0; f < group->filters; f++) {
+        float *row = dense + dense_row(geometry, first_filter + f, order);
+        memset(row, 0, (size_t)(geometry->channels * taps) * sizeof *row);
+        for (int64_t i = 0; i < group->channel_count; i++, w += taps)
+            for (int64_t tap = 0; tap < taps; tap++)
+                row[group->channels[i] * taps + tap] += w[tap];
+    }
+}
+
+void esp_group_conv_collect(const esp_conv_geometry *geometry, const esp_filter_group *group,
+                            int64_t first_filter, const int64_t *order, const float *dense, float *grad)
+{
+    const int64_t taps = conv_taps(geometry);
+    for (int64_t f = 0; f < group->filters; f++) {
+        const float *row = dense + dense_row(geometry, first_filter + f, order);
+        for (int64_t i = 0; i < group->channel_count; i++, grad += taps)
+            memcpy(grad, row + group->channels[i] * taps, (size_t)taps * sizeof *grad);
+    }
+}
+
 void esp_group_conv_densify(const esp_conv_geometry *geometry, const esp_filter_group *groups, int64_t count,
                             const int64_t *order, float *w, float *bias)
 {
-    const int64_t taps = conv_taps(geometry), row = geometry->channels * taps;
     int64_t filter = 0;
-    memset(w, 0, (size_t)(geometry->filters * row) * sizeof *w);
     for (int64_t p = 0; p < count; p++) {
         const esp_filter_group *group = &groups[p];
+        esp_group_conv_spread(geometry, group, filter, order, w);
         for (int64_t f = 0; f < group->filters; f++, filter++) {
-            int64_t channel = order == NULL ? filter : order[filter];
             if (bias != NULL)
-                bias[channel] = group->bias == NULL ? 0.0f : group->bias[f];
-            for (int64_t i = 0; i < group->channel_count; i++)
-                for (int64_t tap = 0; tap < taps; tap++)
-                    w[channel * row + group->channels[i] * taps + tap] +=
-                        group->w[(f * group->channel_count + i) * taps + tap];
+                bias[order == NULL ? filter : order[filter]] = group->bias == NULL ? 0.0f : group->bias[f];
         }
     }
 }

@@ -58,6 +58,15 @@ double esp_group_conv_copy_cost(const esp_engine *engine, int64_t elements);
 void esp_group_conv_densify(const esp_conv_geometry *geometry, const esp_filter_group *groups, int64_t count,
                             const int64_t *order, float *w, float *bias);
 
+/* One group's part of that: its rows of the dense weight are zeroed and its weights put where they belong.
+ * `first_filter`: the number of filters in the groups before. `collect` is the way back, for gradients: what
+ * the dense weight's gradient `dense` [filters, channels, kh, kw] has for each of the group's weights, into
+ * `grad` (laid out as w). Groups can be treated at the same time. */
+void esp_group_conv_spread(const esp_conv_geometry *geometry, const esp_filter_group *group,
+                           int64_t first_filter, const int64_t *order, float *dense);
+void esp_group_conv_collect(const esp_conv_geometry *geometry, const esp_filter_group *group,
+                            int64_t first_filter, const int64_t *order, const float *dense, float *grad);
+
 /* Packed weights and biases: `groups` must have the plan's counts and channels. Plans with equal keys and
  * equal groups (counts, lists, order) share them; the key is never 0. `packed` is aligned to ESP_ALIGNMENT.
  */

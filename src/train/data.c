@@ -65,6 +65,13 @@ esp_status esp_dataset_make(const char *name, const char *note, int64_t count, i
                             int width, int class_count, esp_dataset **out, esp_error *err)
 {
     *out = NULL;
+    size_t values = 0;
+    bool is_too_big = __builtin_mul_overflow((size_t)height, (size_t)width, &values) ||
+                      __builtin_mul_overflow(values, (size_t)channels, &values) ||
+                      values > (size_t)INT64_MAX / (size_t)count;
+    if (is_too_big) { /* before gigabytes of labels are asked for */
+        return esp_fail_memory(err, "the images of a dataset", SIZE_MAX);
+    }
     esp_dataset *dataset = esp_alloc_zero(1, sizeof(*dataset));
     if (dataset == NULL) {
         return esp_fail_memory(err, "a dataset", sizeof(*dataset));
@@ -76,18 +83,13 @@ esp_status esp_dataset_make(const char *name, const char *note, int64_t count, i
     dataset->height = height;
     dataset->width = width;
     dataset->class_count = class_count;
-    size_t values = 0;
-    bool is_too_big = __builtin_mul_overflow((size_t)height, (size_t)width, &values) ||
-                      __builtin_mul_overflow(values, (size_t)channels, &values) ||
-                      values > (size_t)INT64_MAX / (size_t)count;
-    dataset->image_values = is_too_big ? 0 : (int64_t)values;
+    dataset->image_values = (int64_t)values;
     dataset->labels = esp_alloc_zero((size_t)count, sizeof(*dataset->labels));
     dataset->name = esp_strdup(name);
     dataset->note = esp_strdup(note == NULL ? "" : note);
-    if (is_too_big || dataset->labels == NULL || dataset->name == NULL || dataset->note == NULL) {
+    if (dataset->labels == NULL || dataset->name == NULL || dataset->note == NULL) {
         esp_dataset_unref(dataset);
-        return esp_fail_memory(err, "the images of a dataset",
-                               is_too_big ? SIZE_MAX : (size_t)count * values);
+        return esp_fail_memory(err, "the images of a dataset", (size_t)count * values);
     }
     *out = dataset;
     return ESP_OK;

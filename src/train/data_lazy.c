@@ -306,17 +306,13 @@ void esp_read_room_free(esp_read_room *room)
 /* What decoding needs to know of a wish. */
 typedef struct decode_context {
     const esp_transform *transform;
-    const esp_augmentation *augmentation; /* with boxes, or NULL */
+    const esp_augmentation *augmentation; /* with boxes */
     esp_rng rng;
-    esp_box box;
 } decode_context;
 
 static int choose_shrink(void *context, int full_width, int full_height)
 {
     decode_context *it = context;
-    if (it->augmentation == NULL) {
-        return esp_transform_shrink(it->transform, full_width, full_height);
-    }
     esp_rng rng = it->rng;
     esp_box box = esp_random_box(it->augmentation, &rng, full_width, full_height);
     return esp_box_shrink(it->transform, &box);
@@ -362,8 +358,8 @@ static esp_status decode(const esp_dataset *root, int64_t image, const esp_augme
         .channels = root->channels, .height = root->height, .width = root->width};
     const esp_transform *transform = root->source != NULL ? &root->transform : &in_memory;
     bool is_boxed = has_boxes(augmentation);
-    decode_context context = {transform, is_boxed ? augmentation : NULL, rng, {0}};
-    const esp_image_wish wish = {transform->channels, choose_shrink, &context};
+    decode_context context = {transform, augmentation, rng};
+    const esp_image_wish wish = {transform->channels, is_boxed ? choose_shrink : NULL, &context};
     esp_image *decoded = &room->image;
     esp_status status = root->source != NULL
                             ? root->source->ops.read(root->source->user, image, &wish, decoded, err)

@@ -95,6 +95,9 @@ static esp_status check_classes(const esp_dataset *dataset, const char *name, co
                                  name, classes, dataset->name, dataset->class_count);
     if (has_background) {
         esp_error_set_hint(err, "one class more is usually a background class 0, which shifts every label");
+    } else {
+        esp_error_set_hint(err,
+                           "espalier train --replace-classifier gives it a last layer for these classes");
     }
     return status;
 }

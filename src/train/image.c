@@ -92,19 +92,10 @@ static int largest_shrink(double shorter, double wanted)
     return shrink;
 }
 
-int esp_transform_shrink(const esp_transform *transform, int full_width, int full_height)
-{
-    int width = 0, height = 0;
-    resized_size(transform, full_width, full_height, &width, &height);
-    int by_width = largest_shrink(full_width, 2.0 * width);
-    int by_height = largest_shrink(full_height, 2.0 * height);
-    return by_width < by_height ? by_width : by_height;
-}
-
 int esp_box_shrink(const esp_transform *transform, const esp_box *box)
 {
-    int by_width = largest_shrink(box->width, transform->width);
-    int by_height = largest_shrink(box->height, transform->height);
+    int by_width = largest_shrink(box->width, 2.0 * transform->width);
+    int by_height = largest_shrink(box->height, 2.0 * transform->height);
     return by_width < by_height ? by_width : by_height;
 }
 

@@ -131,11 +131,22 @@ static esp_status make_executors(esp_trainer *s, esp_error *err)
     return status;
 }
 
+/* Executors made from here on leave the gradients out that nobody takes a step with. */
+static void freeze_params(esp_trainer *s)
+{
+    for (int p = 0; p < esp_params_count(s->params); p++) {
+        esp_params_at(s->params, p)->is_frozen = esp_optimizer_is_frozen(s->optimizer, p);
+    }
+}
+
 static esp_status make_weights(esp_trainer *s, esp_error *err)
 {
     esp_status status = esp_params_new(s->graph, &s->params, err);
     if (status == ESP_OK) {
         status = esp_optimizer_new(s->graph, s->params, s->options, &s->optimizer, err);
+    }
+    if (status == ESP_OK) {
+        freeze_params(s);
     }
     if (status == ESP_OK && s->options->ema_decay > 0.0) {
         status = esp_params_new(s->graph, &s->average, err);

@@ -1,87 +1,53 @@
-/* What a checkpoint must have been made with to be gone on from: the model, the data and every option that
- * decides the result, as a JSON object whose keys are words for people, since a message names the first that
- * differs. Models and data are told apart by a hash of their contents; of images only number, sizes and
- * labels are looked at, because going through all pixels would take as long as an epoch. */
+/* See train_identity.h. A message names the first thing that differs; the seed decides which images are held
+ * back, so it is looked at before them. */
+#include "train/train_identity.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/json.h"
-#include "graph/op.h"
+#include "graph/fingerprint.h"
+#include "train/fingerprint.h"
 #include "train/trainer_internal.h"
-
-/* ---- fingerprints: FNV-1a (Fowler, Noll, Vo) over bytes ---- */
-
-static uint64_t mix_bytes(uint64_t hash, const void *data, size_t size)
-{
-    const uint8_t *bytes = data;
-    for (size_t i = 0; i < size; i++) {
-        hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
-    }
-    return hash;
-}
-
-#define HASH_START UINT64_C(0xcbf29ce484222325)
-
-static uint64_t graph_hash(const esp_graph *graph)
-{
-    uint64_t hash = HASH_START;
-    for (int n = 0; n < esp_graph_node_count(graph); n++) {
-        const esp_node *node = esp_graph_node(graph, n);
-        hash = mix_bytes(hash, node->op->name, strlen(node->op->name));
-        hash = mix_bytes(hash, node->inputs, (size_t)node->input_count * sizeof(*node->inputs));
-        hash = mix_bytes(hash, node->outputs, (size_t)node->output_count * sizeof(*node->outputs));
-    }
-    for (int v = 0; v < esp_graph_value_count(graph); v++) {
-        const esp_tensor *constant = esp_graph_value(graph, v)->constant;
-        if (constant != NULL) {
-            hash =
-                mix_bytes(hash, esp_tensor_data(constant),
-                          (size_t)esp_tensor_elements(constant) * esp_dtype_size(esp_tensor_dtype(constant)));
-        }
-    }
-    return hash;
-}
-
-static uint64_t labels_hash(const esp_dataset *dataset)
-{
-    uint64_t hash = HASH_START;
-    for (int64_t i = 0; i < esp_dataset_count(dataset); i++) {
-        int label = esp_dataset_label(dataset, i);
-        hash = mix_bytes(hash, &label, sizeof(label));
-    }
-    return hash;
-}
-
-static uint64_t masks_hash(const esp_trainer *s)
-{
-    uint64_t hash = HASH_START;
-    for (int p = 0; p < esp_params_count(s->params); p++) {
-        const uint8_t *keep = esp_optimizer_mask(s->optimizer, p);
-        if (keep != NULL) {
-            hash = mix_bytes(hash, &p, sizeof(p));
-            hash = mix_bytes(hash, keep, (size_t)esp_params_at(s->params, p)->elements);
-        }
-    }
-    return hash;
-}
-
-/* ---- identity ---- */
 
 static json_t *graph_text(const esp_graph *graph)
 {
     return graph == NULL ? json_string("none")
                          : json_sprintf("%s of %d nodes (%016" PRIx64 ")", esp_graph_name(graph),
-                                        esp_graph_node_count(graph), graph_hash(graph));
+                                        esp_graph_node_count(graph), esp_graph_fingerprint(graph));
 }
 
-static json_t *dataset_text(const esp_dataset *dataset)
+static esp_status put_dataset(json_t *json, const char *key, const esp_dataset *dataset, esp_error *err)
 {
-    return dataset == NULL ? json_string("none")
-                           : json_sprintf("%" PRId64 " images %dx%dx%d of %d classes (%016" PRIx64 ")",
-                                          esp_dataset_count(dataset), esp_dataset_channels(dataset),
-                                          esp_dataset_height(dataset), esp_dataset_width(dataset),
-                                          esp_dataset_class_count(dataset), labels_hash(dataset));
+    esp_dataset_fingerprint found;
+    if (dataset == NULL) {
+        json_object_set_new(json, key, json_string("none"));
+        return ESP_OK;
+    }
+    esp_status status = esp_dataset_fingerprint_find(dataset, &found, err);
+    if (status == ESP_OK) {
+        json_object_set_new(json, key,
+                            json_sprintf("%" PRId64 " images %dx%dx%d of %d classes (labels %016" PRIx64
+                                         ", pixels %016" PRIx64 ")",
+                                         esp_dataset_count(dataset), esp_dataset_channels(dataset),
+                                         esp_dataset_height(dataset), esp_dataset_width(dataset),
+                                         esp_dataset_class_count(dataset), found.labels, found.images));
+    }
+    return status;
+}
+
+static uint64_t masks_hash(const esp_graph *graph, const esp_train_options *options)
+{
+    uint64_t hash = 0;
+    for (int i = 0; i < options->mask_count; i++) {
+        const esp_weight_mask *mask = &options->masks[i];
+        const esp_tensor *constant = esp_graph_value(graph, mask->value)->constant;
+        hash = esp_hash_word(hash, (uint64_t)mask->value);
+        hash = esp_hash_bytes(hash, mask->keep, (size_t)esp_tensor_elements(constant));
+    }
+    return hash;
 }
 
 static json_t *normalization_text(const esp_normalization *normalization)
@@ -103,18 +69,14 @@ static json_t *freeze_list(const esp_train_options *options)
     return list;
 }
 
-/* Everything that decides the result. A missing value (memory is out) leaves its key out. */
-static void describe(const esp_trainer *s, json_t *json)
+/* The options. A missing value (memory is out) leaves its key out. */
+static void put_options(json_t *json, const esp_train_options *o, const esp_dataset *training)
 {
-    const esp_train_options *o = s->options;
     char augmentation[ESP_AUGMENTATION_TEXT_MAX];
     bool is_frozen = o->freezes_norm || o->norm == ESP_NORM_MODE_FROZEN;
+    int64_t count = training == NULL ? 0 : esp_dataset_count(training);
+    int64_t batch = o->batch > 0 ? o->batch : esp_train_defaults().batch;
     esp_augmentation_text(&o->augmentation, augmentation, sizeof(augmentation));
-    json_object_set_new(json, "model", graph_text(s->graph));
-    json_object_set_new(json, "training data", dataset_text(s->training));
-    json_object_set_new(json, "validation data", dataset_text(s->validation));
-    json_object_set_new(json, "masks", json_sprintf("%016" PRIx64, masks_hash(s)));
-    json_object_set_new(json, "normalisation", normalization_text(&s->normalization));
     json_object_set_new(json, "augmentation", json_string(augmentation));
     json_object_set_new(json, "schedule",
                         o->lr_fn != NULL ? json_string("a function") : esp_schedule_to_json(&o->schedule));
@@ -129,7 +91,7 @@ static void describe(const esp_trainer *s, json_t *json)
         double value;
     } values[] = {
         {"epochs", o->epochs_limit},
-        {"batch", (double)s->batch},
+        {"batch", (double)batch},
         {"momentum", o->momentum},
         {"weight decay", o->weight_decay},
         {"decay of weights only", o->decays_weights_only},
@@ -138,7 +100,7 @@ static void describe(const esp_trainer *s, json_t *json)
         {"beta1", o->beta1},
         {"beta2", o->beta2},
         {"epsilon", o->epsilon},
-        {"images per epoch", (double)s->epoch_images},
+        {"images per epoch", (double)(o->train_limit > 0 && o->train_limit < count ? o->train_limit : count)},
         {"validation limit", (double)o->validation_limit},
         {"measuring first", o->evaluates_first},
         {"label smoothing", o->label_smoothing},
@@ -157,14 +119,59 @@ static void describe(const esp_trainer *s, json_t *json)
     }
 }
 
+/* By the model's metadata, unless the options say otherwise; nothing without images. */
+static esp_status put_normalization(json_t *json, const esp_graph *graph, const esp_train_options *options,
+                                    const esp_dataset *training, esp_error *err)
+{
+    esp_normalization normalization;
+    if (training == NULL) {
+        return ESP_OK;
+    }
+    esp_status status = esp_normalization_of(graph, esp_dataset_channels(training), &normalization, err);
+    if (status == ESP_OK) {
+        status = esp_normalization_override(&normalization, options->mean, options->std, err);
+    }
+    if (status == ESP_OK) {
+        json_object_set_new(json, "normalisation", normalization_text(&normalization));
+    }
+    return status;
+}
+
+esp_status esp_train_identity(const esp_graph *graph, const esp_train_options *options,
+                              const esp_dataset *training, const esp_dataset *validation, json_t **out,
+                              esp_error *err)
+{
+    *out = NULL;
+    json_t *json = json_object();
+    if (json == NULL) {
+        return esp_fail_memory(err, "the identity of a training", 0);
+    }
+    json_object_set_new(json, "model", graph_text(graph));
+    json_object_set_new(json, "masks", json_sprintf("%016" PRIx64, masks_hash(graph, options)));
+    put_options(json, options, training);
+    esp_status status = put_normalization(json, graph, options, training, err);
+    if (status == ESP_OK) {
+        status = put_dataset(json, "training data", training, err);
+    }
+    if (status == ESP_OK) {
+        status = put_dataset(json, "validation data", validation, err);
+    }
+    if (status != ESP_OK) {
+        json_decref(json);
+        return status;
+    }
+    *out = json;
+    return ESP_OK;
+}
+
+/* ---- comparing ---- */
+
 static char *value_text(const json_t *value)
 {
     return value == NULL ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(12));
 }
 
-/* Names the first thing that differs. The seed decides which images are held back, so it comes before them.
- */
-static esp_status compare_identity(const json_t *now, const json_t *then, esp_error *err)
+esp_status esp_train_identity_check(const json_t *now, const json_t *then, const char *what, esp_error *err)
 {
     static const char *const first[] = {"model", "seed", "training data", "validation data", NULL};
     const char *different = NULL, *key = NULL;
@@ -184,24 +191,26 @@ static esp_status compare_identity(const json_t *now, const json_t *then, esp_er
     }
     char *old_text = value_text(json_object_get(then, different));
     char *new_text = value_text(json_object_get(now, different));
-    esp_fail(err, ESP_MISMATCH, "the checkpoint is of another training: its %s is %.160s, found %.160s",
-             different, old_text == NULL ? "missing" : old_text, new_text == NULL ? "missing" : new_text);
+    esp_fail(err, ESP_MISMATCH, "%s is of another training: its %s is %.160s, found %.160s", what, different,
+             old_text == NULL ? "missing" : old_text, new_text == NULL ? "missing" : new_text);
     esp_error_set_hint(err, "resume with the same model, data and options as before");
     free(old_text);
     free(new_text);
     return ESP_MISMATCH;
 }
 
-char *esp_trainer_identify(const esp_trainer *s)
+/* ---- of a trainer ---- */
+
+esp_status esp_trainer_identify(esp_trainer *s, esp_error *err)
 {
-    json_t *json = json_object();
-    char *text = NULL;
-    if (json != NULL) {
-        describe(s, json);
-        text = esp_json_dump(json, 1);
+    json_t *json = NULL;
+    esp_status status = esp_train_identity(s->graph, s->options, s->training, s->validation, &json, err);
+    if (status == ESP_OK) {
+        s->identity = esp_json_dump(json, 1);
+        status = s->identity == NULL ? esp_fail_memory(err, "the identity of a training", 0) : ESP_OK;
     }
     json_decref(json);
-    return text;
+    return status;
 }
 
 esp_status esp_trainer_check_identity(const esp_trainer *s, const esp_train_state *state, esp_error *err)
@@ -214,7 +223,7 @@ esp_status esp_trainer_check_identity(const esp_trainer *s, const esp_train_stat
     json_t *now = json_loads(s->identity, 0, NULL);
     esp_status status = then == NULL || now == NULL || !json_is_object(then)
                             ? esp_fail(err, ESP_FORMAT, "'identity' is no JSON object")
-                            : compare_identity(now, then, err);
+                            : esp_train_identity_check(now, then, "the checkpoint", err);
     json_decref(then);
     json_decref(now);
     return status;

@@ -96,8 +96,8 @@ esp_status esp_trainer_diverged(esp_trainer *s, esp_trouble trouble, double loss
                                 int64_t count, esp_error *err);
 
 /* ---- trainer_identity.c ---- */
-/* Everything that decides the result, as JSON; freed with esp_free; NULL when memory is out. */
-char *esp_trainer_identify(const esp_trainer *s);
+/* Makes `identity`: everything that decides the result (train_identity.h). */
+esp_status esp_trainer_identify(esp_trainer *s, esp_error *err);
 /* ESP_MISMATCH when the state's identity is another. */
 esp_status esp_trainer_check_identity(const esp_trainer *s, const esp_train_state *state, esp_error *err);
 

@@ -24,7 +24,7 @@
 #include "base/memory.h"
 #include "train/trainer_internal.h"
 
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 
 esp_status esp_trainer_prepare_state(esp_trainer *s, esp_error *err)
 {
@@ -44,8 +44,7 @@ esp_status esp_trainer_prepare_state(esp_trainer *s, esp_error *err)
     if (options->on_checkpoint == NULL && options->resume == NULL) {
         return ESP_OK;
     }
-    s->identity = esp_trainer_identify(s);
-    return s->identity == NULL ? esp_fail_memory(err, "the identity of a training", 0) : ESP_OK;
+    return esp_trainer_identify(s, err);
 }
 
 /* ---- a step that is taken back ---- */

@@ -22,11 +22,11 @@ function sharedModel(setting, name) {
     return file;
 }
 
-function groupedModel(setting, ratio) {
-    const file = path.join(setting.directory, `resnet50-sg${Math.round(100 * ratio)}.onnx`);
+function groupedModel(setting, ratio, name = "resnet50", classifier = "fc") {
+    const file = path.join(setting.directory, `${name}-sg${Math.round(100 * ratio)}.onnx`);
     if (!fs.existsSync(file))
-        setting.command(setting.program, ["prune", zoo(setting, "resnet50"), "-o", file, "--method", "sg", "--mode", "faithful",
-            "--ratio", String(ratio), "--layer", `fc=${landmarks.fcRatio}`, "--groups", String(landmarks.groupCount)]);
+        setting.command(setting.program, ["prune", zoo(setting, name), "-o", file, "--method", "sg", "--mode", "faithful",
+            "--ratio", String(ratio), "--layer", `${classifier}=${landmarks.fcRatio}`, "--groups", String(landmarks.groupCount)]);
     return file;
 }
 
@@ -158,6 +158,19 @@ async function runTraining(setting, model, batch, threads, landmark) {
         });
 }
 
+// Steps of a network cut by self-grouping: against those of the dense network, and against PyTorch's on the same cut graph,
+// which take seconds.
+async function runGroupedTraining(setting, { ratio, batch, landmark, hasPeer }, threads) {
+    const cut = groupedModel(setting, ratio, "resnet20"), more = ["--train"];
+    const rows = await withPrograms([() => ours(setting, cut, batch, threads, { more }),
+        () => ours(setting, zoo(setting, "resnet20"), batch, threads, { more })], async (mine, dense) => {
+        const measured = await alternate([mine, dense], { ...setting, threads });
+        return [judge({ ...figures(measured), threads, batch, peer: "our dense" }, landmark)];
+    });
+    if (hasPeer) rows.push(...await runTraining({ ...setting, rounds: 2 }, cut, batch, threads));
+    return rows;
+}
+
 // ---- one program against itself ----
 
 async function runThreads(setting, model, batch, threads, atLeast) {
@@ -209,16 +222,16 @@ function macsByLayer(nodes, names) {
     return macs;
 }
 
-async function runGroupedLayers(setting, ratio, threads) {
+async function runGroupedLayers(setting, ratio, batch, threads, share) {
     const dense = zoo(setting, "resnet50"), sparse = groupedModel(setting, ratio);
     const denseNodes = layersOf(setting, dense), sparseNodes = layersOf(setting, sparse);
     const names = denseNodes.filter((node) => node.macs > 0).map((node) => node.name);
     const denseMacs = macsByLayer(denseNodes, names), sparseMacs = macsByLayer(sparseNodes, names);
     const pruned = names.filter((name) => sparseMacs.get(name) < denseMacs.get(name));
     const more = ["--layers"];
-    return withPrograms([() => ours(setting, sparse, 1, threads, { more }),
-        () => ours(setting, dense, 1, threads, { more, kernels: "no-winograd" }),
-        () => ours(setting, dense, 1, threads, { more })], async (...programs) => {
+    return withPrograms([() => ours(setting, sparse, batch, threads, { more }),
+        () => ours(setting, dense, batch, threads, { more, kernels: "no-winograd" }),
+        () => ours(setting, dense, batch, threads, { more })], async (...programs) => {
         const measured = await alternate(programs, { ...setting, threads });
         const byLayer = measured.answers.map((answers, i) => {
             const turns = answers.map((answer) => layerTimes(i === 0 ? sparseNodes : denseNodes, names, answer.nodes));
@@ -230,10 +243,10 @@ async function runGroupedLayers(setting, ratio, threads) {
             direct_ms: direct.get(name), dense_ms: Math.min(direct.get(name), best.get(name)) }));
         const theory = sum(denseMacs) / sum(sparseMacs);
         const slower = layers.filter((layer) => layer.ms > 1.05 * layer.dense_ms);
-        return [judge({ ours_ms: sum(now), peer_ms: sum(direct), peer: "our direct dense", threads, ratio: sum(direct) / sum(now),
+        return [judge({ ours_ms: sum(now), peer_ms: sum(direct), peer: "our direct dense", threads, batch, ratio: sum(direct) / sum(now),
             theory, rounds: measured.rounds, quiet: measured.quiet, layers,
             note: `theory ${theory.toFixed(2)}x; ${slower.length} of ${pruned.length} layers slower than their best dense form` },
-        Number((landmarks.theoryShare * theory).toFixed(3)))];
+        share === undefined ? undefined : Number((share * theory).toFixed(3)))];
     });
 }
 
@@ -324,8 +337,15 @@ function list(options) {
         for (const threads of threadCounts)
             add(`training/${model}/b${batch}/t${threads}`, (setting) =>
                 runTraining(setting, zoo(setting, model), batch, threads, landmark));
+    for (const grouped of landmarks.groupedTraining)
+        for (const threads of threadCounts)
+            add(`grouped-training/resnet20/${grouped.ratio}/b${grouped.batch}/t${threads}`, (setting) =>
+                runGroupedTraining(setting, grouped, threads));
     for (const { ratio } of landmarks.grouped)
-        add(`grouped-layers/resnet50/${ratio}/t1`, (setting) => runGroupedLayers(setting, ratio, 1));
+        for (const batch of [1, 8])
+            for (const threads of threadCounts)
+                add(`grouped-layers/resnet50/${ratio}${batch > 1 ? `/b${batch}` : ""}/t${threads}`, (setting) =>
+                    runGroupedLayers(setting, ratio, batch, threads, batch * threads === 1 ? landmarks.theoryShare : undefined));
     for (const { ratio, landmark } of landmarks.grouped)
         for (const threads of threadCounts)
             add(`grouped-network/resnet50/${ratio}/t${threads}`, (setting) =>

@@ -28,8 +28,14 @@ const grouped = [
     { ratio: 0.8, landmark: 2.8 },
 ];
 
+// ResNet-20 cut by self-grouping: steps of training against those of the dense network, dense time / time at least
+const groupedTraining = [
+    { ratio: 0.5, batch: 128, landmark: 0.6, hasPeer: true },
+    { ratio: 0.8, batch: 128, landmark: 0.6 },
+];
+
 module.exports = {
-    inference, training, grouped,
+    inference, training, grouped, groupedTraining,
     groupCount: 16, fcRatio: 0.6,
     theoryShare: 0.75, // of the theoretical speed-up, summed over the pruned layers, against our direct dense kernels
     efficiency: 0.9, // time on one thread / (threads x time on several), ResNet-50

@@ -121,6 +121,9 @@ class Network(torch.nn.Module):
     def run_Concat(self, values, inputs, attributes):
         return torch.cat([values[name] for name in inputs], attributes["axis"])
 
+    def run_Gather(self, values, inputs, attributes):
+        return torch.index_select(values[inputs[0]], attributes.get("axis", 0), values[inputs[1]])
+
     def run_Dropout(self, values, inputs, attributes):
         return F.dropout(values[inputs[0]], 0.5, training=True)
 

@@ -48,3 +48,29 @@ expect 2 "--floor" "$ESPALIER" prune "$MODEL" --method sg --floor 0.2 --ratio 0.
 expect 2 "expected 0 to 15" "$ESPALIER" explain "$MODEL" conv1 16 --method wsp --ratio 0.4
 expect 2 "did you mean 'conv1'" "$ESPALIER" explain "$MODEL" convl 1 --method wsp --ratio 0.4
 expect 2 "CHANNEL" "$ESPALIER" explain "$MODEL" conv1 x --method wsp --ratio 0.4
+
+# --mean and --std are of the images that a criterion looks at, wherever it does
+/usr/bin/python3 - <<'END'
+import struct
+for name, count in (("train", 40), ("t10k", 20)):
+    with open(name + "-images-idx3-ubyte", "wb") as f:
+        f.write(struct.pack(">4I", 0x803, count, 28, 28))
+        f.write(bytes((n * 31 + y * (n % 10 + 3) + x * x * (n % 7 + 1)) % 256 for n in range(count) for y in range(28) for x in range(28)))
+    with open(name + "-labels-idx1-ubyte", "wb") as f:
+        f.write(struct.pack(">2I", 0x801, count) + bytes(n % 10 for n in range(count)))
+END
+images="--data idx:. --calibrate 40"
+score='d["layers"][1]["saliency"][5]'
+told='d["writers"][0]["score"]'
+for given in "" "--mean 0.9 --std 0.1"; do
+    expect_out '"layers"' "$ESPALIER" saliency "$MODEL" -c activation $images $given --json
+    wanted=$(json "$score")
+    layer=$(json 'd["layers"][1]["name"]')
+    expect_out '"writers"' "$ESPALIER" explain "$MODEL" "$layer" 5 -m filter -c activation -r 0.5 $images $given --json
+    [ "$(json "$told")" = "$wanted" ] || fail "explain $given: $(json "$told"), saliency says $wanted"
+    expect_out '"sets"' "$ESPALIER" prune "$MODEL" -m filter -c activation -r 0.5 $images $given --dry-run --json
+    json '[s["threshold"] for s in d["sets"]]' >"thresholds$given"
+done
+cmp -s thresholds "thresholds--mean 0.9 --std 0.1" && fail "prune passes over --mean and --std"
+expect 2 "--std is for the images of --data, found no --data" "$ESPALIER" explain "$MODEL" conv1 1 -m wsp -r 0.4 --std 0.5
+expect 2 "is not a number" "$ESPALIER" explain "$MODEL" conv1 1 -m filter -c activation -r 0.4 $images --mean x

@@ -47,3 +47,30 @@ expect 1 "missing.json" "$ESPALIER" plan show missing.json
 expect 1 "no/such" "$ESPALIER" plan merge a.json b.json -o no/such/x.json
 [ ! -e x.json ] || fail "a failed command left a file"
 expect_out "Example" "$ESPALIER" plan --help
+
+# a plan whose criterion looks at images can be shown, compared and fitted on them
+/usr/bin/python3 - <<'END'
+import struct
+for name, count in (("train", 20), ("t10k", 10)):
+    with open(name + "-images-idx3-ubyte", "wb") as f:
+        f.write(struct.pack(">4I", 0x803, count, 28, 28))
+        f.write(bytes((n * 31 + y * (n % 10 + 3) + x * x * (n % 7 + 1)) % 256 for n in range(count) for y in range(28) for x in range(28)))
+    with open(name + "-labels-idx1-ubyte", "wb") as f:
+        f.write(struct.pack(">2I", 0x801, count) + bytes(n % 10 for n in range(count)))
+END
+NET=$SAMPLES/lenet5.onnx
+cat >seen.json <<'END'
+{"version": 1, "method": "filter", "criterion": "activation", "ratio": 0.5}
+END
+cat >unseen.json <<'END'
+{"version": 1, "method": "filter", "criterion": "l1", "ratio": 0.5}
+END
+expect 2 "criterion 'activation' looks at images: --data SPEC is missing" "$ESPALIER" plan show seen.json "$NET"
+expect 2 "criterion 'activation' looks at images: --data SPEC is missing" "$ESPALIER" plan fit "$NET" seen.json
+expect_out "params" "$ESPALIER" plan show seen.json "$NET" --data idx:. --calibrate 20
+expect_out "the plan fits" "$ESPALIER" plan fit "$NET" seen.json --data idx:. --calibrate 20 --mean 0.5 --std 0.5
+expect_out "layers come out differently" "$ESPALIER" plan diff unseen.json seen.json "$NET" --data idx:.
+cat >wrong.json <<'END'
+{"version": 1, "method": "wsp", "ratio": 0.3, "rules": [{"layer": "a", "ratio": 0.1}, {"layer": "b", "ratio": "x"}]}
+END
+expect 2 "rules[1]: plan: 'ratio' is not a number: found a string" "$ESPALIER" plan show wrong.json

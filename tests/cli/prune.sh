@@ -62,7 +62,7 @@ END
 expect 2 "--border-ratio is for methods wsp and filter, found --method sg" $p -m sg --border-ratio 0.2
 expect 2 "--form is for a model that is cut, found --masked" $p -m sg --masked --form dense
 expect 2 "--ridge is for --reconstruct N, found none" $p -m wsp --ridge 0.1
-expect 2 "--mean is for the images of --reconstruct" $p -m wsp --mean 0.5
+expect 2 "--mean is for the images of --data, found no --data" $p -m wsp --mean 0.5
 expect 2 "--recalibrate looks at images: --data SPEC is missing" $p -m wsp --recalibrate 20
 expect 2 "--groups is for method sg, found --plan of method wsp" "$ESPALIER" explain "$MODEL" conv1 1 --plan wsp.json --groups 3
 

@@ -19,6 +19,9 @@ json '[d["measured_on"], d["validation_from"], d["test"]["images"], d["best"]["i
 expect_out '"best"' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnist --epochs 0.01 --limit 300 --validate-on-test --json
 json '[d["measured_on"], d["test"]]' | grep -qF "['test', None]" || fail "--validate-on-test"
 expect_out '5400 of 60000' "$ESPALIER" train cut.onnx -o tuned.onnx --data fashion-mnist --epochs 0.01 --limit 300 --validation 0.09 --seed 4
+expect_out "none: all 60000 images train" "$ESPALIER" train cut.onnx -o newest.onnx --data fashion-mnist --epochs 0.01 --limit 300 --validation none
+! grep -qE "^(before|best)" out.txt || fail "nothing is measured between epochs"
+grep -q "^test  " out.txt || fail "the newest weights are measured on the test images"
 expect 2 "not both" "$ESPALIER" train cut.onnx -o x.onnx --data fashion-mnist --epochs 1 --validation 0.1 --validate-on-test
 expect 2 "between 0 and 1" "$ESPALIER" train cut.onnx -o x.onnx --data fashion-mnist --epochs 1 --validation 1.5
 
@@ -104,6 +107,33 @@ json 'd["checkpoints"] == 0 and d["checkpoint_failures"] == 6 and "full.ckpt" in
 cmp whole.onnx full.onnx || fail "a full disk changed the result"
 [ ! -e full.ckpt ] || fail "a half-written checkpoint"
 
+# no two of the files are one, and each can be written: known before training
+expect 2 "-o and --checkpoint: expected two files" $RUN -o one.onnx --checkpoint one.onnx
+expect 2 "-o and --log: expected two files" $RUN -o one.onnx --log one.onnx
+expect 1 "/nowhere/x.ckpt" $RUN -o x.onnx --checkpoint /nowhere/x.ckpt
+# an output that cannot be written to any more: training goes on, and says where its work is
+(
+    trap '' XFSZ
+    ulimit -f 100
+    status=0
+    "$ESPALIER" train cut.onnx --data idx:small --epochs 2 --limit 200 --validate-on-test -o late.onnx >out.txt 2>err.txt || status=$?
+    [ $status -eq 1 ] || fail "exit status $status without room for the result"
+)
+grep -q "warning: late.onnx: .*training goes on" err.txt && [ "$(wc -l <err.txt)" -eq 2 ] || { cat err.txt; fail "what is said without room for the result"; }
+
+# flags that would do nothing are refused
+bad "--momentum is for optimizer sgd, found adam" "$ESPALIER" train cut.onnx --optimizer adam --momentum 0.9
+bad "--beta1 is for optimizers adam and adamw" "$ESPALIER" train cut.onnx --beta1 0.9
+bad "--gamma is for schedules step" "$ESPALIER" train cut.onnx --gamma 0.5
+bad "--distill is for a training with --teacher" "$ESPALIER" train cut.onnx --distill 0.5
+bad "--min-delta is for a training with --patience" "$ESPALIER" train cut.onnx --min-delta 0.5
+
+# the same labels under other pictures are another training
+mkdir other
+cp small/* other/
+printf 'x' | dd of=other/train-images-idx3-ubyte bs=1 seek=400000 conv=notrunc 2>/dev/null
+expect 1 "another training: its training data" "$ESPALIER" train $SAMPLES/lenet5.onnx -o x.onnx --data idx:other --epochs 3 --train-limit 700 --batch 50 --limit 200 --crop 2 --lr 0.05 --optimizer adamw --ema 0.9 --resume run.ckpt
+
 # a group lasso shrinks weights
 expect_out '"best"' "$ESPALIER" train cut.onnx -o lasso.onnx --data idx:small --epochs 1 --group-lasso 0.01 --json
 expect 2 "[0, 1e+06]" "$ESPALIER" train cut.onnx -o x.onnx --data idx:small --epochs 1 --group-lasso -1
@@ -124,32 +154,35 @@ expect_out '"best"' "$ESPALIER" train cut.onnx -o other.onnx --data idx:small --
 expect_out '12' "$ESPALIER" inspect other.onnx
 expect_out '"best"' "$ESPALIER" train other.onnx -o back.onnx --data idx:small --epochs 0.05 --limit 200 --replace-classifier --freeze 'conv*' --json
 
-# wait_for_data PID: until the program has read its data (its memory has grown)
-wait_for_data() {
+# wait_for EVENT PID: until the program has written such a line to its log
+wait_for() {
     tries=0
-    while [ "$(awk '/VmRSS/ {print $2}' /proc/$1/status 2>/dev/null || echo 999999)" -lt 60000 ]; do
+    while ! grep -q "\"event\":\"$1\"" wait.jsonl 2>/dev/null && kill -0 $2 2>/dev/null; do
         tries=$((tries + 1))
-        [ $tries -lt 200000 ] || fail "did not load its data"
+        [ $tries -lt 100000 ] || fail "no $1"
     done
 }
 
 # an interrupt during training leaves the best version so far and exits 130
-"$ESPALIER" train cut.onnx -o stopped.onnx --data fashion-mnist --epochs 500 --limit 100 --json >out.txt 2>err.txt &
+"$ESPALIER" train cut.onnx -o stopped.onnx --data fashion-mnist --epochs 500 --limit 100 --log wait.jsonl --log-every 1 --json >out.txt 2>err.txt &
 pid=$!
-wait_for_data $pid
+wait_for progress $pid
 kill -INT $pid
 status=0
 wait $pid || status=$?
 [ $status -eq 130 ] || { cat err.txt; fail "exit status $status after an interrupt, expected 130"; }
+grep -q "resume" err.txt && fail "nothing to resume without a checkpoint"
 expect_out "top-1" "$ESPALIER" eval stopped.onnx --data fashion-mnist --limit 500
 
 # an interrupt during the first evaluation, which takes seconds here: the file is there, and no figure is made up
-"$ESPALIER" train "$SAMPLES/resnet20.onnx" -o early.onnx --data fashion-mnist --epochs 1 --threads 1 >out.txt 2>err.txt &
+rm wait.jsonl
+"$ESPALIER" train "$SAMPLES/resnet20.onnx" -o early.onnx --data fashion-mnist --epochs 1 --threads 1 --log wait.jsonl --checkpoint early.ckpt >out.txt 2>err.txt &
 pid=$!
-wait_for_data $pid
+wait_for start $pid
 kill -INT $pid
 status=0
 wait $pid || status=$?
 [ $status -eq 130 ] || { cat err.txt; fail "exit status $status after an early interrupt, expected 130"; }
 grep -q 'nothing was measured yet' out.txt || { cat out.txt; fail "what is said of a training that measured nothing"; }
+grep -q 'early.onnx; --resume early.ckpt goes on' err.txt || { cat err.txt; fail "what is said of a training that can go on"; }
 expect_out '"layers"' "$ESPALIER" inspect early.onnx --json

@@ -44,17 +44,49 @@ expect_out "removed" "$ESPALIER" tune "$MODEL" -o cut.onnx $FAST -m filter -c l2
 expect_out '"params"' "$ESPALIER" compare "$MODEL" cut.onnx --json
 json 'd["b"]["params"] < 0.8 * d["a"]["params"]' | grep -q True || fail "the cut model is smaller"
 
-# killed after its first step, at whatever moment that is: goes on to the same model
-"$ESPALIER" tune "$MODEL" -o resumed.onnx $FAST -m sg -r 0.4 -g 4 -p lg --step 0.2 >/dev/null 2>&1 &
-process=$!
-while [ ! -e resumed.onnx.state.json ] && kill -0 $process 2>/dev/null; do :; done
-kill -9 $process 2>/dev/null || true
-wait $process 2>/dev/null || true
-if [ -e resumed.onnx.state.json ]; then
-    expect 1 "another plan" "$ESPALIER" tune "$MODEL" -o resumed.onnx $FAST -m sg -r 0.6 -g 4 -p lg --step 0.2 --resume
-    expect_out "wrote" "$ESPALIER" tune "$MODEL" -o resumed.onnx $FAST -m sg -r 0.4 -g 4 -p lg --step 0.2 --resume
-fi
+# killed again and again, in the middle of phases: goes on to the same model
+RUN="$ESPALIER tune $MODEL -o resumed.onnx $FAST --checkpoint-every 1steps -m sg -r 0.4 -g 4 -p lg --step 0.2"
+STATE=resumed.onnx.state.json
+# kill_after N: begins or goes on, and kills the program once it has written N checkpoints more
+kill_after() {
+    resume=
+    [ ! -e $STATE.training ] && [ ! -e $STATE ] || resume=--resume
+    $RUN $resume --threads $2 >/dev/null 2>err.txt &
+    pid=$!
+    seen=0 tries=0 last=$(stat -c %i-%Y $STATE.training 2>/dev/null || echo none)
+    while [ $seen -lt $1 ] && kill -0 $pid 2>/dev/null; do
+        now=$(stat -c %i-%Y $STATE.training 2>/dev/null || echo none)
+        [ "$now" = "$last" ] || seen=$((seen + 1))
+        last=$now tries=$((tries + 1))
+        [ $tries -lt 20000 ] || fail "no checkpoint"
+    done
+    kill -KILL $pid 2>/dev/null || true
+    wait $pid 2>/dev/null || true
+}
+kill_after 2 1
+[ -e $STATE.training ] && [ ! -e $STATE ] || fail "a run killed in its first step keeps its training"
+expect 1 "its schedule is" $RUN --resume --lr 0.002
+expect 1 "its seed is" $RUN --resume --seed 1
+kill_after 3 2
+kill_after 4 1
+kill_after 3 2
+expect 1 "another plan" $RUN -r 0.6 --resume
+expect_out '"records"' $RUN --resume --json
+json 'd["resumed_steps"] + d["resumed_training_step"] > 0 and d["checkpoint_failures"] == 0 and len(d["records"]) == 3' | grep -q True ||
+    { cat out.txt; fail "what is said of a resumed run"; }
 cmp -s out.onnx resumed.onnx || fail "a resumed run gave another model"
+ls $STATE* >/dev/null 2>&1 && fail "the state is removed at the end" || true
+
+# a disk that is full for checkpoints: the run goes on, the user is told once
+(
+    trap '' XFSZ
+    ulimit -f 3000
+    $RUN --json >out.txt 2>err.txt || { cat err.txt; fail "a run with a full disk"; }
+)
+[ "$(wc -l <err.txt)" -eq 1 ] && grep -q "warning: .*the run goes on" err.txt || { cat err.txt; fail "a full disk is told once"; }
+json 'd["checkpoint_failures"] > 3 and ".training" in d["checkpoint_error"]' | grep -q True || { cat out.txt; fail "failures are counted"; }
+cmp -s out.onnx resumed.onnx || fail "a full disk changed the result"
+expect 1 "/nowhere/state" $RUN --state /nowhere/state
 
 expect 2 "unknown pruning schedule 'lgg'" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.4 -p lgg
 expect 2 "--prune-schedule is missing" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.4

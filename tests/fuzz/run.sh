@@ -42,6 +42,27 @@ corpus() {
             head -c 65536 "$file" > "$build/corpus/safetensors/$(basename "$file")"
         done
         ;;
+    image)
+        for file in "$source"/tests/unit/io/images/*.png "$source"/tests/unit/io/images/*.jpg; do
+            [ "$(wc -c < "$file")" -gt 65536 ] || cp "$file" "$build/corpus/image/"
+        done
+        ;;
+    npy)
+        # three bytes of our own, two classes, two images of 2x2
+        header() { printf '\223NUMPY\001\000v\000%-117s\n' "{'descr': '$1', 'fortran_order': False, 'shape': ($2,), }"; }
+        { printf '\202\000\000' && header '|u1' 2 && printf '\000\001' && header '|u1' '2, 2, 2' && printf 'abcdefgh'; } > "$build/corpus/npy/bytes"
+        { printf '\220\000\001' && header '<i8' 2 && head -c 16 /dev/zero && header '<f4' '2, 2, 2, 1' && head -c 32 /dev/zero; } > "$build/corpus/npy/floats"
+        ;;
+    folder)
+        # train/, test/, in each a/ and b/ with an image
+        printf '\000\000\000\000\000\000\001\000\000\001\003\000\000\001\004\000\000\002\003\000\000\002\004\000\000\003\007\004\001\004\007\004\001\005\007\004\001\006\007\004\001' \
+            > "$build/corpus/folder/splits"
+        printf '\000\000\003\000\000\000\004\000\000\001\007\004\001\001\010\004\001\002\007\004\001\002\011\005\001' > "$build/corpus/folder/classes"
+        ;;
+    checkpoint)
+        printf 'ESPCKPT\n\001\000\000\000\000\000\000\000' > "$build/corpus/checkpoint/front"
+        printf '\000\003\000\001' > "$build/corpus/checkpoint/change"
+        ;;
     cifar)
         head -c 6146 /dev/zero > "$build/corpus/cifar/two"
         ;;

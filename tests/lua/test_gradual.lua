@@ -60,6 +60,20 @@ local resumed, r = run { state = "run.json", resume = true }
 test.equal(r.resumed_steps, 1, "steps taken over")
 test.equal(select(1, resumed:difference(masked)), 0, "difference of a resumed run")
 test.equal(io.open("run.json"), nil, "the state after the end")
+
+-- the same inside the training of the second step: its fifth optimizer step and those before it are not done again
+local steps = 0
+test.fails("enough", run, {
+    state = "run.json", checkpoint_steps = 1,
+    on_step = function() steps = steps + 1 if steps == 7 then error "enough" end end,
+})
+test.fails("its batch is 16", run, { state = "run.json", resume = true, batch = 8 })
+test.fails("another pruning schedule", run, { state = "run.json", resume = true, local_lr = 0.01 })
+resumed, r = run { state = "run.json", resume = true }
+test.equal(r.resumed_steps, 1, "steps taken over")
+test.equal(r.resumed_training_step, 2, "steps of training taken over")
+test.equal(select(1, resumed:difference(masked)), 0, "difference of a run resumed inside a phase")
+test.equal(io.open("run.json.training"), nil, "the training after the end")
 test.fails("no state to resume in run.json", run, { state = "run.json", resume = true })
 test.fails("needs its state file", run, { resume = true })
 
@@ -84,4 +98,13 @@ test.fails("no data to train on", function()
 end)
 test.fails("either plan or preset", function() model:prune_gradually { schedule = "lg", data = training } end)
 test.fails("expected a function", run, { on_event = 3 })
+-- everything training takes, a teacher too
+local _, full = run {
+    optimizer = "adamw", lr = 1e-3, lr_schedule = { kind = "cosine", warmup = 0.2 }, label_smoothing = 0.1, ema = 0.9,
+    teacher = model, distill = 0.3, clip_norm = 5, freeze = "stem*", patience = 3,
+}
+test.is_true(full.last.images > 0, "measured")
+test.fails("plateau", run, { schedule = "linear", lr_schedule = "plateau" })
+test.fails("milestones[1]", run, { lr_schedule = "step", milestones = { "x" } })
+test.fails("patience: found -1", run, { patience = -1 })
 test.fails("form", run, { form = "round" })

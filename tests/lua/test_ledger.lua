@@ -51,7 +51,7 @@ for channel = 0, #mask - 1 do
     test.equal(#told.scores, 1, "one score")
 end
 test.fails("expected 0 to", preview.explain, preview, 2, #mask)
-test.fails("no layer", preview.explain, preview, "nosuch", 0)
+test.fails("unknown layer", preview.explain, preview, "nosuch", 0)
 test.fails("did you mean 'fpgm'", model.preview, model, { method = "filter", ratio = 0.5, criterion = "fpg" })
 test.fails("round_to", model.preview, model, { method = "sg", ratio = 0.5, round_to = 8 })
 test.fails("taylor", model.preview, model, { method = "filter", ratio = 0.5, criterion = "taylor" })

@@ -48,6 +48,6 @@ local one = model:sensitivity { data = data, ratios = 0.5, layers = "block.*" }
 test.is_true(#one.curves < #scan.curves, "a pattern chooses parts")
 test.fails("did you mean 'ratios'", model.sensitivity, model, { data = data, ratio = 0.5 })
 test.fails("data is missing", model.sensitivity, model, { ratios = 0.5 })
-test.fails("the list is empty", model.sensitivity, model, { data = data, ratios = {} })
+test.fails("ratios: found 0 numbers", model.sensitivity, model, { data = data, ratios = {} })
 test.fails("resume needs the file", model.sensitivity, model, { data = data, resume = true })
 test.fails("unknown layer", model.sensitivity, model, { data = data, layers = { "nothing" } })

@@ -64,6 +64,14 @@ test.equal(select(2, train { patience = 1, lr = 1e-9, epochs = 9, min_delta = 1 
 local _, held = train { validation = 0.25 }
 test.equal(held.best.images, 16, "images held back")
 
+-- or none: all images train, nothing is measured, the newest weights count
+local last, unmeasured = train { validation = false, lr = 0.3, on_epoch = function(report)
+    test.equal(report.validation, nil, "no figures of validation")
+end }
+test.equal(unmeasured.best, nil, "nothing was measured")
+test.is_true(is_same(last, train { lr = 0.3, validation = training, resume = nil, patience = 0 }) or
+    unmeasured.best_epoch == 2, "the newest weights")
+
 -- checkpoints: cut by an error, gone on, the same bits
 local function cut_at_5(report) if report.step == 5 then error("enough") end end
 test.fails("on_step: ", train, { checkpoint = "a.ckpt", checkpoint_steps = 1, on_step = cut_at_5 })

@@ -39,6 +39,14 @@ for name, params in pairs { resnet20 = 269722, resnet32 = 464154, resnet44 = 658
     test.equal(esp.zoo[name] { seed = false }:counts().params, params, name)
 end
 test.equal(esp.zoo.cifar_resnet { seed = false }:counts().params, 269722 + 16 * 32 + 32 * 64 + 2 * (32 + 64), "ResNet-20")
+-- Liu et al. 2017: VGG-16 of 14.72 million; Huang et al. 2017, table 2: DenseNet-40 of 1.0, DenseNet-BC-100 of 0.8 million; exact
+-- counts of the PyTorch networks that are in use
+test.equal(esp.zoo.cifar_vgg { seed = false }:counts().params, 14724042, "VGG-16 for CIFAR")
+test.equal(esp.zoo.cifar_densenet { seed = false }:counts().params, 769162, "DenseNet-BC-100")
+local plain = esp.zoo.cifar_densenet { seed = false, layers = 12, bottleneck = false }
+test.equal(plain:counts().params, 1019722, "DenseNet-40")
+test.equal(#plain:layers(), 40, "DenseNet-40: layers")
+test.equal(#esp.zoo.cifar_densenet { seed = false }:layers(), 100, "DenseNet-BC-100: layers")
 test.equal(esp.zoo.lenet5 { seed = false }:counts().params, 431080, "LeNet-5 of Caffe")
 
 -- every network of the list, and nothing else, can be built and run
@@ -54,6 +62,8 @@ for _, case in ipairs {
     { "densenet161", { input = { 3, 32, 47 }, growth = 4 } },
     { "mobilenet_v2", { input = { 3, 33, 32 }, width = 0.35, dropout = true } },
     { "squeezenet1_0", { input = { 3, 37, 36 }, dropout = true } },
+    { "cifar_vgg", { input = { 1, 8, 13 }, width = 4, stages = { 1, 2 } } },
+    { "cifar_densenet", { input = { 2, 9, 8 }, layers = 2, growth = 4 } },
     { "squeezenet1_1", { input = { 1, 64, 45 } } },
 } do
     local name, options = case[1], case[2]
@@ -95,6 +105,10 @@ test.fails("unknown network 'resnet51', did you mean 'resnet50'?", function() re
 test.fails("classes: found 0, expected a whole number", esp.zoo.resnet18, { classes = 0 })
 test.fails("width: found -1, expected a number above 0", esp.zoo.mobilenet_v2, { width = -1 })
 test.fails("dropout: found 0.5, expected a boolean", esp.zoo.vgg11, { dropout = 0.5 })
+test.fails("stages: expected a list of how many", esp.zoo.cifar_vgg, { stages = { 1, "x" } })
+test.fails("stages: expected a list", esp.zoo.cifar_vgg, { stages = {} })
+test.fails("stages: found 3, expected a table", esp.zoo.cifar_vgg, { stages = 3 })
+test.fails("at least 16 x 16", esp.zoo.cifar_vgg, { input = { 3, 8, 8 } })
 test.fails("unknown shortcut 'pading', did you mean 'padding'?", esp.zoo.cifar_resnet, { shortcut = "pading" })
 
 -- one script, one file: attributes are written in one order, whatever order Lua's tables have
@@ -116,6 +130,8 @@ local data = test.two_class_set(8)
 for name, options in pairs {
     cifar_resnet = { width = 4, blocks = 1, shortcut = "padding" },
     resnet20 = { width = 4 },
+    cifar_vgg = { width = 8, stages = { 1, 1 } },
+    cifar_densenet = { layers = 2, growth = 8 },
 } do
     options.input, options.classes, options.seed = { 1, 8, 8 }, 2, 3
     local model = esp.zoo[name](options):normalize { mean = { 0.3 }, std = { 0.3 } }

@@ -80,6 +80,8 @@ static void draw_version(const ui_state *state, ui_canvas *canvas, ui_rect rect,
     int end = rect.x + rect.width - METRICS_WIDTH;
     int x = rect.x + 1;
 
+    if (id == state->marked)
+        ui_text(canvas, rect.x, y, 1, canvas->alphabet == UI_ASCII ? ">" : "\u25b6", UI_KEY);
     ui_text(canvas, x, y, 1, is_current ? (canvas->alphabet == UI_ASCII ? "*" : "\u25cf") : " ", UI_BRAND);
     x = draw_branch(canvas, x + 2, y, depths, count, i);
     x += ui_textf(canvas, x, y, end - x, UI_DIM, "%d ", id);
@@ -200,6 +202,9 @@ static void draw_history_side(ui_state *state, ui_canvas *canvas, ui_rect rect)
         ui_fact(canvas, &inside, "top-1", UI_TEXT, "%.2f %% of %lld", version->metrics.top1,
                 (long long)version->metrics.eval_images);
     draw_grouping(canvas, &inside, state, &version->metrics);
+    if (state->snapshot->unfinished.version == version->id)
+        ui_fact(canvas, &inside, "training", UI_WARN, "stopped at %.3g of %g",
+                state->snapshot->unfinished.position, state->snapshot->unfinished.epochs);
     inside = ui_rect_shrink(inside, 0, 1, 0, 0);
     draw_how(canvas, &inside, version->how);
 }

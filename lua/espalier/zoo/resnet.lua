@@ -2,6 +2,7 @@
 -- "v1.5") and for small images (section 4.2).
 --
 -- Own option: `width` = 64 filters of the first stage (16 for small images).
+local core = require "espalier.core"
 local keys = require "espalier.keys"
 local start = require "espalier.zoo.start"
 
@@ -84,7 +85,7 @@ local function cifar_resnet(options)
         { input = { 3, 32, 32 }, classes = 10, least = 4, blocks = 3, width = 16, shortcut = "projection" })
     local shortcut = o.shortcut == "projection" and projection or o.shortcut == "padding" and padding
     if not shortcut then
-        error(keys.unknown("shortcut", o.shortcut, { "projection", "padding" }), 2)
+        core.fail(keys.unknown("shortcut", o.shortcut, { "projection", "padding" }), 2)
     end
     return finish_small(net, o, o.blocks, shortcut)
 end

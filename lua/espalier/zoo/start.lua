@@ -1,4 +1,5 @@
 -- The start of every network of the zoo: the options that all of them take, checked, and the empty network.
+local core = require "espalier.core"
 local check = require "espalier.keys".check
 local network = require "espalier.network"
 
@@ -44,11 +45,11 @@ return function(name, options, defaults)
         end
         local expected = wrong(result[key], value)
         if expected then
-            error(("%s: found %s, expected %s"):format(key, tostring(result[key]), expected), 3)
+            core.fail(("%s: found %s, expected %s"):format(key, tostring(result[key]), expected), 3)
         end
     end
     if not is_size(result.input, defaults.least) then
-        error(("input: expected {channels, height, width} of at least %d x %d"):format(defaults.least, defaults.least), 3)
+        core.fail(("input: expected {channels, height, width} of at least %d x %d"):format(defaults.least, defaults.least), 3)
     end
     name = type(name) == "function" and name(result) or name
     return network.new(name, { input = result.input, seed = options.seed, weights = options.weights, strict = options.strict,

@@ -1,6 +1,7 @@
 /* Self-grouped layers as one step: what becomes one, what must not, and that results stay those of the nodes
  * one by one, whatever the layout, the engine and the number of threads. */
 #include "unit/graph/block_nets.h"
+#include "unit/graph/group_nets.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -13,15 +14,9 @@
 
 enum { CHANNELS = 20, SIZE = 11 };
 
-typedef struct layer {
-    net *n;
-    int x, channels, kernel, stride;
-    bool has_bias;
-} layer;
-
 typedef struct grouped_net {
     net n;
-    layer at; /* a 3x3 layer that reads a Relu of CHANNELS channels */
+    group_layer at; /* a 3x3 layer that reads a Relu of CHANNELS channels */
 } grouped_net;
 
 static grouped_net *start(void)
@@ -30,64 +25,13 @@ static grouped_net *start(void)
     assert_non_null(g);
     g->n = net_new(13);
     int x = net_input(&g->n, "x", S4(ESP_DIM_BATCH, CHANNELS, SIZE, SIZE));
-    g->at = (layer){.n = &g->n,
-                    .x = block_relu(&g->n, x),
-                    .channels = CHANNELS,
-                    .kernel = 3,
-                    .stride = 1,
-                    .has_bias = true};
+    g->at = (group_layer){.n = &g->n,
+                          .x = block_relu(&g->n, x),
+                          .channels = CHANNELS,
+                          .kernel = 3,
+                          .stride = 1,
+                          .has_bias = true};
     return g;
-}
-
-/* Every `step`-th of the channels from `first` on, through a Gather. */
-static int gather(const layer *at, int first, int step, int *count)
-{
-    int64_t list[64];
-    esp_tensor *tensor;
-    esp_error err = {0};
-    *count = 0;
-    for (int c = first; c < at->channels; c += step) {
-        list[*count] = *count % 3 == 2 ? c - at->channels : c; /* some counted from the end */
-        ++*count;
-    }
-    esp_shape shape = S1(*count);
-    must(esp_tensor_from(ESP_I64, &shape, list, &tensor, &err), &err);
-    return net_add(at->n, "Gather", IN(at->x, net_tensor(at->n, tensor)), AT(esp_attr_int("axis", 1)));
-}
-
-static int convolve(const layer *at, int x, int channels, int filters)
-{
-    int pad = at->kernel / 2;
-    int w = net_constant(at->n, S4(filters, channels, at->kernel, at->kernel), NULL);
-    int b = at->has_bias ? net_constant(at->n, S1(filters), NULL) : NET_NONE;
-    return net_add(at->n, "Conv", IN(x, w, b),
-                   AT(INTS("pads", pad, pad, pad, pad), INTS("strides", at->stride, at->stride)));
-}
-
-/* A branch of some filters that reads every `step`-th channel. */
-static int branch(const layer *at, int first, int step, int filters)
-{
-    int count, chosen = gather(at, first, step, &count);
-    return convolve(at, chosen, count, filters);
-}
-
-static int reorder(const layer *at, int y, int filters)
-{
-    int64_t list[64];
-    esp_tensor *tensor;
-    esp_error err = {0};
-    for (int i = 0; i < filters; i++)
-        list[i] = (i * 7 + 3) % filters; /* 7 and filters share no divisor */
-    esp_shape shape = S1(filters);
-    must(esp_tensor_from(ESP_I64, &shape, list, &tensor, &err), &err);
-    return net_add(at->n, "Gather", IN(y, net_tensor(at->n, tensor)), AT(esp_attr_int("axis", 1)));
-}
-
-/* 20 filters in uneven groups: nodes Gather Conv, Gather Conv, Gather Conv, Concat. */
-static int uneven(const layer *at)
-{
-    int a = branch(at, 0, 2, 3), b = branch(at, 1, 3, 12), c = branch(at, 2, 19, 5);
-    return block_concat(at->n, IN(a, b, c));
 }
 
 /* Under every engine with blocks the graph gives what it gives node by node, with equal bits for 1, 2 and 3
@@ -142,7 +86,7 @@ static void uneven_groups_become_one_step_of_the_concat(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    expect_steps(g, uneven(&g->at), "ahhhhhhh");
+    expect_steps(g, group_uneven(&g->at), "ahhhhhhh");
 }
 
 static void strided_pointwise_groups_without_bias_become_one_step(void **state)
@@ -152,31 +96,31 @@ static void strided_pointwise_groups_without_bias_become_one_step(void **state)
     g->at.kernel = 1;
     g->at.stride = 2;
     g->at.has_bias = false;
-    expect_steps(g, uneven(&g->at), "ahhhhhhh");
+    expect_steps(g, group_uneven(&g->at), "ahhhhhhh");
 }
 
 static void the_gather_that_restores_the_order_of_filters_is_taken_in(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    expect_steps(g, reorder(&g->at, uneven(&g->at), 20), "ahhhhhhhh");
+    expect_steps(g, group_reorder(&g->at, group_uneven(&g->at), 20), "ahhhhhhhh");
 }
 
 static void a_gather_behind_the_layer_that_drops_filters_stays(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    layer behind = g->at;
+    group_layer behind = g->at;
     int count;
-    behind.x = uneven(&g->at);
-    expect_steps(g, gather(&behind, 1, 2, &count), "ahhhhhhhi");
+    behind.x = group_uneven(&g->at);
+    expect_steps(g, group_gather(&behind, 1, 2, &count), "ahhhhhhhi");
 }
 
 static void a_branch_may_read_all_channels_without_a_gather(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int a = branch(&g->at, 0, 2, 3), all = convolve(&g->at, g->at.x, CHANNELS, 4);
+    int a = group_branch(&g->at, 0, 2, 3), all = group_convolve(&g->at, g->at.x, CHANNELS, 4);
     expect_steps(g, block_concat(&g->n, IN(a, all)), "aeeee");
 }
 
@@ -184,8 +128,8 @@ static void branches_may_share_a_gather(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int count, chosen = gather(&g->at, 1, 2, &count);
-    int a = convolve(&g->at, chosen, count, 3), b = convolve(&g->at, chosen, count, 5);
+    int count, chosen = group_gather(&g->at, 1, 2, &count);
+    int a = group_convolve(&g->at, chosen, count, 3), b = group_convolve(&g->at, chosen, count, 5);
     expect_steps(g, block_concat(&g->n, IN(a, b)), "aeeee");
 }
 
@@ -193,8 +137,8 @@ static void a_gather_that_others_read_stays(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int count, chosen = gather(&g->at, 1, 2, &count);
-    int a = convolve(&g->at, chosen, count, 3), b = branch(&g->at, 0, 3, 4);
+    int count, chosen = group_gather(&g->at, 1, 2, &count);
+    int a = group_convolve(&g->at, chosen, count, 3), b = group_branch(&g->at, 0, 3, 4);
     int y = block_concat(&g->n, IN(a, b));
     net_output(&g->n, net_add(&g->n, "Tanh", IN(chosen), NULL));
     expect_steps(g, y, "abffffg");
@@ -204,7 +148,7 @@ static void a_group_alone_takes_in_its_gather(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    expect_steps(g, branch(&g->at, 1, 2, 9), "acc");
+    expect_steps(g, group_branch(&g->at, 1, 2, 9), "acc");
 }
 
 static void groups_that_have_no_blocked_form_are_a_layer(void **state)
@@ -228,7 +172,7 @@ static void norm_addition_and_relu_are_taken_in(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int y = block_norm(&g->n, reorder(&g->at, uneven(&g->at), 20), 20);
+    int y = block_norm(&g->n, group_reorder(&g->at, group_uneven(&g->at), 20), 20);
     y = block_relu(&g->n, net_add(&g->n, "Add", IN(g->at.x, y), NULL));
     expect_steps(g, y, "ahhhhhhhhhhh");
 }
@@ -237,12 +181,12 @@ static void layers_in_a_row_agree_with_dense_ones_between(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int y = block_relu(&g->n, block_norm(&g->n, uneven(&g->at), 20));
+    int y = block_relu(&g->n, block_norm(&g->n, group_uneven(&g->at), 20));
     g->at.x = block_relu(&g->n, block_conv(&g->n, y, 20, 20, 3, 1));
     int shortcut = g->at.x;
-    y = block_norm(&g->n, uneven(&g->at), 20);
+    y = block_norm(&g->n, group_uneven(&g->at), 20);
     g->at.x = block_relu(&g->n, net_add(&g->n, "Add", IN(y, shortcut), NULL));
-    int front = uneven(&g->at);
+    int front = group_uneven(&g->at);
     y = block_relu(&g->n, block_concat(&g->n, IN(front, g->at.x)));
     y = net_add(&g->n, "MaxPool", IN(y), AT(INTS("kernel_shape", 3, 3), INTS("strides", 2, 2)));
     net_output(&g->n, block_classifier(&g->n, y, 40));
@@ -261,8 +205,8 @@ static void a_layer_that_grouping_does_not_speed_up_runs_dense(void **state)
     int a = block_relu(&g->n, block_conv(&g->n, g->at.x, CHANNELS, 64, 3, 1));
     g->at.x = block_relu(&g->n, block_conv(&g->n, a, 64, 64, 3, 1));
     g->at.channels = 64;
-    int few = branch(&g->at, 1, 1, 2), many = branch(&g->at, 0, 1, 62);
-    int y = reorder(&g->at, block_concat(&g->n, IN(few, many)), 64);
+    int few = group_branch(&g->at, 1, 1, 2), many = group_branch(&g->at, 0, 1, 62);
+    int y = group_reorder(&g->at, block_concat(&g->n, IN(few, many)), 64);
     y = block_norm(&g->n, y, 64);
     net_output(&g->n, block_conv(&g->n, block_relu(&g->n, y), 64, 64, 3, 1));
     esp_graph *graph = net_finish(&g->n);
@@ -279,31 +223,14 @@ static void a_layer_that_grouping_does_not_speed_up_runs_dense(void **state)
 
 /* ---- fully connected layers ---- */
 
-/* The layer's data as rows: two nodes. */
-static void flatten(layer *at)
-{
-    int pooled = net_add(at->n, "GlobalAveragePool", IN(at->x), NULL);
-    at->x = net_add(at->n, "Flatten", IN(pooled), AT(esp_attr_int("axis", 1)));
-}
-
-/* Filters that read every `step`-th channel; the weight is [filters, channels] when `is_usual`. */
-static int dense_branch(const layer *at, int first, int step, int filters, bool is_usual)
-{
-    int count, chosen = gather(at, first, step, &count);
-    int w = is_usual ? net_constant(at->n, S2(filters, count), NULL)
-                     : net_constant(at->n, S2(count, filters), NULL);
-    int b = at->has_bias ? net_constant(at->n, S1(filters), NULL) : NET_NONE;
-    return net_add(at->n, "Gemm", IN(chosen, w, b), AT(esp_attr_int("transB", is_usual)));
-}
-
 static void groups_of_a_fully_connected_layer_become_one_step(void **state)
 {
     (void)state;
     for (int has_bias = 0; has_bias <= 1; has_bias++) {
         grouped_net *g = start();
         g->at.has_bias = has_bias;
-        flatten(&g->at);
-        int a = dense_branch(&g->at, 0, 2, 5, true), b = dense_branch(&g->at, 1, 7, 15, true);
+        group_flatten(&g->at);
+        int a = group_dense_branch(&g->at, 0, 2, 5, true), b = group_dense_branch(&g->at, 1, 7, 15, true);
         expect_steps(g, block_concat(&g->n, IN(a, b)), "abchhhhh");
     }
 }
@@ -312,9 +239,9 @@ static void what_follows_a_fully_connected_layer_is_taken_in(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    flatten(&g->at);
-    int a = dense_branch(&g->at, 0, 1, 13, true), b = dense_branch(&g->at, 3, 4, 7, true);
-    int y = block_norm(&g->n, reorder(&g->at, block_concat(&g->n, IN(a, b)), 20), 20);
+    group_flatten(&g->at);
+    int a = group_dense_branch(&g->at, 0, 1, 13, true), b = group_dense_branch(&g->at, 3, 4, 7, true);
+    int y = block_norm(&g->n, group_reorder(&g->at, block_concat(&g->n, IN(a, b)), 20), 20);
     y = block_relu(&g->n, net_add(&g->n, "Add", IN(y, g->at.x), NULL));
     expect_steps(g, y, "abchhhhhhhhh");
 }
@@ -323,8 +250,8 @@ static void products_that_are_no_layers_stay_apart(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    flatten(&g->at);
-    int a = dense_branch(&g->at, 0, 2, 5, true), b = dense_branch(&g->at, 1, 7, 15, false);
+    group_flatten(&g->at);
+    int a = group_dense_branch(&g->at, 0, 2, 5, true), b = group_dense_branch(&g->at, 1, 7, 15, false);
     expect_steps(g, block_concat(&g->n, IN(a, b)), "abcdefgh");
 }
 
@@ -334,7 +261,7 @@ static void a_group_that_somebody_else_reads_keeps_the_layer_apart(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int a = branch(&g->at, 0, 2, 3), b = branch(&g->at, 1, 3, 12);
+    int a = group_branch(&g->at, 0, 2, 3), b = group_branch(&g->at, 1, 3, 12);
     int y = block_concat(&g->n, IN(a, b));
     net_output(&g->n, net_add(&g->n, "Tanh", IN(a), NULL));
     expect_steps(g, y, "acceefg");
@@ -344,10 +271,10 @@ static void groups_of_different_strides_stay_apart(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    layer other = g->at;
-    int a = branch(&g->at, 0, 2, 3);
+    group_layer other = g->at;
+    int a = group_branch(&g->at, 0, 2, 3);
     other.kernel = 1; /* the same image from another kernel */
-    int b = branch(&other, 1, 3, 12);
+    int b = group_branch(&other, 1, 3, 12);
     expect_steps(g, block_concat(&g->n, IN(a, b)), "acceef");
 }
 
@@ -355,28 +282,10 @@ static void groups_of_different_images_stay_apart(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    int a = branch(&g->at, 0, 2, 3);
+    int a = group_branch(&g->at, 0, 2, 3);
     g->at.x = net_add(&g->n, "Tanh", IN(g->at.x), NULL);
-    int b = branch(&g->at, 1, 3, 12);
+    int b = group_branch(&g->at, 1, 3, 12);
     expect_steps(g, block_concat(&g->n, IN(a, b)), "accdffg");
-}
-
-static void training_runs_the_nodes_one_by_one(void **state)
-{
-    (void)state;
-    esp_params *params;
-    esp_error err = {0};
-    grouped_net *g = start();
-    net_output(&g->n, uneven(&g->at));
-    esp_graph *graph = net_finish(&g->n);
-    must(esp_params_new(graph, &params, &err), &err);
-    esp_exec *exec = executor(graph, params, true);
-    for (int n = 0; n < esp_graph_node_count(graph); n++)
-        assert_int_equal(esp_exec_node(exec, n).fused_into, n);
-    esp_exec_free(exec);
-    esp_params_free(params);
-    esp_graph_unref(graph);
-    free(g);
 }
 
 /* ---- packed weights ---- */
@@ -388,7 +297,7 @@ static void trained_weights_are_packed_again(void **state)
     esp_error err = {0};
     int64_t count;
     grouped_net *g = start();
-    net_output(&g->n, block_norm(&g->n, uneven(&g->at), 20));
+    net_output(&g->n, block_norm(&g->n, group_uneven(&g->at), 20));
     esp_graph *graph = net_finish(&g->n);
     must(esp_params_new(graph, &params, &err), &err);
     float *before = evaluate_under(graph, esp_engine_default(), params, 1, &count);
@@ -415,12 +324,12 @@ static void layers_that_share_a_weight_do_not_share_what_is_packed(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    const layer *at = &g->at;
+    const group_layer *at = &g->at;
     int shared = net_constant(&g->n, S4(8, 10, 1, 1), NULL), count;
     int parts[4];
     for (int i = 0; i < 3; i++) {
         int own = net_constant(&g->n, S4(8, 10, 1, 1), NULL);
-        int left = gather(at, i == 2, 2, &count), right = gather(at, 1, 2, &count);
+        int left = group_gather(at, i == 2, 2, &count), right = group_gather(at, 1, 2, &count);
         int a = net_add(&g->n, "Conv", IN(left, shared), NULL);
         int b = net_add(&g->n, "Conv", IN(right, i == 2 ? shared : own), NULL);
         parts[i] = block_concat(&g->n, IN(a, b));
@@ -437,7 +346,7 @@ static void executors_share_packed_groups(void **state)
 {
     (void)state;
     grouped_net *g = start();
-    net_output(&g->n, uneven(&g->at));
+    net_output(&g->n, group_uneven(&g->at));
     esp_graph *graph = net_finish(&g->n);
     esp_exec *a = executor(graph, NULL, false), *b = executor(graph, NULL, false);
     assert_int_equal(esp_exec_memory_use(a).packed, 0);
@@ -475,7 +384,6 @@ int main(void)
         cmocka_unit_test(a_group_that_somebody_else_reads_keeps_the_layer_apart),
         cmocka_unit_test(groups_of_different_strides_stay_apart),
         cmocka_unit_test(groups_of_different_images_stay_apart),
-        cmocka_unit_test(training_runs_the_nodes_one_by_one),
         cmocka_unit_test(trained_weights_are_packed_again),
         cmocka_unit_test(layers_that_share_a_weight_do_not_share_what_is_packed),
         cmocka_unit_test(executors_share_packed_groups),

@@ -158,6 +158,46 @@ static void a_target_that_holds_already_prunes_nothing(void **state)
     esp_graph_unref(graph);
 }
 
+/* ---- what is written ---- */
+
+/* Faithful masks leave constants, which surgery folds away, and zeros in shortcuts, which it cannot. */
+static void a_solved_plan_is_cut_to_the_counts_it_was_solved_with(void **state)
+{
+    static const esp_budget_measure measures[] = {ESP_BUDGET_MACS, ESP_BUDGET_PARAMS, ESP_BUDGET_STORED_MACS,
+                                                  ESP_BUDGET_STORED_PARAMS};
+    esp_graph *graph = wide_net(11);
+    int with_zeros = 0;
+    (void)state;
+
+    for (size_t m = 0; m < sizeof measures / sizeof *measures; m++)
+        for (int kind = 0; kind < 4; kind++) {
+            esp_error err = {0};
+            esp_plan plan = plan_of(kind < 2 ? ESP_METHOD_WSP : ESP_METHOD_SG), solved;
+            esp_budget_options options = share_of(measures[m], 0.9);
+            esp_surgery_options surgery = esp_surgery_defaults();
+            esp_surgery_report cut;
+            esp_budget_report report;
+            esp_graph *result;
+            plan.mode = kind % 2 ? ESP_MODE_SOUND : ESP_MODE_FAITHFUL;
+            solved = solve(graph, &plan, &options, &report);
+            esp_preview *preview = preview_of(graph, &solved, NULL);
+            expect_ok(esp_surgery(NULL, preview, &surgery, &result, &cut, &err), &err);
+            assert_true((double)cut.counts.macs == report.amounts[ESP_BUDGET_MACS].after);
+            assert_true((double)cut.counts.params == report.amounts[ESP_BUDGET_PARAMS].after);
+            assert_true((double)cut.stored.macs == report.amounts[ESP_BUDGET_STORED_MACS].after);
+            assert_true((double)cut.stored.params == report.amounts[ESP_BUDGET_STORED_PARAMS].after);
+            assert_true(report.amounts[measures[m]].after <= report.amounts[measures[m]].target);
+            assert_true(report.amounts[ESP_BUDGET_STORED_MACS].is_known ==
+                        (measures[m] == ESP_BUDGET_STORED_MACS || cut.stored.macs > cut.counts.macs));
+            with_zeros += cut.stored.macs > cut.counts.macs;
+            esp_graph_unref(result);
+            esp_preview_free(preview);
+            esp_plan_free(&solved);
+        }
+    assert_true(with_zeros > 0);
+    esp_graph_unref(graph);
+}
+
 /* ---- what stays ---- */
 
 static void rules_ignored_layers_and_kept_kinds_stay_as_they_are(void **state)
@@ -492,6 +532,7 @@ int main(void)
         cmocka_unit_test(targets_together_all_hold_and_the_binding_one_is_named),
         cmocka_unit_test(absolute_amounts_and_shares_say_the_same),
         cmocka_unit_test(a_target_that_holds_already_prunes_nothing),
+        cmocka_unit_test(a_solved_plan_is_cut_to_the_counts_it_was_solved_with),
         cmocka_unit_test(rules_ignored_layers_and_kept_kinds_stay_as_they_are),
         cmocka_unit_test(floors_and_rounding_hold_in_the_solved_plan),
         cmocka_unit_test(an_unreachable_target_says_the_smallest_and_what_stays),

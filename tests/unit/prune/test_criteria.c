@@ -70,6 +70,51 @@ static void percentile_of_equal_values_is_that_value(void **state)
         assert_true(esp_percentile(values, 7, p) == 0.1);
 }
 
+/* Every ratio of two digits, of lists whose places are whole numbers for some of them: the threshold is the
+ * value at the place, whatever 100 * 0.07 is in binary. */
+static void threshold_at_a_whole_place_is_the_value_there(void **state)
+{
+    static const int64_t counts[] = {11, 21, 26, 51, 101, 201, 1001, 12801};
+    int above = 0;
+    (void)state;
+
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (int percent = 1; percent < 100; percent++) {
+            int64_t count = counts[i], place = (count - 1) * percent / 100;
+            double *values = malloc((size_t)count * sizeof *values), ratio = percent / 100.0;
+            esp_repeated *items = malloc((size_t)count * sizeof *items);
+            assert_true(values && items);
+            if ((count - 1) * percent % 100 == 0) {
+                for (int64_t v = 0; v < count; v++) {
+                    values[v] =
+                        1 + (double)(v * 7919 % count); /* a permutation: counts have no factor 7919 */
+                    items[v] = (esp_repeated){values[v], 1};
+                }
+                assert_true(esp_ratio_threshold(values, count, ratio) == 1 + (double)place);
+                assert_true(esp_ratio_threshold_repeated(items, count, ratio) == 1 + (double)place);
+                above += esp_percentile(values, count, 100 * ratio) > 1 + (double)place;
+            }
+            free(values);
+            free(items);
+        }
+    assert_true(above > 0); /* NumPy's is not: the value itself would be below it */
+}
+
+/* From numpy.percentile(x, 7) of 0..100, which is not 7; and 100 * 0.07 is not 7 either. */
+static void percent_of_a_ratio_is_the_decimal_number(void **state)
+{
+    double values[101];
+    (void)state;
+
+    for (int percent = 0; percent < 100; percent++)
+        assert_true(esp_percent_of(percent / 100.0) == percent);
+    for (int permille = 0; permille < 1000; permille++)
+        assert_true(esp_percent_of(permille / 1000.0) == permille / 10.0);
+    for (int v = 0; v <= 100; v++)
+        values[v] = v;
+    assert_true(esp_percentile(values, 101, esp_percent_of(0.07)) == 7.000000000000001);
+}
+
 static void percentile_ends_where_values_are_no_numbers(void **state)
 {
     double values[9] = {NAN, 3, NAN, 1, 2, NAN, 5, NAN, NAN};
@@ -264,6 +309,8 @@ int main(void)
         cmocka_unit_test(percentile_agrees_with_a_sorted_list),
         cmocka_unit_test(percentile_rounds_as_numpy_does),
         cmocka_unit_test(percentile_of_equal_values_is_that_value),
+        cmocka_unit_test(threshold_at_a_whole_place_is_the_value_there),
+        cmocka_unit_test(percent_of_a_ratio_is_the_decimal_number),
         cmocka_unit_test(percentile_ends_where_values_are_no_numbers),
         cmocka_unit_test(percentile_of_repeated_values_is_that_of_the_long_list),
         cmocka_unit_test(norms_agree_with_naive_sums),

@@ -7,7 +7,7 @@
 #include "graph/op.h"
 #include "prune/criteria.h"
 #include "prune/surgery.h"
-#include "unit/prune/prune_nets.h"
+#include "unit/prune/prune_case.h"
 #include "unit/prune/random_dag.h"
 
 static esp_plan filter_plan(double ratio)
@@ -73,9 +73,7 @@ static int64_t kept(const esp_preview *preview, const char *node)
 
 static void lowest_filters_of_each_layer_go(void **state)
 {
-    esp_graph *graph = net_chain(NET_GEMM_PLAIN, 3);
-    esp_plan plan = filter_plan(0.5);
-    esp_preview *preview = preview_of(graph, &plan, NULL);
+    prune_case at = prune_case_new(net_chain(NET_GEMM_PLAIN, 3), filter_plan(0.5));
     static const char *const nodes[] = {"Conv1", "Conv3", "Gemm7"};
     static const int64_t filters[] = {4, 3, 6}, going[] = {2, 1, 3};
     (void)state;
@@ -83,13 +81,12 @@ static void lowest_filters_of_each_layer_go(void **state)
     for (int i = 0; i < 3; i++) {
         double scores[8] = {0};
         bool goes[8] = {0};
-        naive_scores(preview, &nodes[i], 1, scores);
+        naive_scores(at.preview, &nodes[i], 1, scores);
         naive_lowest(scores, filters[i], going[i], goes);
-        expect_filters(preview, nodes[i], goes);
+        expect_filters(at.preview, nodes[i], goes);
     }
-    assert_int_equal(kept(preview, "Gemm9"), 5); /* the network's output */
-    esp_preview_free(preview);
-    esp_graph_unref(graph);
+    assert_int_equal(kept(at.preview, "Gemm9"), 5); /* the network's output */
+    prune_case_free(&at);
 }
 
 static void coupled_layers_lose_the_same_filters_by_the_mean_of_their_scores(void **state)
@@ -185,6 +182,63 @@ static void global_scope_ranks_all_layers_of_a_kind_in_units_of_their_mean(void 
     esp_preview_free(preview);
     esp_plan_free(&plan);
     esp_graph_unref(graph);
+}
+
+/* lamp of filter f by its definition: its squares over those of all filters that have no less. */
+static void naive_lamp(const esp_preview *preview, const char *node, double *scores)
+{
+    const esp_layer *layer = &preview->layers.items[preview_layer(preview, node)];
+    const esp_tensor *weight = esp_graph_value(preview->graph, layer->weight)->constant;
+    size_t length = (size_t)(esp_tensor_elements(weight) / layer->filters);
+    float *rows = malloc((size_t)esp_tensor_elements(weight) * sizeof *rows);
+    double squares[24] = {0};
+
+    assert_non_null(rows);
+    esp_layer_weight_canonical(layer, weight, rows);
+    for (int64_t f = 0; f < layer->filters; f++)
+        for (size_t i = 0; i < length; i++)
+            squares[f] += pow((double)rows[(size_t)f * length + i], 2);
+    for (int64_t f = 0; f < layer->filters; f++) {
+        double sum = 0;
+        for (int64_t g = 0; g < layer->filters; g++)
+            sum += squares[g] >= squares[f] ? squares[g] : 0;
+        scores[f] = squares[f] / sum;
+    }
+    free(rows);
+}
+
+/* Of 6 and of 18 filters: a layer's mean is about the harmonic number of its filters over them, so units of
+ * it would rank the wide layer's up by half as much again. */
+static void global_scope_takes_lamp_as_it_is(void **state)
+{
+    net_tensor x;
+    net n = net_start(2, 6, 6, 12, &x);
+    esp_plan plan = filter_plan(0.5);
+    double scores[24] = {0}, means[2] = {0};
+    bool goes[24] = {0}, normalised[24] = {0}, differs = false;
+    (void)state;
+
+    x = net_unary(&n, "Relu", net_conv3(&n, x, 6));
+    x = net_unary(&n, "Relu", net_conv3(&n, x, 18));
+    net_output(&n, net_conv3(&n, x, 3));
+    plan.scope = ESP_SCOPE_GLOBAL;
+    plan.floor = 0;
+    strcpy(plan.criterion, "lamp");
+    prune_case at = prune_case_new(net_finish(&n), plan);
+    naive_lamp(at.preview, "Conv1", scores);
+    naive_lamp(at.preview, "Conv3", scores + 6);
+    naive_lowest(scores, 24, 12, goes);
+    expect_filters(at.preview, "Conv1", goes);
+    expect_filters(at.preview, "Conv3", goes + 6);
+    for (int f = 0; f < 24; f++)
+        means[f >= 6] += scores[f] / (f < 6 ? 6 : 18);
+    for (int f = 0; f < 24; f++)
+        scores[f] /= means[f >= 6];
+    naive_lowest(scores, 24, 12, normalised);
+    for (int f = 0; f < 24; f++)
+        differs = differs || goes[f] != normalised[f];
+    assert_true(differs); /* else the test could not tell */
+    prune_case_free(&at);
 }
 
 static int64_t staying_slots(const esp_preview *preview, double floor, int64_t *floored)
@@ -478,6 +532,7 @@ int main(void)
         cmocka_unit_test(readers_lose_the_columns_of_what_was_cut),
         cmocka_unit_test(ratios_of_conv_fc_and_border_are_their_own),
         cmocka_unit_test(global_scope_ranks_all_layers_of_a_kind_in_units_of_their_mean),
+        cmocka_unit_test(global_scope_takes_lamp_as_it_is),
         cmocka_unit_test(floor_keeps_its_share_and_others_go_instead_in_global_scope),
         cmocka_unit_test(equal_scores_are_taken_evenly_from_all_layers),
         cmocka_unit_test(floor_binds_in_layer_scope_too),

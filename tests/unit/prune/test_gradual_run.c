@@ -437,11 +437,11 @@ static void state_of_another_run_is_refused(void **state)
     expect_failure(run(&it, &out, &result, &err), ESP_MISMATCH, &err, "another plan");
     it.plan.groups = 3;
     it.schedule.step = 0.15;
-    expect_failure(run(&it, &out, &result, &err), ESP_MISMATCH, &err, "another schedule");
+    expect_failure(run(&it, &out, &result, &err), ESP_MISMATCH, &err, "another pruning schedule");
     it.schedule.step = 0.1;
     esp_graph *right = it.graph;
     it.graph = net_residual(6);
-    expect_failure(run(&it, &out, &result, &err), ESP_MISMATCH, &err, "another model");
+    expect_failure(run(&it, &out, &result, &err), ESP_MISMATCH, &err, "its model is");
     esp_graph_unref(it.graph);
     it.graph = right;
     scratch_write(it.state_path, "{\"version\": 1", 13);

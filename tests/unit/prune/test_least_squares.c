@@ -35,6 +35,17 @@ static void samples_free(samples *s)
     esp_free(s->y);
 }
 
+/* sum (y - w'x)^2 of one target. */
+static double residual(const esp_normal *normal, int64_t count, const int64_t *columns, int64_t target,
+                       const double *w)
+{
+    esp_error err = {0};
+    double out = NAN;
+
+    expect_ok(esp_normal_residuals(NULL, normal, count, columns, 1, &target, w, &out, &err), &err);
+    return out;
+}
+
 static esp_normal normal_of(const esp_compute *compute, const samples *s)
 {
     esp_normal normal;
@@ -121,8 +132,8 @@ static void check_solution(bool has_intercept, double lambda)
             left += y * y;
         }
         if (lambda == 0) /* the intercept of the naive solution is the best for its slope */
-            assert_true(fabs(esp_normal_residual(&normal, COLUMNS, columns, targets[t], out + t * COLUMNS) -
-                             left) < 1e-6 * left);
+            assert_true(fabs(residual(&normal, COLUMNS, columns, targets[t], out + t * COLUMNS) - left) <
+                        1e-6 * left);
     }
     esp_normal_free(&normal);
     samples_free(&s);
@@ -147,6 +158,45 @@ static void the_ridge_pulls_towards_the_start(void **state)
     check_solution(true, 300);
 }
 
+/* More targets than are looked at together, of any weights, against the samples themselves. */
+static void residuals_are_those_of_the_samples_on_any_number_of_threads(void **state)
+{
+    enum { UNKNOWNS = 23, TARGETS = 21, COLUMNS = 11 };
+    samples s = samples_new(150, UNKNOWNS, TARGETS, 8);
+    esp_normal normal = normal_of(NULL, &s);
+    int64_t columns[COLUMNS], targets[TARGETS];
+    double w[TARGETS * COLUMNS], out[TARGETS], again[TARGETS];
+    esp_error err = {0};
+    (void)state;
+
+    for (int64_t i = 0; i < COLUMNS; i++)
+        columns[i] = 2 * i + i / 6;
+    for (int64_t t = 0; t < TARGETS; t++)
+        targets[t] = TARGETS - 1 - t;
+    for (int64_t i = 0; i < TARGETS * COLUMNS; i++)
+        w[i] = sin(1.7 * (double)i);
+    expect_ok(esp_normal_residuals(NULL, &normal, COLUMNS, columns, TARGETS, targets, w, out, &err), &err);
+    for (int64_t t = 0; t < TARGETS; t++) {
+        double left = 0;
+        for (int64_t r = 0; r < s.rows; r++) {
+            double y = (double)s.y[r * TARGETS + targets[t]];
+            for (int64_t i = 0; i < COLUMNS; i++)
+                y -= w[t * COLUMNS + i] * (double)s.x[r * UNKNOWNS + columns[i]];
+            left += y * y;
+        }
+        assert_true(fabs(out[t] - left) < 1e-9 * left);
+    }
+    esp_pool *pool = NULL;
+    expect_ok(esp_pool_new(3, &pool, &err), &err);
+    const esp_compute compute = {.pool = pool};
+    expect_ok(esp_normal_residuals(&compute, &normal, COLUMNS, columns, TARGETS, targets, w, again, &err),
+              &err);
+    assert_memory_equal(out, again, sizeof out);
+    esp_pool_free(pool);
+    esp_normal_free(&normal);
+    samples_free(&s);
+}
+
 /* Fewer samples than unknowns: without a ridge there are many solutions. */
 static void too_few_samples_are_solved_with_a_ridge(void **state)
 {
@@ -163,7 +213,7 @@ static void too_few_samples_are_solved_with_a_ridge(void **state)
     expect_ok(esp_normal_solve(NULL, &normal, UNKNOWNS, columns, 1, &target, 0, start, out, &err), &err);
     for (int64_t i = 0; i < UNKNOWNS; i++)
         assert_true(isfinite(out[i]) && fabs(out[i]) < 100);
-    assert_true(esp_normal_residual(&normal, UNKNOWNS, columns, 0, out) < 1e-3 * normal.squares[0]);
+    assert_true(residual(&normal, UNKNOWNS, columns, 0, out) < 1e-3 * normal.squares[0]);
     esp_normal_free(&normal);
     samples_free(&s);
 }
@@ -218,6 +268,7 @@ int main(void)
         cmocka_unit_test(solutions_agree_with_elimination),
         cmocka_unit_test(solutions_with_an_intercept_agree_with_elimination),
         cmocka_unit_test(the_ridge_pulls_towards_the_start),
+        cmocka_unit_test(residuals_are_those_of_the_samples_on_any_number_of_threads),
         cmocka_unit_test(too_few_samples_are_solved_with_a_ridge),
         cmocka_unit_test(numbers_that_are_not_finite_are_an_error),
         cmocka_unit_test(threads_change_no_bit),

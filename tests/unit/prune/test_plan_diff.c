@@ -348,6 +348,84 @@ static void ratios_and_groups_a_layer_cannot_have_become_those_it_can(void **sta
     esp_graph_unref(graph);
 }
 
+/* Conv1 - Relu - Conv3 of 4 groups - 1x1: a slot behind Conv1 is one filter for each group. */
+static esp_graph *grouped_net(void)
+{
+    net_tensor x;
+    net n = net_start(3, 5, 5, 6, &x);
+    const net_conv_options grouped = {.kernel = 3, .stride = 1, .pad = 1, .group = 4, .has_bias = true};
+
+    x = net_conv(&n, net_unary(&n, "Relu", net_conv3(&n, x, 16)), 8, grouped);
+    net_output(&n, net_conv1(&n, x, 2));
+    return net_finish(&n);
+}
+
+static void a_ratio_is_judged_by_slots_not_by_filters(void **state)
+{
+    esp_graph *graph = grouped_net();
+    esp_plan plan = plan_of(ESP_METHOD_FILTER, 0);
+    (void)state;
+
+    plan.round_to = 8;
+    add(&plan, "Conv1", 0.5, 0, false); /* 8 of 16 filters, but of 4 slots all must stay */
+    esp_plan_fit fit = fit_of(graph, &plan, NULL);
+    const esp_plan_misfit *misfit = misfit_of(&fit, ESP_MISFIT_RATIO, "Conv1");
+    assert_non_null(misfit);
+    assert_non_null(strstr(misfit->text, "takes 2 of 4 slots, at most 0 can go"));
+    assert_true(esp_plan_resolve(&fit.repaired, "Conv1", "", -1).ratio == 0);
+    esp_plan_fit_free(&fit);
+    esp_plan_free(&plan);
+    esp_graph_unref(graph);
+}
+
+/* The choice of the set that Conv11 writes, by a plan of this ratio. */
+static esp_slot_choice wsp_choice(const esp_graph *graph, const esp_plan *plan, esp_preview **preview)
+{
+    *preview = preview_of(graph, plan, NULL);
+    for (int i = 0; i < (*preview)->wsp.pair_count; i++)
+        if ((*preview)->wsp.pairs[i].writer == preview_layer(*preview, "Conv11"))
+            return (*preview)->wsp.pairs[i].choice;
+    fail_msg("no set of Conv11");
+    return (esp_slot_choice){0};
+}
+
+/* Of a ratio WSP cuts what is weak by both norms: it is too large only when those are more than can go. */
+static void a_wsp_ratio_is_judged_by_what_is_weak(void **state)
+{
+    int fitting = 0, too_large = 0;
+    (void)state;
+
+    for (uint64_t seed = 1; seed <= 24; seed++) {
+        esp_graph *graph = net_residual(seed);
+        esp_plan plan = plan_of(ESP_METHOD_WSP, 0);
+        esp_preview *preview, *repaired, *beyond;
+        plan.floor = 0.25;
+        add(&plan, "Conv11", 0.9, 0, false); /* of 8 slots; 2 stay */
+        esp_plan_fit fit = fit_of(graph, &plan, NULL);
+        esp_slot_choice choice = wsp_choice(graph, &plan, &preview);
+        const esp_plan_misfit *misfit = misfit_of(&fit, ESP_MISFIT_RATIO, "Conv11");
+        assert_int_equal(misfit != NULL, choice.floored > 0);
+        fitting += misfit == NULL;
+        if (misfit) { /* the repaired ratio is the largest with which the floor has nothing to do */
+            double ratio = esp_plan_resolve(&fit.repaired, "Conv11", "", -1).ratio;
+            choice = wsp_choice(graph, &fit.repaired, &repaired);
+            assert_int_equal(choice.floored, 0);
+            assert_true(choice.ranked <= 6);
+            add(&plan, "Conv11", ratio + 0.0002, 0, false);
+            choice = wsp_choice(graph, &plan, &beyond);
+            assert_true(choice.floored > 0);
+            esp_preview_free(repaired);
+            esp_preview_free(beyond);
+            too_large++;
+        }
+        esp_preview_free(preview);
+        esp_plan_fit_free(&fit);
+        esp_plan_free(&plan);
+        esp_graph_unref(graph);
+    }
+    assert_true(fitting > 0 && too_large > 0);
+}
+
 /* Conv1 - Relu - Conv3 - Relu - 1x1; with one more: ... - Relu - Relu - Conv6 - Relu - 1x1. */
 static esp_graph *line_net(int64_t filters, bool has_more)
 {
@@ -440,6 +518,8 @@ int main(void)
         cmocka_unit_test(a_plan_that_fits_stays_as_it_is),
         cmocka_unit_test(rules_of_layers_that_are_gone_are_dropped_or_moved),
         cmocka_unit_test(ratios_and_groups_a_layer_cannot_have_become_those_it_can),
+        cmocka_unit_test(a_ratio_is_judged_by_slots_not_by_filters),
+        cmocka_unit_test(a_wsp_ratio_is_judged_by_what_is_weak),
         cmocka_unit_test(beside_the_old_model_rounding_and_new_layers_are_told),
         cmocka_unit_test(running_out_of_memory_anywhere_is_said_and_leaves_nothing),
     };

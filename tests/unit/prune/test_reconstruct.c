@@ -12,7 +12,7 @@
 #include "io/onnx.h"
 #include "train/evaluate.h"
 #include "unit/base/scratch.h"
-#include "unit/prune/prune_nets.h"
+#include "unit/prune/prune_case.h"
 
 enum { RANDOM_NETS = 60 };
 
@@ -283,16 +283,11 @@ static void random_networks_are_solved_and_cut(void **state)
     (void)state;
 
     for (uint64_t seed = 0; seed < RANDOM_NETS; seed++) {
-        esp_graph *graph = net_random_classifier(seed);
         esp_plan plan = esp_plan_make(methods[seed % 3], ESP_MODE_SOUND, 0.4);
         plan.groups = 2;
-        esp_preview *preview = preview_of(graph, &plan, NULL);
-        const esp_shape *x = esp_inferred_shape(preview->inferred, esp_graph_input(graph, 0));
-        const esp_shape *y = esp_inferred_shape(preview->inferred, esp_graph_output(graph, 0));
-        esp_dataset *images =
-            noise_dataset(12, (int)x->dims[1], (int)x->dims[2], (int)x->dims[3], (int)y->dims[1], seed);
-        const esp_reconstruct_options options = {.dataset = images};
-        results it = reconstruct(NULL, preview, &options);
+        prune_case at = prune_case_new(net_random_classifier(seed), plan);
+        const esp_reconstruct_options options = {.dataset = prune_case_images(&at, 12, seed)};
+        results it = reconstruct(NULL, at.preview, &options);
         for (int i = 0; i < it.report.count; i++) {
             const esp_reconstruct_layer *layer = &it.report.layers[i];
             solved += layer->samples > 0;
@@ -300,12 +295,56 @@ static void random_networks_are_solved_and_cut(void **state)
                         layer->error_after <= layer->error_before * (1 + 1e-9));
         }
         results_free(&it);
-        esp_dataset_unref(images);
-        esp_preview_free(preview);
-        esp_plan_free(&plan);
-        esp_graph_unref(graph);
+        prune_case_free(&at);
     }
     assert_true(solved > RANDOM_NETS);
+}
+
+/* The same but for what a convolution fused with its batch-norm rounds otherwise than one after the other. */
+static void expect_near_constants(const esp_graph *a, const esp_graph *b)
+{
+    for (int v = 0; v < esp_graph_value_count(a); v++) {
+        const esp_tensor *one = esp_graph_value(a, v)->constant, *other = esp_graph_value(b, v)->constant;
+        double largest = 0;
+        if (!one || esp_tensor_dtype(one) != ESP_F32)
+            continue;
+        for (int64_t i = 0; i < esp_tensor_elements(one); i++)
+            largest = fmax(largest, fabs(esp_tensor_get_f64(one, i)));
+        for (int64_t i = 0; i < esp_tensor_elements(one); i++)
+            assert_true(fabs(esp_tensor_get_f64(one, i) - esp_tensor_get_f64(other, i)) <= 1e-4 * largest);
+    }
+}
+
+/* With room for what lies in front of a layer the network is run once, in pieces; without, once for every
+ * layer. What comes out is the same, and with room for some of it too. */
+static void memory_decides_how_often_the_network_is_run_and_nothing_else(void **state)
+{
+    int several = 0;
+    (void)state;
+
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        prune_case at = prune_case_new(net_random_classifier(seed),
+                                       esp_plan_make(ESP_METHOD_FILTER, ESP_MODE_SOUND, 0.4));
+        esp_dataset *images = prune_case_images(&at, 20, seed);
+        const esp_reconstruct_options roomy = {.dataset = images}, tight = {.dataset = images, .memory = 1},
+                                      some = {.dataset = images, .memory = 40000};
+        results all = reconstruct(NULL, at.preview, &roomy), none = reconstruct(NULL, at.preview, &tight),
+                part = reconstruct(NULL, at.preview, &some);
+        int solved = 0;
+        for (int i = 0; i < all.report.count; i++)
+            solved += all.report.layers[i].samples > 0;
+        several += solved > 1;
+        assert_int_equal(all.report.passes, solved > 0);
+        assert_int_equal(none.report.passes, solved);
+        assert_true(part.report.passes >= all.report.passes && part.report.passes <= none.report.passes);
+        expect_near_constants(all.masked, none.masked);
+        expect_near_constants(all.masked, part.masked);
+        results_free(&all);
+        results_free(&none);
+        results_free(&part);
+        prune_case_free(&at);
+    }
+    assert_true(several > 3); /* else one pass is nothing new */
 }
 
 /* An infinite bias makes infinite activations: nothing can be solved behind it. */
@@ -445,6 +484,7 @@ int main(void)
         cmocka_unit_test(groups_of_filters_keep_their_own_channels),
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(random_networks_are_solved_and_cut),
+        cmocka_unit_test(memory_decides_how_often_the_network_is_run_and_nothing_else),
         cmocka_unit_test(layers_without_a_solution_are_left_as_they_are_with_the_reason),
         cmocka_unit_test(options_out_of_range_are_refused),
         cmocka_unit_test(every_allocation_may_fail),

@@ -11,7 +11,7 @@
 #include "graph/extract.h"
 #include "prune/sensitivity_internal.h"
 #include "train/evaluate.h"
-#include "unit/prune/prune_nets.h"
+#include "unit/prune/prune_case.h"
 
 enum { IMAGES = 24 };
 
@@ -165,14 +165,7 @@ static void points_of_random_networks_equal_them_too(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= 12; seed++) {
         esp_graph *graph = net_random_classifier(seed);
-        const esp_shape *shape = &esp_graph_value(graph, esp_graph_input(graph, 0))->shape;
-        esp_error err = {0};
-        esp_inferred *inferred = NULL;
-        expect_ok(esp_infer(graph, 1, NULL, 0, &inferred, &err), &err);
-        const esp_shape *logits = esp_inferred_shape(inferred, esp_graph_output(graph, 0));
-        esp_dataset *dataset = noise_dataset(30, (int)shape->dims[1], (int)shape->dims[2],
-                                             (int)shape->dims[3], (int)logits->dims[1], seed);
-        esp_inferred_free(inferred);
+        esp_dataset *dataset = noise_for(graph, 30, seed);
         check_method(graph, dataset, ESP_METHOD_FILTER);
         esp_dataset_unref(dataset);
     }

@@ -249,7 +249,7 @@ static void data_gives_estimates_without_being_asked_and_evaluate_the_whole_set(
 static void fine_tuning_makes_a_better_version_and_a_curve(void **state)
 {
     bench b = start();
-    const esp_finetune options = {.epochs = 3, .lr = 0.05, .batch = 16};
+    const esp_finetune options = tiny_finetune(3, 0.05);
     esp_error err = {0};
 
     (void)state;
@@ -272,15 +272,13 @@ static void fine_tuning_makes_a_better_version_and_a_curve(void **state)
 static void fine_tuning_takes_an_optimizer_and_a_teacher(void **state)
 {
     bench b = start();
-    const esp_finetune options = {.epochs = 1,
-                                  .batch = 16,
-                                  .optimizer = ESP_OPTIMIZER_ADAMW,
-                                  .has_schedule = true,
-                                  .schedule = ESP_SCHEDULE_ONECYCLE,
-                                  .distils = true};
+    esp_finetune options = tiny_finetune(1, 0);
     esp_error err = {0};
 
     (void)state;
+    options.optimizer = ESP_OPTIMIZER_ADAMW;
+    options.schedule = ESP_SCHEDULE_ONECYCLE;
+    options.distils = true;
     open_data(&b);
     cut_at(b.session, 0.5);
     expect_ok(esp_session_finetune(b.session, &options, &err), &err);
@@ -299,7 +297,7 @@ static void fine_tuning_takes_an_optimizer_and_a_teacher(void **state)
 static void a_cancelled_training_ends_as_cancelled_and_leaves_the_session_usable(void **state)
 {
     bench b = start();
-    const esp_finetune options = {.epochs = 10000, .lr = 0.01, .batch = 16};
+    const esp_finetune options = tiny_finetune(10000, 0.01);
     esp_error err = {0};
     esp_event event;
     bool was_cancelled = false;

@@ -54,6 +54,51 @@ void tiny_study_write(const char *directory)
     write_split(data, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", TINY_TEST_IMAGES, 2);
 }
 
+esp_session *tiny_session(const char *directory, const char *study, bool opens_model, bool opens_data)
+{
+    esp_session_options options = {.study_directory = study, .thread_count = 2, .calibration_images = 40};
+    esp_session *session = NULL;
+    char spec[600];
+    esp_error err = {0};
+
+    snprintf(spec, sizeof spec, "idx:%s", scratch_path(directory, "data"));
+    expect_ok(esp_session_new(&options, &session, &err), &err);
+    expect_ok(esp_session_open(session, opens_model ? scratch_path(directory, "tiny.onnx") : NULL, &err),
+              &err);
+    if (opens_data)
+        expect_ok(esp_session_open_data(session, spec, &err), &err);
+    tiny_study_settle(session, false, NULL);
+    return session;
+}
+
+void tiny_edit(esp_session *session, esp_plan_edit_kind kind, int layer, double amount)
+{
+    const esp_plan_edit change = {.kind = kind, .layer = layer, .amount = amount};
+    esp_error err = {0};
+
+    expect_ok(esp_session_edit_plan(session, &change, &err), &err);
+    tiny_study_settle(session, false, NULL);
+}
+
+void tiny_cut(esp_session *session, double ratio)
+{
+    esp_error err = {0};
+
+    tiny_edit(session, ESP_EDIT_RATIO_SET, 0, ratio);
+    expect_ok(esp_session_cut(session, &err), &err);
+    tiny_study_settle(session, false, NULL);
+}
+
+esp_finetune tiny_finetune(double epochs, double lr)
+{
+    esp_finetune options = esp_finetune_defaults();
+
+    options.epochs = epochs;
+    options.lr = lr;
+    options.batch = 16;
+    return options;
+}
+
 int tiny_study_settle(esp_session *session, bool allows_failure, esp_error *err)
 {
     struct pollfd source = {.fd = esp_session_fd(session), .events = POLLIN};

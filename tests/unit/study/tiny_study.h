@@ -13,6 +13,18 @@
  * "idx:directory/data". */
 void tiny_study_write(const char *directory);
 
+/* A settled session on what tiny_study_write left in `directory`; `study` may be NULL. */
+esp_session *tiny_session(const char *directory, const char *study, bool opens_model, bool opens_data);
+
+/* A plan edit, settled. */
+void tiny_edit(esp_session *session, esp_plan_edit_kind kind, int layer, double amount);
+
+/* The plan at this ratio, cut, settled. */
+void tiny_cut(esp_session *session, double ratio);
+
+/* The usual training of so many epochs, in batches that the tiny data have several of. */
+esp_finetune tiny_finetune(double epochs, double lr);
+
 /* Reads events until the session is idle, waiting in poll() for them; fails the test when a job fails. The
  * last failure that `allows_failure` let pass is left in `err` (which may be NULL otherwise). Returns how
  * many jobs were cancelled. */

@@ -28,6 +28,7 @@ static esp_status made_read(void *user, int64_t index, const esp_image_wish *wis
     assert_non_null(pixels);
     if (wish->shrink != NULL) {
         assert_true(wish->shrink(wish->context, width, made->height) >= 1);
+        atomic_fetch_add(&made->shrunk, wish->shrink(wish->context, 8000, 8000) == 8);
     }
     for (int y = 0; y < made->height; y++) {
         for (int x = 0; x < width; x++) {

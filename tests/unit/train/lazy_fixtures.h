@@ -15,6 +15,7 @@ typedef struct made_images {
     int bad_count;
     esp_status bad_status;
     atomic_int reads, freed;
+    atomic_int shrunk;   /* reads that could have been of an image 8 times as small */
     atomic_int delay_us; /* image i takes delay_us * (i % 3): threads overtake each other */
 } made_images;
 

@@ -356,6 +356,32 @@ static void images_are_read_once_as_far_as_the_cache_reaches(void **state)
 
 /* ---- parts ---- */
 
+/* A JPEG that is shrunk while it is decoded is another picture to a network. */
+static void images_are_decoded_whole_unless_a_random_box_is_wanted(void **state)
+{
+    (void)state;
+    made_images made = {.width = 9, .height = 7};
+    const esp_image_sizes sizes = {.resize = 4, .crop_height = 4, .crop_width = 4};
+    esp_dataset *dataset = made_dataset(&made, 4, 2, &sizes, false, 0);
+    const esp_normalization normalization = {.channels = 3, .std = {1, 1, 1}};
+    const esp_augmentation flips = {.flips = true, .brightness = 0.5};
+    const esp_augmentation boxes = {.least_area = 0.5, .most_area = 1, .least_ratio = 1, .most_ratio = 1};
+    const esp_augmentation *const whole[] = {NULL, &flips};
+    const uint32_t indices[] = {0, 1, 2, 3};
+    float x[4 * 3 * 4 * 4];
+    int32_t labels[4];
+    const esp_batch_labels out = {.label = labels};
+    esp_error err = {0};
+    for (int i = 0; i < 2; i++) {
+        expect_ok(esp_batch_read(NULL, dataset, &normalization, whole[i], 1, 1, indices, 4, x, &out, &err),
+                  &err);
+    }
+    assert_int_equal(atomic_load(&made.shrunk), 0);
+    expect_ok(esp_batch_read(NULL, dataset, &normalization, &boxes, 1, 1, indices, 4, x, &out, &err), &err);
+    assert_int_equal(atomic_load(&made.shrunk), 4);
+    esp_dataset_unref(dataset);
+}
+
 static void parts_of_a_lazy_set_read_the_images_they_name(void **state)
 {
     (void)state;
@@ -589,6 +615,7 @@ int main(void)
         cmocka_unit_test(cancelling_ends_the_wait_for_images),
         cmocka_unit_test(evaluation_leaves_bad_images_out_and_counts_them),
         cmocka_unit_test(images_are_read_once_as_far_as_the_cache_reaches),
+        cmocka_unit_test(images_are_decoded_whole_unless_a_random_box_is_wanted),
         cmocka_unit_test(parts_of_a_lazy_set_read_the_images_they_name),
         cmocka_unit_test(a_split_holds_a_share_of_every_class_and_loses_no_image),
         cmocka_unit_test(sizes_follow_the_request_then_the_model_then_the_images),

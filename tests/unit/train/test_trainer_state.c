@@ -522,6 +522,9 @@ static void state_of_another_training_is_refused(void **state)
     f->training = quarters_dataset(IMAGES + 1, SIZE, 5);
     expect_mismatch(f, &k.state, "its training data is \"45 images");
     esp_dataset_unref(f->training);
+    f->training = quarters_dataset(IMAGES, SIZE, 6); /* the same labels, other pictures */
+    expect_mismatch(f, &k.state, "its training data is \"45 images");
+    esp_dataset_unref(f->training);
     f->training = training;
     esp_train_state_free(&k.state);
 }

@@ -29,7 +29,7 @@ static void every_action_is_complete_and_reachable(void **state)
         const ui_action *action = ui_action_at((ui_action_id)id);
         assert_int_equal(action->id, id);
         assert_true(action->key != 0 && action->contexts != 0);
-        assert_true((action->contexts & ~UI_IN_ALL) == 0);
+        assert_true((action->contexts & ~UI_ANYWHERE) == 0);
         assert_true(strlen(action->name) > 0 && strlen(action->title) > 0 && strlen(action->help) > 0);
         assert_true(strlen(action->title) <= 17); /* the help's column */
         assert_true(strlen(ui_action_section((ui_action_id)id)) > 0);
@@ -56,9 +56,12 @@ static void every_view_can_be_left_by_help_and_quit(void **state)
 {
     (void)state;
     for (int view = 0; view < UI_VIEW_COUNT; view++) {
+        if (view == UI_VIEW_FORM)
+            continue; /* letters are typed there */
         assert_int_equal(ui_action_for_key((ui_view_id)view, '?')->id, UI_ACTION_HELP);
         assert_int_equal(ui_action_for_key((ui_view_id)view, 'q')->id, UI_ACTION_QUIT);
     }
+    assert_int_equal(ui_action_for_key(UI_VIEW_FORM, UI_KEY_ESCAPE)->id, UI_ACTION_FORM_LEAVE);
 }
 
 static void a_key_that_does_nothing_says_why(void **state)
@@ -70,8 +73,8 @@ static void a_key_that_does_nothing_says_why(void **state)
     assert_string_equal(ui.message, "Ratio up: no model is open yet");
     ui_press(&ui, 'u');
     assert_non_null(strstr(ui.message, "nothing to undo"));
-    ui_press(&ui, 'Z');
-    assert_non_null(strstr(ui.message, "Z does nothing"));
+    ui_press(&ui, 'Y');
+    assert_non_null(strstr(ui.message, "Y does nothing"));
     ui.view = UI_VIEW_HISTORY;
     ui_press(&ui, '+');
     assert_non_null(strstr(ui.message, "Ratio up is not in this view"));
