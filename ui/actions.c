@@ -374,7 +374,7 @@ static void run_quit(ui_state *state, const ui_action *action)
     bool trains = state->snapshot && state->snapshot->training && state->snapshot->training->is_running;
 
     (void)action;
-    if (ui_is_busy(state) && trains && state->snapshot->has_study)
+    if (ui_is_busy(state) && trains && state->snapshot->has_study && state->snapshot->keeps_training)
         ui_prompt_open(state, UI_PROMPT_QUIT, "",
                        "Stop the training and quit? The study can go on with it. y/n");
     else if (ui_is_busy(state))

@@ -314,6 +314,24 @@ static void draw_words(const ui_state *state, ui_canvas *canvas, ui_rect rect)
     ui_text(canvas, rect.x + 1, rect.y, rect.width - 2 - used, state->message, state->message_element);
 }
 
+/* What the file of the plan holds where that is more than the figures say. */
+static void draw_stored(const ui_state *state, ui_canvas *canvas, ui_rect rect)
+{
+    const esp_preview *preview = esp_snapshot_preview(state->snapshot);
+    char params[16], macs[16];
+
+    if (!preview ||
+        (preview->stored.params <= preview->after.params && preview->stored.macs <= preview->after.macs))
+        return;
+    ui_textf(canvas, rect.x + 1, rect.y, rect.width - 2, UI_WARN,
+             rect.width < WIDE_PROGRESS
+                 ? "stored %s params, %s MACs with zeros that stay"
+                 : "stored %s params, %s MACs with the zeros that stay, which a runtime "
+                   "computes",
+             esp_format_count(params, sizeof params, (double)preview->stored.params),
+             esp_format_count(macs, sizeof macs, (double)preview->stored.macs));
+}
+
 static ui_cursor draw_message(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
     ui_cursor hidden = {-1, -1};
@@ -327,6 +345,8 @@ static ui_cursor draw_message(const ui_state *state, ui_canvas *canvas, ui_rect 
     else if (state->filter[0])
         ui_textf(canvas, rect.x + 1, rect.y, rect.width - 2, UI_DIM, "layers with '%s' only; Esc shows all",
                  state->filter);
+    else
+        draw_stored(state, canvas, rect);
     return hidden;
 }
 
@@ -398,8 +418,13 @@ static void draw_hints(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 
 static void draw_too_small(ui_canvas *canvas)
 {
-    ui_textf(canvas, 0, canvas->height / 2, canvas->width, UI_WARN, "%dx%d is too small: at least %dx%d",
-             canvas->width, canvas->height, UI_LEAST_WIDTH, UI_LEAST_HEIGHT);
+    char text[64];
+
+    snprintf(text, sizeof text, "%dx%d is too small: at least %dx%d", canvas->width, canvas->height,
+             UI_LEAST_WIDTH, UI_LEAST_HEIGHT);
+    if (ui_text_width(text) > canvas->width)
+        snprintf(text, sizeof text, "needs %dx%d", UI_LEAST_WIDTH, UI_LEAST_HEIGHT);
+    ui_text(canvas, 0, canvas->height / 2, canvas->width, text, UI_WARN);
 }
 
 ui_cursor ui_draw_frame(ui_state *state, ui_canvas *canvas)

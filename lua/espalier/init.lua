@@ -14,7 +14,7 @@
 --   esp.count(n), esp.version
 --
 -- A model has: layers, counts, saliency, recalibrate, sensitivity, evaluate, bench, preview, train, replace_classifier (other classes), save, load_weights, save_weights, difference,
--- groups (how well filters fall into groups), prune_gradually (pruning schedules over training), metadata, with_metadata, normalize, solve (ratios from targets), fit_plan (a plan on a changed model). A preview has: table, ledger (why not as asked), explain(layer, channel), before, after, mask, masked, cut, reconstruct, save_plan. Functions take
+-- groups (how well filters fall into groups), prune_gradually (pruning schedules over training), metadata, with_metadata, normalize, solve (ratios from targets), fit_plan (a plan on a changed model). A preview has: table, ledger (why not as asked), explain(layer, channel), before, after, stored, nothing, mask, masked, cut, reconstruct, save_plan. Functions take
 -- keywords as one table; an unknown key is an error that names the nearest. Errors are tables {code, message, hint}.
 local core = require "espalier.core"
 local network = require "espalier.network"

@@ -32,8 +32,8 @@ local function measure(title, subject, tuned)
     }
 end
 
--- The cut model before and after fine-tuning. A self-grouped model is tuned in its masked form, which trains faster than many
--- small convolutions do, and cut again afterwards: masks are held, so the same weights are gone.
+-- The cut model before and after fine-tuning. A self-grouped model is tuned in its masked form and cut again afterwards: masks
+-- are held, so the same weights are gone. (Tuning the cut one is as fast.)
 local function prune_and_tune(plan)
     local preview = model:preview(plan)
     local cut = preview:cut()

@@ -18,8 +18,8 @@ typedef struct esp_cli_budget {
      ESP_OPTION_LIST,                                                                                        \
      &(it)->targets,                                                                                         \
      "NAME=AMOUNT",                                                                                          \
-     "solve the ratios: macs, params, latency; share of the unpruned model that may remain (0.5), or an "    \
-     "amount "                                                                                               \
+     "solve the ratios: macs, params, latency, stored-macs, stored-params (with zeros that stay); share of " \
+     "the unpruned model that may remain (0.5), or an amount "                                               \
      "(20M, 3.5ms); several: all hold",                                                                      \
      0,                                                                                                      \
      0,                                                                                                      \

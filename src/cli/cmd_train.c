@@ -35,6 +35,7 @@ typedef struct train_request {
     esp_cli_images images; /* only --skip-bad: --crop is an augmentation here */
     esp_group_lasso *lasso;
     int failures_told; /* of writing the best version */
+    int written_epoch; /* whose weights -o has; 0: none of this run */
     char note[64];
     esp_train_state resumed;
 } train_request;
@@ -49,8 +50,12 @@ static esp_status on_epoch(void *user, const esp_epoch_report *report, esp_error
     esp_error why = {0};
     (void)err;
     esp_train_report_epoch(&it->report, report);
-    if (report->is_best && report->graph && report->epoch > 0 &&
-        esp_onnx_save(report->graph, it->output, &why) != ESP_OK && it->failures_told++ == 0) {
+    if (!report->is_best || !report->graph || report->epoch == 0) {
+        return ESP_OK;
+    }
+    if (esp_onnx_save(report->graph, it->output, &why) == ESP_OK) {
+        it->written_epoch = report->epoch;
+    } else if (it->failures_told++ == 0) {
         esp_error_set_hint(&why, "training goes on; it is tried again");
         esp_cli_complain("warning", &why);
     }
@@ -236,6 +241,25 @@ static esp_status finish(esp_cli *cli, train_request *it, const esp_cli_train_da
     return measured != ESP_OK && measured != ESP_CANCELLED ? measured : status;
 }
 
+/* A training that failed, say at an image that cannot be read, has left its last best version and its last
+ * checkpoint: both are named behind the hint of the failure. */
+static void explain_failure(const train_request *it, const esp_train_result *result, esp_error *err)
+{
+    char hint[sizeof err->hint], more[sizeof err->hint] = "";
+    if (it->written_epoch > 0) {
+        snprintf(more, sizeof more, "the best version so far, of epoch %d, is in %s", it->written_epoch,
+                 it->output);
+    }
+    if (it->checkpoint && result->checkpoints > 0) {
+        size_t used = strlen(more);
+        snprintf(more + used, sizeof more - used, "%s--resume %s goes on", used ? "; " : "", it->checkpoint);
+    }
+    if (more[0]) {
+        snprintf(hint, sizeof hint, "%s", err->hint);
+        esp_error_set_hint(err, "%s%s%s", hint, hint[0] ? "; " : "", more);
+    }
+}
+
 static void explain_end(esp_status status, const train_request *it, const esp_train_result *result,
                         bool is_written, esp_error *err)
 {
@@ -249,6 +273,12 @@ static void explain_end(esp_status status, const train_request *it, const esp_tr
                  it->output, more);
     } else if (status == ESP_DIVERGED && is_written) {
         esp_error_set_hint(err, "try a lower learning rate; the best version so far is in %s", it->output);
+    } else if (status != ESP_OK && !is_written) {
+        if (status ==
+            ESP_DIVERGED) { /* before there was a first version, without a measurement to begin with */
+            esp_error_set_hint(err, "try a lower learning rate; nothing was written to %s", it->output);
+        }
+        explain_failure(it, result, err);
     }
 }
 

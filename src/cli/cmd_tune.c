@@ -74,13 +74,18 @@ static esp_status check_uses(const tune_request *it, esp_error *err)
 {
     char found[64], kind[64];
     const esp_gradual *schedule = &it->schedule;
-    const bool rises = esp_gradual_rises(schedule);
+    const bool rises = esp_gradual_rises(schedule), steps_up = esp_gradual_has_equal_steps(schedule);
+    const bool is_global = schedule->kind == ESP_GRADUAL_G, is_local = schedule->kind == ESP_GRADUAL_L;
     snprintf(kind, sizeof kind, "%s", esp_gradual_word(schedule->kind));
     esp_cli_method_text(&it->flags, &it->plan, found, sizeof found);
     const esp_cli_use uses[] = {
-        {"--step", !isnan(it->step), esp_gradual_has_equal_steps(schedule), "schedules lg, g and l", kind},
+        {"--step", !isnan(it->step), steps_up, "schedules lg, g and l", kind},
         {"--steps", it->steps != 0, rises, "schedules linear and agp", kind},
         {"--initial", !isnan(it->initial), rises, "schedules linear and agp", kind},
+        {"--local-epochs", !isnan(it->local_epochs), rises || (steps_up && !is_global),
+         "schedules lg, l, linear and agp", kind},
+        {"--local-lr", !isnan(it->local_lr), steps_up && !is_global, "schedules lg and l", kind},
+        {"--epochs", !isnan(it->epochs), !is_local, "schedules that train at the end", kind},
         {"--form", it->form != NULL, it->cuts, "a model that is cut", "no --cut"},
         {"--form", it->form != NULL, it->plan.method == ESP_METHOD_SG, "method sg", found},
     };
@@ -249,7 +254,8 @@ static esp_status open_data(const esp_cli *cli, tune_request *it, const esp_grap
 static esp_status measure(esp_cli *cli, const tune_request *it, const esp_cli_train_data *data,
                           const esp_graph *masked, esp_eval_result *out, esp_error *err)
 {
-    const esp_eval_options options = {.mean = it->training.mean, .std = it->training.std};
+    const esp_eval_options options = {
+        .limit = it->training.validation_limit, .mean = it->training.mean, .std = it->training.std};
     esp_dataset *test = NULL;
     esp_status status = esp_dataset_fit(data->test, masked, &test, err);
     if (status == ESP_OK) {
@@ -304,6 +310,24 @@ static esp_status finish(esp_cli *cli, const tune_request *it, const esp_cli_tra
     return measured == ESP_OK ? status : measured;
 }
 
+/* Where the work of a run that did not come to its end is. */
+static void explain_end(const tune_request *it, const esp_gradual_result *result, esp_status status,
+                        bool is_written, esp_error *err)
+{
+    const bool is_kept = result->checkpoints > 0 || it->resumes;
+    if (status == ESP_CANCELLED && is_written) {
+        esp_fail(err, ESP_CANCELLED, "%d of %d steps are done; the model so far is in %s%s",
+                 result->steps_done, result->steps, it->output, is_kept ? ", --resume goes on" : "");
+    } else if (status == ESP_DIVERGED && is_written) {
+        esp_error_set_hint(err, "try a lower learning rate; the best version so far is in %s", it->output);
+    } else if (!is_written && result->checkpoints > 0) {
+        char hint[sizeof err->hint];
+        snprintf(hint, sizeof hint, "%s", err->hint);
+        esp_error_set_hint(err, "%s%s%d of %d steps are done, --resume goes on", hint, hint[0] ? "; " : "",
+                           result->steps_done, result->steps);
+    }
+}
+
 static esp_status run(esp_cli *cli, tune_request *it, const esp_graph *graph, const esp_cli_train_data *data,
                       esp_error *err)
 {
@@ -334,10 +358,8 @@ static esp_status run(esp_cli *cli, tune_request *it, const esp_graph *graph, co
     }
     if (status == ESP_OK) {
         esp_gradual_state_remove(it->state_path);
-    } else if (status == ESP_CANCELLED && masked) {
-        bool is_kept = result.checkpoints > 0 || it->resumes;
-        esp_fail(err, ESP_CANCELLED, "%d of %d steps are done; the model so far is in %s%s",
-                 result.steps_done, result.steps, it->output, is_kept ? ", --resume goes on" : "");
+    } else {
+        explain_end(it, &result, status, masked != NULL, err);
     }
     esp_gradual_result_free(&result);
     esp_graph_unref(masked);

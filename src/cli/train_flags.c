@@ -296,18 +296,23 @@ static esp_status open_validation(const esp_cli_train_data_wish *wish, const esp
                               wish->validation);
     }
     const char *spec = wish->validation ? wish->validation : wish->data;
-    esp_error ignored = {0};
-    if (esp_cli_open_data(spec, wish->images, ESP_SPLIT_VALIDATION, graph, &data->validation, &ignored) ==
-        ESP_OK) {
+    esp_error why = {0};
+    esp_status status =
+        esp_cli_open_data(spec, wish->images, ESP_SPLIT_VALIDATION, graph, &data->validation, &why);
+    if (status == ESP_OK) {
         snprintf(source, size, "%lld validation images of %.100s",
                  (long long)esp_dataset_count(data->validation), spec);
-        return ESP_OK;
+    }
+    /* images that are there and cannot be read are not replaced by others behind the user's back */
+    if (status != ESP_STATE) {
+        *err = why;
+        return status;
     }
     if (!wish->validation) {
         return split_training(wish, VALIDATION_SHARE, data, err);
     }
     /* another dataset without validation images of its own: all it has for measuring */
-    esp_status status = esp_cli_open_data(spec, wish->images, ESP_SPLIT_TEST, graph, &data->validation, err);
+    status = esp_cli_open_data(spec, wish->images, ESP_SPLIT_TEST, graph, &data->validation, err);
     if (status == ESP_OK) {
         snprintf(source, size, "%lld test images of %.100s", (long long)esp_dataset_count(data->validation),
                  spec);

@@ -52,7 +52,7 @@ static esp_status cut_validation(const char *spec, esp_split split, const esp_da
 
     if (query->validation < 0) {
         esp_status status =
-            esp_fail(err, ESP_INVALID, "dataset '%s' has no validation images of its own", spec);
+            esp_fail(err, ESP_STATE, "dataset '%s' has no validation images of its own", spec);
 
         esp_error_set_hint(err, "hold a share of the training images out for them: ?val=0.1 after the spec");
         return status;

@@ -53,7 +53,7 @@ const esp_dataset_option *esp_dataset_options(size_t *out_count);
  * part, ESP_IO for missing files (names what was looked for), ESP_FORMAT for damaged ones (found and
  * expected). VALIDATION: images of their own where the format has some (folder: val/ beside test/; npy:
  * x_val.npy), else the share `val` of the training images chosen by `seed` for every class, which TRAIN then
- * leaves out; ESP_INVALID when there is neither. */
+ * leaves out; ESP_STATE when there is neither. */
 esp_status esp_dataset_open(const char *spec, esp_split split, esp_dataset **out, esp_error *err);
 
 /* The same at the size a model takes (esp_dataset_fit): what to call where a model is at hand. */

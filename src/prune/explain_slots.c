@@ -56,6 +56,23 @@ static double ratio_at(const double *scores, int64_t count, int64_t place)
     return count > 1 ? (double)(not_above - 1) / (double)(count - 1) : 1;
 }
 
+/* A limit in four places, rounded to the side on which the sentence holds: "up to" and "below" down, "above"
+ * and "and more" up. A limit that has no more places stays what it is. */
+static double told_limit(double limit, bool goes)
+{
+    const double unit = 1e4, noise = 1e-8;
+
+    return goes ? floor(limit * unit + noise) / unit : ceil(limit * unit - noise) / unit;
+}
+
+/* Whether the thresholds of a pair are those of the ranking over all layers. */
+static bool is_pair_ranked_globally(const explanation *self, const esp_wsp_pair *pair)
+{
+    const esp_coupling *coupling = self->preview->subject->coupling;
+
+    return pair->set >= 0 && preview_set_ranks_globally(self->preview, esp_coupling_set(coupling, pair->set));
+}
+
 static void tell_weak(explanation *self, const esp_wsp_pair *pair, int64_t c)
 {
     bool by_filter = pair->filter_l1[c] < pair->filter_threshold;
@@ -74,13 +91,13 @@ static void tell_weak(explanation *self, const esp_wsp_pair *pair, int64_t c)
                      by_filter    ? "what is read from it (channel_l1)"
                      : by_channel ? "what is written into it (filter_l1)"
                                   : "either norm");
-    if (self->preview->plan.scope == ESP_SCOPE_GLOBAL)
+    if (is_pair_ranked_globally(self, pair))
         explain_text(self, "change", "both norms %s the thresholds of the ranking over all layers",
                      by_filter && by_channel ? "not below" : "below");
     else if (limit < 1) {
         explain_text(self, "change",
                      by_filter && by_channel ? "stays at ratios up to %.4g" : "goes at ratios above %.4g",
-                     limit);
+                     told_limit(limit, by_filter && by_channel));
         explain_set(self, "ratio_limit", json_real(limit));
     } else
         explain_text(self, "change", "no ratio takes it: it is the strongest by a norm");
@@ -151,7 +168,7 @@ static void tell_rank(explanation *self, const esp_filter_set *set, int64_t plac
     else {
         double limit = (double)(order_of(set, place) + 1) / (double)set->choice.count;
         explain_text(self, "change", goes ? "stays at ratios below %.4g" : "goes at ratios of %.4g and more",
-                     limit);
+                     told_limit(limit, goes));
         explain_set(self, "ratio_limit", json_real(limit));
     }
 }

@@ -177,7 +177,8 @@ void esp_gradual_result_free(esp_gradual_result *result);
  * LINEAR and AGP are one training whose schedule spans all of it.
  *
  * On ESP_CANCELLED and ESP_DIVERGED `*out` is the best version so far (never NULL) and `*result` is filled;
- * after any other failure `*out` is NULL and the state file, if any, has the last finished step. */
+ * after any other failure `*out` is NULL, the state file, if any, has the last finished step, and `*result`
+ * says only how many there are and what was kept (steps, steps_done, resumed_steps, checkpoints). */
 esp_status esp_prune_gradually(const esp_compute *compute, const esp_graph *graph,
                                const esp_dataset *training, const esp_dataset *validation,
                                const esp_gradual_options *options, esp_graph **out,

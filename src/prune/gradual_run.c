@@ -288,11 +288,13 @@ esp_status esp_prune_gradually(const esp_compute *compute, const esp_graph *grap
     esp_preview_free(preview);
     if (status == ESP_OK && esp_gradual_trains_globally(r.schedule))
         status = tune(&r, err);
-    if (status == ESP_OK || status == ESP_CANCELLED || status == ESP_DIVERGED) {
+    if (status == ESP_OK || status == ESP_CANCELLED || status == ESP_DIVERGED)
         hand_out(&r, out, result);
-        if (result)
-            result->resumed_steps = resumed;
-    }
+    else if (result) /* no model, but what is kept on disk can be gone on from */
+        *result = (esp_gradual_result){
+            .steps = r.steps, .steps_done = r.state.steps_done, .checkpoints = r.checkpoints};
+    if (result)
+        result->resumed_steps = resumed;
     gradual_state_clear(&r.state);
     json_decref(r.identity);
     esp_dataset_unref(r.training);

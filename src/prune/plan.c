@@ -131,15 +131,16 @@ void esp_plan_free(esp_plan *plan)
     plan->rule_count = 0;
 }
 
-static esp_status append_rule(esp_plan *plan, const esp_plan_rule *rule, esp_error *err)
+esp_status plan_append_rule(esp_plan *plan, const esp_plan_rule *rule, esp_error *err)
 {
     size_t count = (size_t)plan->rule_count;
-    esp_plan_rule *rules;
+    esp_plan_rule *rules = plan->rules;
     char *pattern = esp_strdup(rule->pattern);
 
     if (!pattern)
         return esp_fail_memory(err, "a plan's rule", strlen(rule->pattern) + 1);
-    rules = esp_realloc(plan->rules, count, count + 1, sizeof *rules);
+    if (plan_room(count)) /* nothing else makes the list longer */
+        rules = esp_realloc(plan->rules, count, plan_room(count), sizeof *rules);
     if (!rules) {
         esp_free(pattern);
         return esp_fail_memory(err, "a plan's rules", (count + 1) * sizeof *rules);
@@ -160,7 +161,7 @@ esp_status esp_plan_clone(const esp_plan *plan, esp_plan *out, esp_error *err)
     copy.rules = NULL;
     copy.rule_count = 0;
     for (int i = 0; status == ESP_OK && i < plan->rule_count; i++)
-        status = append_rule(&copy, &plan->rules[i], err);
+        status = plan_append_rule(&copy, &plan->rules[i], err);
     if (status == ESP_OK)
         *out = copy;
     else
@@ -168,7 +169,7 @@ esp_status esp_plan_clone(const esp_plan *plan, esp_plan *out, esp_error *err)
     return status;
 }
 
-static esp_status check_rule(const esp_plan_rule *rule, esp_error *err)
+esp_status plan_check_rule(const esp_plan_rule *rule, esp_error *err)
 {
     if (!rule->pattern || !rule->pattern[0])
         return esp_fail(err, ESP_INVALID, "plan: a rule names no layer");
@@ -181,7 +182,7 @@ static esp_status check_rule(const esp_plan_rule *rule, esp_error *err)
     return ESP_OK;
 }
 
-static bool is_plain_name(const char *pattern)
+bool plan_is_plain_name(const char *pattern)
 {
     return !strpbrk(pattern, "*?");
 }
@@ -190,11 +191,11 @@ esp_status esp_plan_add_rule(esp_plan *plan, const char *pattern, double ratio, 
                              esp_error *err)
 {
     esp_plan_rule rule = {(char *)(uintptr_t)pattern, ratio < 0 ? -1 : ratio, groups, is_ignored};
-    esp_status status = check_rule(&rule, err);
+    esp_status status = plan_check_rule(&rule, err);
 
     if (status != ESP_OK)
         return status;
-    for (int i = 0; is_plain_name(pattern) && i < plan->rule_count; i++) {
+    for (int i = 0; plan_is_plain_name(pattern) && i < plan->rule_count; i++) {
         esp_plan_rule old = plan->rules[i];
         if (strcmp(old.pattern, pattern) != 0)
             continue;
@@ -205,7 +206,7 @@ esp_status esp_plan_add_rule(esp_plan *plan, const char *pattern, double ratio, 
                                                             groups ? groups : old.groups, is_ignored};
         return ESP_OK;
     }
-    return append_rule(plan, &rule, err);
+    return plan_append_rule(plan, &rule, err);
 }
 
 esp_layer_settings esp_plan_resolve(const esp_plan *plan, const char *node_name, const char *weight_name,
@@ -298,6 +299,6 @@ esp_status esp_plan_check(const esp_plan *plan, esp_error *err)
     if (status == ESP_OK)
         status = check_ranking(plan, err);
     for (int i = 0; status == ESP_OK && i < plan->rule_count; i++)
-        status = check_rule(&plan->rules[i], err);
+        status = plan_check_rule(&plan->rules[i], err);
     return status;
 }

@@ -2,6 +2,7 @@
  * learn is compared without a line here. Rules are known by their pattern; where a pattern stands twice, by
  * its turn too. */
 #include "prune/plan_diff.h"
+#include "prune/plan_internal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -42,8 +43,10 @@ static esp_status add_change(esp_plan_changes *changes, const char *where, const
                              bool is_rule, esp_error *err)
 {
     size_t count = (size_t)changes->count;
-    esp_plan_change *items = esp_realloc(changes->items, count, count + 1, sizeof *items), *item;
+    esp_plan_change *items = changes->items, *item;
 
+    if (plan_room(count))
+        items = esp_realloc(changes->items, count, plan_room(count), sizeof *items);
     if (!items)
         return esp_fail_memory(err, "differences of plans", (count + 1) * sizeof *items);
     changes->items = items;
@@ -102,28 +105,25 @@ static esp_status diff_objects(const json_t *a, const json_t *b, const char *pre
 
 /* ---- rules ---- */
 
-static const char *pattern_at(const json_t *rules, size_t index)
-{
-    return json_string_value(json_object_get(json_array_get(rules, index), "layer"));
-}
+/* Both plans' rules, as JSON and by pattern. */
+typedef struct rule_lists {
+    const esp_plan *plans[2];
+    const json_t *rules[2];
+    plan_rule_index index[2];
+} rule_lists;
 
-/* Which of the rules with its pattern this one is, from 0. */
-static size_t turn_of(const json_t *rules, size_t index)
+/* The rule of the other plan with the pattern of this one's rule `place`, the same one of several (*turn,
+ * from 0); -1 when there is none. */
+static int other_rule(const rule_lists *lists, int side, int place, int *turn)
 {
-    size_t turn = 0;
+    const char *pattern = lists->plans[side]->rules[place].pattern;
+    int own, others;
+    const plan_rule_place *same = plan_rule_index_find(&lists->index[side], pattern, &own);
+    const plan_rule_place *found = plan_rule_index_find(&lists->index[!side], pattern, &others);
 
-    for (size_t i = 0; i < index; i++)
-        turn += strcmp(pattern_at(rules, i), pattern_at(rules, index)) == 0;
-    return turn;
-}
-
-/* The place of the rule with that pattern and turn, or -1. */
-static int find_rule(const json_t *rules, const char *pattern, size_t turn)
-{
-    for (size_t i = 0; i < json_array_size(rules); i++)
-        if (strcmp(pattern_at(rules, i), pattern) == 0 && turn-- == 0)
-            return (int)i;
-    return -1;
+    for (*turn = 0; same[*turn].place != place;)
+        ++*turn;
+    return *turn < others ? found[*turn].place : -1;
 }
 
 static esp_status diff_rule(const char *pattern, size_t turn, const json_t *a, const json_t *b,
@@ -148,25 +148,28 @@ static esp_status diff_rule(const char *pattern, size_t turn, const json_t *a, c
     return status;
 }
 
-static esp_status diff_rules(const json_t *a, const json_t *b, esp_plan_changes *out, esp_error *err)
+static const json_t *rule_at(const rule_lists *lists, int side, int place)
 {
-    int last = -1;
+    return place >= 0 ? json_array_get(lists->rules[side], (size_t)place) : NULL;
+}
+
+static esp_status diff_rules(const rule_lists *lists, esp_plan_changes *out, esp_error *err)
+{
+    const esp_plan *a = lists->plans[0], *b = lists->plans[1];
+    int last = -1, turn;
     bool is_reordered = false;
     esp_status status = ESP_OK;
 
-    for (size_t i = 0; status == ESP_OK && i < json_array_size(a); i++) {
-        size_t turn = turn_of(a, i);
-        int other = find_rule(b, pattern_at(a, i), turn);
+    for (int i = 0; status == ESP_OK && i < a->rule_count; i++) {
+        int other = other_rule(lists, 0, i, &turn);
         is_reordered = is_reordered || (other >= 0 && other < last);
         last = other > last ? other : last;
-        status = diff_rule(pattern_at(a, i), turn, json_array_get(a, i),
-                           other >= 0 ? json_array_get(b, (size_t)other) : NULL, out, err);
+        status = diff_rule(a->rules[i].pattern, (size_t)turn, rule_at(lists, 0, i), rule_at(lists, 1, other),
+                           out, err);
     }
-    for (size_t i = 0; status == ESP_OK && i < json_array_size(b); i++) {
-        size_t turn = turn_of(b, i);
-        if (find_rule(a, pattern_at(b, i), turn) < 0)
-            status = diff_rule(pattern_at(b, i), turn, NULL, json_array_get(b, i), out, err);
-    }
+    for (int i = 0; status == ESP_OK && i < b->rule_count; i++)
+        if (other_rule(lists, 1, i, &turn) < 0)
+            status = diff_rule(b->rules[i].pattern, (size_t)turn, NULL, rule_at(lists, 1, i), out, err);
     if (status == ESP_OK && is_reordered) {
         json_t *first = json_string("as here"), *second = json_string("another: later rules win");
         status = first && second ? add_change(out, "order of rules", first, second, true, err)
@@ -180,16 +183,24 @@ static esp_status diff_rules(const json_t *a, const json_t *b, esp_plan_changes 
 esp_status esp_plan_diff(const esp_plan *a, const esp_plan *b, esp_plan_changes *out, esp_error *err)
 {
     json_t *left = NULL, *right = NULL;
+    rule_lists lists = {.plans = {a, b}};
     esp_plan_changes changes = {0};
     esp_status status = esp_plan_to_json(a, &left, err);
 
     *out = (esp_plan_changes){0};
     if (status == ESP_OK)
         status = esp_plan_to_json(b, &right, err);
+    for (int side = 0; status == ESP_OK && side < 2; side++) {
+        const esp_plan *plan = lists.plans[side];
+        lists.rules[side] = json_object_get(side ? right : left, "rules");
+        status = plan_rule_index_new(plan->rules, plan->rule_count, &lists.index[side], err);
+    }
     if (status == ESP_OK)
         status = diff_objects(left, right, "", false, &changes, err);
     if (status == ESP_OK)
-        status = diff_rules(json_object_get(left, "rules"), json_object_get(right, "rules"), &changes, err);
+        status = diff_rules(&lists, &changes, err);
+    plan_rule_index_free(&lists.index[0]);
+    plan_rule_index_free(&lists.index[1]);
     json_decref(left);
     json_decref(right);
     if (status == ESP_OK)

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "prune/plan_diff.h"
+#include "prune/plan_internal.h"
 #include "prune/preview_internal.h"
 
 #define WORD_OF(name, word) word,
@@ -39,8 +40,10 @@ static esp_status add_misfit(esp_plan_fit *fit, esp_misfit_kind kind, const char
                              const misfit_text *said, esp_error *err)
 {
     size_t count = (size_t)fit->count;
-    esp_plan_misfit *items = esp_realloc(fit->items, count, count + 1, sizeof *items), *item;
+    esp_plan_misfit *items = fit->items, *item;
 
+    if (plan_room(count))
+        items = esp_realloc(fit->items, count, plan_room(count), sizeof *items);
     if (!items)
         return esp_fail_memory(err, "what does not fit", (count + 1) * sizeof *items);
     fit->items = items;
@@ -108,16 +111,16 @@ static const char *find_nearest(const char *pattern, const esp_layers *layers)
     return layer >= 0 ? layers->items[layer].name : NULL;
 }
 
-static bool has_rule(const esp_plan *plan, const char *name)
+static bool has_rule(const plan_rule_index *named, const char *name)
 {
-    for (int i = 0; i < plan->rule_count; i++)
-        if (strcmp(plan->rules[i].pattern, name) == 0)
-            return true;
-    return false;
+    int count;
+
+    plan_rule_index_find(named, name, &count);
+    return count > 0;
 }
 
 /* Copies one rule to the repaired plan, or says why not. */
-static esp_status fit_rule(const esp_plan *plan, const esp_plan_rule *rule, const esp_layers *layers,
+static esp_status fit_rule(const plan_rule_index *named, const esp_plan_rule *rule, const esp_layers *layers,
                            bool renames, esp_plan_fit *fit, esp_error *err)
 {
     char parts[300];
@@ -132,7 +135,7 @@ static esp_status fit_rule(const esp_plan *plan, const esp_plan_rule *rule, cons
         said.nearest = parts;
     else if (!(said.nearest = find_container(rule->pattern, layers)))
         said.nearest = find_nearest(rule->pattern, layers);
-    bool is_free = said.nearest && !has_rule(plan, said.nearest);
+    bool is_free = said.nearest && !has_rule(named, said.nearest);
     if (is_split)
         snprintf(said.text, sizeof said.text, "the layer was split: its parts are %.180s", parts);
     else if (said.nearest)
@@ -363,13 +366,17 @@ static esp_status fit_rules(const esp_graph *graph, const esp_plan *plan, const 
 {
     esp_inferred *inferred = NULL;
     esp_layers layers = {0};
+    plan_rule_index named = {0};
     esp_status status =
         esp_infer(graph, 1, options->input_shapes, options->input_shape_count, &inferred, err);
 
     if (status == ESP_OK)
         status = esp_layers_list(graph, inferred, &layers, err);
+    if (status == ESP_OK)
+        status = plan_rule_index_new(plan->rules, plan->rule_count, &named, err);
     for (int i = 0; status == ESP_OK && i < plan->rule_count; i++)
-        status = fit_rule(plan, &plan->rules[i], &layers, options->renames, fit, err);
+        status = fit_rule(&named, &plan->rules[i], &layers, options->renames, fit, err);
+    plan_rule_index_free(&named);
     esp_layers_free(&layers);
     esp_inferred_free(inferred);
     return status;

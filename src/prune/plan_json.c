@@ -231,8 +231,10 @@ static esp_status read_rule(const json_t *json, esp_plan *plan, esp_error *err)
     if (json_object_get(json, "ratio") && !(rule.ratio >= 0 && rule.ratio < 1))
         return esp_fail(err, ESP_INVALID, "plan: rule '%s': ratio is %g, expected a number in [0, 1)",
                         json_string_value(name), rule.ratio);
-    return esp_plan_add_rule(plan, json_string_value(name), rule.ratio, rule.groups, json_is_true(ignore),
-                             err);
+    rule.pattern = (char *)(uintptr_t)json_string_value(name);
+    rule.is_ignored = json_is_true(ignore);
+    status = plan_check_rule(&rule, err);
+    return status == ESP_OK ? plan_append_rule(plan, &rule, err) : status;
 }
 
 static esp_status read_rule_at(const json_t *json, size_t place, esp_plan *plan, esp_error *err)
@@ -253,7 +255,7 @@ static esp_status read_rules(const json_t *json, esp_plan *plan, esp_error *err)
         return esp_fail(err, ESP_INVALID, "plan: 'rules' is not an array");
     for (size_t i = 0; status == ESP_OK && i < json_array_size(rules); i++)
         status = read_rule_at(json_array_get(rules, i), i, plan, err);
-    return status;
+    return status == ESP_OK ? plan_merge_rules(plan, err) : status;
 }
 
 static esp_status check_head(const json_t *json, esp_error *err)

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "prune/plan_diff.h"
+#include "prune/plan_internal.h"
 
 void esp_plan_conflicts_free(esp_plan_conflicts *conflicts)
 {
@@ -23,8 +24,10 @@ static esp_status add_conflict(esp_plan_conflicts *conflicts, const char *where,
                                bool took_b, esp_error *err)
 {
     size_t count = (size_t)conflicts->count;
-    esp_plan_conflict *items = esp_realloc(conflicts->items, count, count + 1, sizeof *items), *item;
+    esp_plan_conflict *items = conflicts->items, *item;
 
+    if (plan_room(count))
+        items = esp_realloc(conflicts->items, count, plan_room(count), sizeof *items);
     if (!items)
         return esp_fail_memory(err, "conflicts of plans", (count + 1) * sizeof *items);
     conflicts->items = items;
@@ -122,24 +125,66 @@ static esp_status conflicts_by_layer(const esp_plan *a, const esp_plan *b, const
     return status;
 }
 
+static esp_status compare_rules(const esp_plan_rule *a, const esp_plan_rule *b, bool took_b,
+                                esp_plan_conflicts *out, esp_error *err)
+{
+    saying first = saying_of_rule(a), second = saying_of_rule(b);
+    char subject[360];
+
+    if (strcmp(a->pattern, b->pattern) == 0)
+        snprintf(subject, sizeof subject, "rule '%.340s'", a->pattern);
+    else if (esp_glob_match(a->pattern, b->pattern) || esp_glob_match(b->pattern, a->pattern))
+        snprintf(subject, sizeof subject, "rules '%.160s' and '%.160s'", a->pattern, b->pattern);
+    else
+        return ESP_OK;
+    return compare_sayings(subject, &first, &second, took_b, out, err);
+}
+
+/* Rules of b that a plain name can meet, in their order: its own, and those with wildcards. */
+static esp_status compare_plain(const esp_plan_rule *a, const esp_plan *b, const plan_rule_index *index,
+                                const plan_rule_index *wild, bool took_b, esp_plan_conflicts *out,
+                                esp_error *err)
+{
+    int count, w = 0;
+    const plan_rule_place *same = plan_rule_index_find(index, a->pattern, &count);
+    esp_status status = ESP_OK;
+
+    for (int s = 0; status == ESP_OK && (s < count || w < wild->count);) {
+        bool is_wild = s == count || (w < wild->count && wild->places[w].place < same[s].place);
+        const plan_rule_place *next = is_wild ? &wild->places[w++] : &same[s++];
+        status = compare_rules(a, &b->rules[next->place], took_b, out, err);
+    }
+    return status;
+}
+
+static esp_status list_wildcards(const esp_plan *plan, plan_rule_index *out, esp_error *err)
+{
+    *out = (plan_rule_index){0, esp_alloc((size_t)plan->rule_count, sizeof *out->places)};
+    if (!out->places)
+        return esp_fail_memory(err, "rules of a plan", (size_t)plan->rule_count * sizeof *out->places);
+    for (int i = 0; i < plan->rule_count; i++)
+        if (!plan_is_plain_name(plan->rules[i].pattern))
+            out->places[out->count++] = (plan_rule_place){plan->rules[i].pattern, i};
+    return ESP_OK;
+}
+
 static esp_status conflicts_by_pattern(const esp_plan *a, const esp_plan *b, bool took_b,
                                        esp_plan_conflicts *out, esp_error *err)
 {
-    esp_status status = ESP_OK;
+    plan_rule_index index = {0}, wild = {0};
+    esp_status status = plan_rule_index_new(b->rules, b->rule_count, &index, err);
 
-    for (int i = 0; status == ESP_OK && i < a->rule_count; i++)
-        for (int j = 0; status == ESP_OK && j < b->rule_count; j++) {
-            const char *left = a->rules[i].pattern, *right = b->rules[j].pattern;
-            saying first = saying_of_rule(&a->rules[i]), second = saying_of_rule(&b->rules[j]);
-            char subject[360];
-            if (strcmp(left, right) == 0)
-                snprintf(subject, sizeof subject, "rule '%.340s'", left);
-            else if (esp_glob_match(left, right) || esp_glob_match(right, left))
-                snprintf(subject, sizeof subject, "rules '%.160s' and '%.160s'", left, right);
-            else
-                continue;
-            status = compare_sayings(subject, &first, &second, took_b, out, err);
-        }
+    if (status == ESP_OK)
+        status = list_wildcards(b, &wild, err);
+    for (int i = 0; status == ESP_OK && i < a->rule_count; i++) {
+        const esp_plan_rule *rule = &a->rules[i];
+        if (plan_is_plain_name(rule->pattern))
+            status = compare_plain(rule, b, &index, &wild, took_b, out, err);
+        for (int j = 0; status == ESP_OK && !plan_is_plain_name(rule->pattern) && j < b->rule_count; j++)
+            status = compare_rules(rule, &b->rules[j], took_b, out, err);
+    }
+    plan_rule_index_free(&index);
+    plan_rule_index_free(&wild);
     return status;
 }
 
@@ -148,8 +193,7 @@ static esp_status append_rules(const esp_plan *from, esp_plan *to, esp_error *er
     esp_status status = ESP_OK;
 
     for (int i = 0; status == ESP_OK && i < from->rule_count; i++)
-        status = esp_plan_add_rule(to, from->rules[i].pattern, from->rules[i].ratio, from->rules[i].groups,
-                                   from->rules[i].is_ignored, err);
+        status = plan_append_rule(to, &from->rules[i], err);
     return status;
 }
 
@@ -165,6 +209,8 @@ static esp_status lay_over(const esp_plan *general, const esp_plan *under, const
     status = append_rules(under, &merged, err);
     if (status == ESP_OK)
         status = append_rules(over, &merged, err);
+    if (status == ESP_OK)
+        status = plan_merge_rules(&merged, err);
     if (status == ESP_OK)
         status = esp_plan_check(&merged, err);
     if (status == ESP_OK)

@@ -38,8 +38,7 @@ static const char *ignoring_rule(const esp_preview *preview, const esp_layer *la
     const char *pattern = "";
 
     for (int i = 0; i < preview->plan.rule_count; i++)
-        if (esp_glob_match(preview->plan.rules[i].pattern, layer->name) ||
-            esp_glob_match(preview->plan.rules[i].pattern, layer->weight_name))
+        if (esp_layer_matches(layer, preview->plan.rules[i].pattern))
             pattern = preview->plan.rules[i].pattern;
     return pattern;
 }
@@ -78,36 +77,22 @@ bool preview_may_take_part(esp_preview *preview, int layer)
 
 /* ---- making ---- */
 
-static bool rule_matches(const esp_plan_rule *rule, const esp_layers *layers)
+static esp_status check_rule(const esp_plan_rule *rule, const esp_layers *layers, esp_error *err)
 {
     for (int l = 0; l < layers->count; l++)
-        if (esp_glob_match(rule->pattern, layers->items[l].name) ||
-            esp_glob_match(rule->pattern, layers->items[l].weight_name))
-            return true;
-    return false;
+        if (esp_layer_matches(&layers->items[l], rule->pattern))
+            return ESP_OK;
+    return esp_layers_fail_unknown(layers, rule->pattern, err);
 }
 
 static esp_status check_rules(const esp_plan *plan, const esp_layers *layers, esp_error *err)
 {
-    size_t count = (size_t)layers->count;
-    const char **names;
     esp_status status = ESP_OK;
 
-    if (!plan->rule_count)
-        return ESP_OK;
-    names = esp_alloc(2 * count, sizeof *names);
-    if (!names)
-        return esp_fail_memory(err, "layer names", 2 * count * sizeof *names);
-    for (size_t l = 0; l < count; l++) {
-        names[l] = layers->items[l].name;
-        names[count + l] = layers->items[l].weight_name;
-    }
     for (int i = 0; status == ESP_OK && i < plan->rule_count; i++)
-        if (!rule_matches(&plan->rules[i], layers)) {
-            status = esp_fail_unknown(err, "layer", plan->rules[i].pattern, names, 2 * count);
-            esp_error_prefix(err, "plan");
-        }
-    esp_free(names);
+        status = check_rule(&plan->rules[i], layers, err);
+    if (status == ESP_INVALID)
+        esp_error_prefix(err, "plan");
     return status;
 }
 

@@ -44,6 +44,16 @@ double preview_set_ratio(const esp_preview *preview, const esp_coupled_set *set,
     return ratio;
 }
 
+bool preview_set_ranks_globally(const esp_preview *preview, const esp_coupled_set *set)
+{
+    int rule_layer = -1;
+
+    if (preview->plan.scope != ESP_SCOPE_GLOBAL)
+        return false;
+    preview_set_ratio(preview, set, &rule_layer);
+    return rule_layer < 0;
+}
+
 esp_status preview_open_layers(esp_preview *preview, bool **out, esp_error *err)
 {
     size_t count = (size_t)preview->layers.count;

@@ -131,6 +131,9 @@ int preview_set_kind(const esp_preview *preview, const esp_coupled_set *set);
  * that writer, -1 when no rule does. `rule_layer` may be NULL. */
 double preview_set_ratio(const esp_preview *preview, const esp_coupled_set *set, int *rule_layer);
 
+/* Whether a set is ranked in one list with all others of its kind: scope global, and no ratio of its own. */
+bool preview_set_ranks_globally(const esp_preview *preview, const esp_coupled_set *set);
+
 /* is_open[layer]: preview_may_take_part of each, with notes. Caller frees. */
 esp_status preview_open_layers(esp_preview *preview, bool **out, esp_error *err);
 

@@ -56,13 +56,11 @@ static bool is_ranked_together(const esp_preview *preview, const esp_coupling *c
                                const esp_wsp_pair *pair, int *kind)
 {
     const esp_coupled_set *set = pair->set >= 0 ? esp_coupling_set(coupling, pair->set) : NULL;
-    int rule_layer = -1;
 
-    if (!set || preview->plan.scope != ESP_SCOPE_GLOBAL)
+    if (!set || !preview_set_ranks_globally(preview, set))
         return false;
     *kind = preview_set_kind(preview, set);
-    preview_set_ratio(preview, set, &rule_layer);
-    return rule_layer < 0;
+    return true;
 }
 
 static esp_status select_together(esp_preview *preview, const esp_coupling *coupling, int kind,

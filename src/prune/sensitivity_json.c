@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
+#include "graph/fingerprint.h"
 #include "graph/op.h"
 
 /* ---- writing ---- */
@@ -207,89 +209,14 @@ bool scan_point_from_json(const json_t *json, esp_sensitivity_point *out, double
 
 /* ---- fingerprint ---- */
 
-/* The finalizer of splitmix64 (Steele, Lea, Flood 2014) over what came before. */
-static uint64_t mix(uint64_t hash, uint64_t word)
-{
-    uint64_t z = (hash ^ word) + 0x9e3779b97f4a7c15u;
-
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static uint64_t mix_bytes(uint64_t hash, const void *data, size_t count)
-{
-    const unsigned char *bytes = data;
-    uint64_t word;
-
-    hash = mix(hash, count);
-    for (; count >= sizeof word; count -= sizeof word, bytes += sizeof word) {
-        memcpy(&word, bytes, sizeof word);
-        hash = mix(hash, word);
-    }
-    word = 0;
-    if (count)
-        memcpy(&word, bytes, count);
-    return mix(hash, word);
-}
-
-static uint64_t mix_text(uint64_t hash, const char *text)
-{
-    return mix_bytes(hash, text ? text : "", text ? strlen(text) : 0);
-}
-
-static uint64_t mix_tensor(uint64_t hash, const esp_tensor *tensor)
-{
-    const esp_shape *shape = esp_tensor_shape(tensor);
-    esp_dtype dtype = esp_tensor_dtype(tensor);
-
-    hash = mix(mix(hash, (uint64_t)dtype), (uint64_t)shape->rank);
-    hash = mix_bytes(hash, shape->dims, (size_t)shape->rank * sizeof *shape->dims);
-    return mix_bytes(hash, esp_tensor_data(tensor),
-                     (size_t)esp_tensor_elements(tensor) * esp_dtype_size(dtype));
-}
-
-static uint64_t mix_attr(uint64_t hash, const esp_attr *attr)
-{
-    hash = mix(mix_text(hash, attr->name), (uint64_t)attr->type);
-    hash = mix(hash, (uint64_t)attr->i);
-    hash = mix_bytes(hash, &attr->f, sizeof attr->f);
-    if (attr->s)
-        hash = attr->type == ESP_ATTR_BYTES ? mix_bytes(hash, attr->s, (size_t)attr->count)
-                                            : mix_text(hash, attr->s);
-    if (attr->tensor)
-        hash = mix_tensor(hash, attr->tensor);
-    if (attr->ints)
-        hash = mix_bytes(hash, attr->ints, (size_t)attr->count * sizeof *attr->ints);
-    if (attr->floats)
-        hash = mix_bytes(hash, attr->floats, (size_t)attr->count * sizeof *attr->floats);
-    for (int i = 0; attr->strings && i < attr->count; i++)
-        hash = mix_text(hash, attr->strings[i]);
-    return hash;
-}
-
 char *esp_sensitivity_fingerprint(const esp_graph *graph, char *buffer, size_t size)
 {
-    uint64_t hash = mix(0, (uint64_t)esp_graph_opset(graph));
+    uint64_t hash = esp_graph_fingerprint(graph);
 
-    for (int v = 0; v < esp_graph_value_count(graph); v++) {
-        const esp_value *value = esp_graph_value(graph, v);
-        hash = mix_text(hash, value->name);
-        if (value->constant)
-            hash = mix_tensor(hash, value->constant);
+    for (int i = 0; i < esp_graph_metadata_count(graph); i++) {
+        hash = esp_hash_text(hash, esp_graph_metadata_key(graph, i));
+        hash = esp_hash_text(hash, esp_graph_metadata_value(graph, i));
     }
-    for (int n = 0; n < esp_graph_node_count(graph); n++) {
-        const esp_node *node = esp_graph_node(graph, n);
-        hash = mix_text(mix_text(hash, node->op->name), node->name);
-        hash = mix_bytes(hash, node->inputs, (size_t)node->input_count * sizeof *node->inputs);
-        hash = mix_bytes(hash, node->outputs, (size_t)node->output_count * sizeof *node->outputs);
-        for (int i = 0; i < node->attr_count; i++)
-            hash = mix_attr(hash, &node->attrs[i]);
-    }
-    for (int i = 0; i < esp_graph_output_count(graph); i++)
-        hash = mix(hash, (uint64_t)esp_graph_output(graph, i));
-    for (int i = 0; i < esp_graph_metadata_count(graph); i++)
-        hash = mix_text(mix_text(hash, esp_graph_metadata_key(graph, i)), esp_graph_metadata_value(graph, i));
     snprintf(buffer, size, "%016" PRIx64, hash);
     return buffer;
 }

@@ -115,7 +115,7 @@ static int preview_explain(lua_State *L)
     return 2;
 }
 
-/* preview:before(), preview:after(): counts. */
+/* preview:before(), preview:after(): counts, as espalier inspect has them. */
 static int preview_before(lua_State *L)
 {
     esp_lua_push_counts(L, &preview_at(L, 1)->before);
@@ -125,6 +125,39 @@ static int preview_before(lua_State *L)
 static int preview_after(lua_State *L)
 {
     esp_lua_push_counts(L, &preview_at(L, 1)->after);
+    return 1;
+}
+
+/* preview:stored(): counts of the file as it stands: after() and the zeros that surgery cannot take out. */
+static int preview_stored(lua_State *L)
+{
+    esp_lua_push_counts(L, &preview_at(L, 1)->stored);
+    return 1;
+}
+
+/* Whether `why` says that nothing can be cut; the ledger is C's only between two calls that cannot raise. */
+static esp_status find_nothing(const esp_preview *preview, char *why, size_t size, bool *out, esp_error *err)
+{
+    esp_ledger ledger;
+    esp_status status = esp_ledger_new(preview, &ledger, err);
+    if (status == ESP_OK) {
+        *out = esp_ledger_nothing(&ledger, preview, why, size);
+        esp_ledger_free(&ledger);
+    }
+    return status;
+}
+
+/* preview:nothing(): why nothing at all can be cut though it was asked for; nil when something can. */
+static int preview_nothing(lua_State *L)
+{
+    char why[ESP_LEDGER_NOTHING_SIZE];
+    bool is_nothing = false;
+    esp_error err = {0};
+    esp_lua_check(L, find_nothing(preview_at(L, 1), why, sizeof why, &is_nothing, &err), &err);
+    if (is_nothing)
+        lua_pushstring(L, why);
+    else
+        lua_pushnil(L);
     return 1;
 }
 
@@ -211,11 +244,10 @@ static int preview_to_string(lua_State *L)
 void esp_lua_open_preview(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"table", preview_table},         {"ledger", preview_ledger},
-        {"explain", preview_explain},     {"before", preview_before},
-        {"after", preview_after},         {"mask", preview_mask},
-        {"masked", preview_masked},       {"cut", preview_cut},
-        {"save_plan", preview_save_plan}, {NULL, NULL},
+        {"table", preview_table},     {"ledger", preview_ledger},       {"explain", preview_explain},
+        {"before", preview_before},   {"after", preview_after},         {"stored", preview_stored},
+        {"nothing", preview_nothing}, {"mask", preview_mask},           {"masked", preview_masked},
+        {"cut", preview_cut},         {"save_plan", preview_save_plan}, {NULL, NULL},
     };
     static const luaL_Reg meta[] = {{"__gc", preview_free}, {"__tostring", preview_to_string}, {NULL, NULL}};
     esp_lua_open_class(L, ESP_LUA_PREVIEW, methods, meta);

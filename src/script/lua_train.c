@@ -20,6 +20,9 @@ static void read_checkpoint(lua_State *L, esp_lua_training *it, esp_train_option
         esp_lua_check_writable(L, it->checkpoint);
         options->on_checkpoint = save_checkpoint;
         options->checkpoint_user = it;
+    } else if (options->checkpoint_steps > 0 || options->checkpoint_seconds > 0) {
+        esp_lua_fail(L, "%s is for a training with a checkpoint, found none",
+                     options->checkpoint_steps > 0 ? "checkpoint_steps" : "checkpoint_seconds");
     }
     const char *resume = esp_lua_keep_string(L, "resume");
     if (resume) {

@@ -202,6 +202,79 @@ static void name_schedule(lua_State *L, const char *key, double lr, esp_schedule
     schedule->cooldown = read_count(L, "cooldown", schedule->cooldown);
 }
 
+/* ---- keys that would do nothing: refused, as the command line refuses such flags ---- */
+
+typedef struct key_use {
+    const char *key;
+    bool fits;
+    const char *with, *found;
+} key_use;
+
+static void check_uses(lua_State *L, const key_use *uses, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!uses[i].fits && esp_lua_has_field(L, 2, uses[i].key)) {
+            esp_lua_fail(L, "%s is for %s, found %s", uses[i].key, uses[i].with, uses[i].found);
+        }
+    }
+}
+
+/* `lr` is left out: a function may stand beside the rate it replaces, in a table that several trainings use.
+ */
+static void check_no_schedule_words(lua_State *L, const char *found, bool takes_warmup)
+{
+    static const char with[] = "a schedule by its word";
+    const key_use uses[] = {
+        {"milestones", false, with, found},
+        {"gamma", false, with, found},
+        {"every", false, with, found},
+        {"min_lr", false, with, found},
+        {"plateau_patience", false, with, found},
+        {"cooldown", false, with, found},
+        {"warmup", takes_warmup, with, found},
+    };
+    check_uses(L, uses, sizeof uses / sizeof uses[0]);
+}
+
+static void check_schedule_uses(lua_State *L, esp_schedule_kind kind)
+{
+    const char *found = esp_schedule_word(kind);
+    const bool has_milestones = kind == ESP_SCHEDULE_STEP || kind == ESP_SCHEDULE_MULTISTEP;
+    const bool is_plateau = kind == ESP_SCHEDULE_PLATEAU;
+    const key_use uses[] = {
+        {"milestones", has_milestones, "schedules step and multistep", found},
+        {"every", kind == ESP_SCHEDULE_STEP, "schedule step", found},
+        {"every", !esp_lua_has_field(L, 2, "milestones"), "drops without milestones", "both"},
+        {"gamma", has_milestones || is_plateau || kind == ESP_SCHEDULE_EXPONENTIAL,
+         "schedules step, multistep, exponential and plateau", found},
+        {"min_lr", is_plateau || kind == ESP_SCHEDULE_COSINE, "schedules cosine and plateau", found},
+        {"plateau_patience", is_plateau, "schedule plateau", found},
+        {"cooldown", is_plateau, "schedule plateau", found},
+    };
+    check_uses(L, uses, sizeof uses / sizeof uses[0]);
+}
+
+static void check_training_uses(lua_State *L, const esp_train_options *options)
+{
+    const char *optimizer = esp_optimizer_word(options->optimizer);
+    const bool is_sgd = options->optimizer == ESP_OPTIMIZER_SGD, has_teacher = options->teacher != NULL;
+    const esp_norm_mode norm = options->freezes_norm ? ESP_NORM_MODE_FROZEN : options->norm;
+    const key_use uses[] = {
+        {"momentum", is_sgd, "optimizer sgd", optimizer},
+        {"nesterov", is_sgd || !options->uses_nesterov, "optimizer sgd", optimizer},
+        {"dampening", is_sgd, "optimizer sgd", optimizer},
+        {"beta1", !is_sgd, "optimizers adam and adamw", optimizer},
+        {"beta2", !is_sgd, "optimizers adam and adamw", optimizer},
+        {"epsilon", !is_sgd, "optimizers adam and adamw", optimizer},
+        {"temperature", has_teacher, "a training with a teacher", "none"},
+        {"distill", has_teacher, "a training with a teacher", "none"},
+        {"min_delta", options->patience > 0, "a training with patience", "none"},
+        {"recalibrate_images", norm == ESP_NORM_MODE_RECALIBRATE, "norm recalibrate",
+         esp_norm_mode_word(norm)},
+    };
+    check_uses(L, uses, sizeof uses / sizeof uses[0]);
+}
+
 /* A table as JSON has it, a word with its numbers beside it, or a function(epoch, step). */
 static void read_schedule(lua_State *L, esp_lua_training *it, const char *key, esp_train_options *options)
 {
@@ -211,17 +284,20 @@ static void read_schedule(lua_State *L, esp_lua_training *it, const char *key, e
     double lr = esp_lua_field_number(L, 2, "lr", usual);
     int type = esp_lua_raw_field(L, 2, key);
     if (type == LUA_TFUNCTION) {
+        check_no_schedule_words(L, "a function", false);
         it->rate = lua_gettop(L);
         options->lr_fn = ask_rate;
         options->lr_user = it;
         return;
     }
     if (type == LUA_TTABLE) {
+        check_no_schedule_words(L, "a table", true);
         json_t **box = esp_lua_push_table_json(L, lua_gettop(L), key);
         esp_lua_check(L, esp_schedule_from_json(*box, lr, &it->schedule, &err), &err);
     } else {
         it->schedule = options->schedule; /* which owns nothing: only JSON makes parts */
         name_schedule(L, key, lr, &it->schedule);
+        check_schedule_uses(L, it->schedule.kind);
     }
     it->schedule.warmup_epochs = esp_lua_field_number(L, 2, "warmup", it->schedule.warmup_epochs);
     esp_lua_check(L, esp_schedule_check(&it->schedule, &err), &err);
@@ -334,6 +410,7 @@ void esp_lua_read_training(lua_State *L, esp_lua_training *it, const char *sched
     read_objective(L, options);
     read_data_options(L, options);
     read_ends(L, it, options);
+    check_training_uses(L, options);
 }
 
 void esp_lua_read_training_data(lua_State *L, esp_lua_training *it, bool is_required, uint64_t seed,

@@ -59,6 +59,7 @@ static const double interval_steps[] = {0, 10, 30, 60, 120, 300, 600, 1800};
 static const double warmup_steps[] = {0, 0.25, 0.5, 1, 2, 3, 5, 10};
 static const double limit_steps[] = {0, 500, 1000, 2000, 5000, 10000, 20000, 50000};
 
+#define USUAL         (-1.0) /* what the word `usual` of a number stands for */
 #define COUNT(array)  (int)(sizeof(array) / sizeof *(array))
 #define STEPS(array)  .steps = array, .step_count = COUNT(array)
 #define CHOICE(array) .values = array, .step_count = COUNT(array)
@@ -177,7 +178,7 @@ static const esp_finetune_field fields[] = {
      STEPS(patience_steps)},
     {.key = "validation",
      .title = "validation",
-     .help = "share of the training images held back to choose the best epoch by, or test",
+     .help = "share of the training images held back, test, or usual: the data's own, else 0.1",
      .kind = ESP_FIELD_REAL,
      .offset = AT(validation),
      .least = 0,
@@ -185,6 +186,7 @@ static const esp_finetune_field fields[] = {
      .is_above = true,
      .is_below = true,
      .nothing = "test",
+     .usual = "usual",
      STEPS(share_steps)},
     {.key = "checkpoint_seconds",
      .title = "checkpoint",
@@ -247,13 +249,23 @@ esp_finetune esp_finetune_defaults(void)
                           .schedule = (int)usual.schedule.kind,
                           .batch = 128,
                           .weight_decay = usual.weight_decay,
-                          .validation = 0.1,
+                          .validation = ESP_VALIDATION_USUAL,
                           .checkpoint_seconds = 60};
 }
 
 double esp_finetune_lr(const esp_finetune *options)
 {
     return options->lr > 0 ? options->lr : esp_optimizer_default_lr((esp_optimizer_kind)options->optimizer);
+}
+
+bool esp_finetune_is_on_test(const esp_finetune *options)
+{
+    return options->validation == 0;
+}
+
+double esp_finetune_share(const esp_finetune *options)
+{
+    return options->validation < 0 ? ESP_VALIDATION_SHARE : options->validation;
 }
 
 /* ---- access ---- */
@@ -308,7 +320,9 @@ char *esp_finetune_text(const esp_finetune *options, int index, char *buffer, si
 {
     const esp_finetune_field *field = &fields[index];
 
-    if (is_number(field) && field->nothing && !(number_of(options, field) > 0))
+    if (is_number(field) && field->usual && number_of(options, field) < 0)
+        snprintf(buffer, size, "%s", field->usual);
+    else if (is_number(field) && field->nothing && !(number_of(options, field) > 0))
         snprintf(buffer, size, "%s", field->nothing);
     else if (field->kind == ESP_FIELD_INT)
         snprintf(buffer, size, "%.0f", number_of(options, field));
@@ -331,6 +345,8 @@ static void describe_range(const esp_finetune_field *field, char *text, size_t s
 
     used += snprintf(text + used, size - (size_t)used, field->is_below ? ", below %.15g" : " to %.15g",
                      field->most);
+    if (field->usual)
+        used += snprintf(text + used, size - (size_t)used, ", %s", field->usual);
     if (field->nothing)
         snprintf(text + used, size - (size_t)used, ", or %s", field->nothing);
 }
@@ -405,6 +421,10 @@ esp_status esp_finetune_set(esp_finetune *options, int index, const char *text, 
         set_number(options, field, 0);
         return ESP_OK;
     }
+    if (field->usual && strcmp(text, field->usual) == 0) {
+        set_number(options, field, USUAL);
+        return ESP_OK;
+    }
     if (!esp_parse_f64(text, &number))
         number = NAN;
     return set_from_number(options, field, number, text, err);
@@ -453,6 +473,10 @@ void esp_finetune_step(esp_finetune *options, int index, int direction)
         double from = number_of(options, field);
         if (field->offset == AT(lr) && !(from > 0))
             from = esp_finetune_lr(options);
+        if (field->usual && direction < 0 && !(from > 0)) { /* below all steps; the word for 0 comes after */
+            set_number(options, field, USUAL);
+            return;
+        }
         set_number(options, field, step_number(field, from, direction));
     }
 }
@@ -505,7 +529,10 @@ json_t *esp_finetune_to_json(const esp_finetune *options)
     for (int i = 0; json && i < FIELD_COUNT; i++) {
         const esp_finetune_field *field = &fields[i];
         json_t *value;
-        if (field->kind == ESP_FIELD_REAL)
+        bool is_usual = is_number(field) && field->usual && number_of(options, field) < 0;
+        if (is_usual)
+            value = json_string(field->usual);
+        else if (field->kind == ESP_FIELD_REAL)
             value = json_real(number_of(options, field));
         else if (field->kind == ESP_FIELD_INT)
             value = json_integer((json_int_t)number_of(options, field));
@@ -537,7 +564,9 @@ static esp_status read_field(const json_t *value, int index, esp_finetune *out, 
     }
     if (field->kind == ESP_FIELD_FLAG && json_is_boolean(value))
         return set_flag(out, field, json_is_true(value) ? "yes" : "no", err);
-    if (!is_number(field) && field->kind != ESP_FIELD_FLAG && json_is_string(value))
+    bool is_usual =
+        field->usual && json_is_string(value) && strcmp(json_string_value(value), field->usual) == 0;
+    if (is_usual || (!is_number(field) && field->kind != ESP_FIELD_FLAG && json_is_string(value)))
         return esp_finetune_set(out, index, json_string_value(value), err);
     return esp_fail(err, ESP_INVALID, "training: '%s' has a value of another kind than expected", field->key);
 }

@@ -15,6 +15,10 @@
 /* Longest text of a field with its ending zero. */
 #define ESP_FINETUNE_TEXT 160
 
+/* Values of `validation` that are no share, and the share that is usual. */
+#define ESP_VALIDATION_USUAL (-1.0)
+#define ESP_VALIDATION_SHARE 0.1
+
 /* Plain bytes: copied by assignment. Start from esp_finetune_defaults. */
 typedef struct esp_finetune {
     double epochs; /* may be fractional */
@@ -31,7 +35,8 @@ typedef struct esp_finetune {
     char freeze[ESP_FINETUNE_TEXT]; /* patterns of layers that stay as they are, with blanks between */
     double ema;                     /* 0: no average of the weights */
     int64_t patience;               /* 0: never stops early */
-    double validation;              /* share of the training images that is held back; 0: the test images */
+    double validation;              /* share of the training images that is held back; 0: the test images;
+                                       ESP_VALIDATION_USUAL: the data's own validation images, else a tenth */
     double checkpoint_seconds;      /* 0: after epochs only */
     double warmup;                  /* epochs */
     int64_t train_limit;            /* images per epoch; 0: all */
@@ -62,6 +67,7 @@ typedef struct esp_finetune_field {
     bool is_above;       /* `least` itself is not allowed */
     bool is_below;       /* `most` itself is not allowed */
     const char *nothing; /* the word for 0 ("off", "usual"), or NULL: 0 is a number as any other */
+    const char *usual;   /* the word for -1 ("usual"), below 0 and all steps, or NULL: there is none */
     const double *steps; /* values that stepping goes through, ascending; NULL: one more, one less */
     int step_count;      /* of `steps`; of a choice its number of words */
     const int *values;   /* of a choice: the values, in the order of stepping */
@@ -85,6 +91,11 @@ esp_status esp_finetune_set(esp_finetune *options, int field, const char *text, 
 /* The next value up (direction 1) or down (-1); choices and flags go round, numbers end at their range.
  * Texts are unchanged. */
 void esp_finetune_step(esp_finetune *options, int field, int direction);
+
+/* Whether it is the test images that the best epoch is chosen by; the share of the training images that is
+ * held back where the data have no validation images of their own. */
+bool esp_finetune_is_on_test(const esp_finetune *options);
+double esp_finetune_share(const esp_finetune *options);
 
 /* The learning rate that `lr` 0 stands for, resolved. */
 double esp_finetune_lr(const esp_finetune *options);

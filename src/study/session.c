@@ -100,6 +100,7 @@ void esp_session_free(esp_session *session)
     esp_store_close(session->store);
     esp_dataset_unref(session->training_set);
     esp_dataset_unref(session->test_set);
+    esp_dataset_unref(session->validation_set);
     esp_dataset_unref(session->calibration_set);
     free_desks(session);
     pthread_mutex_destroy(&session->mutex);
@@ -177,10 +178,15 @@ esp_status esp_session_post(esp_session *session, esp_error *err)
 
 void esp_session_say(esp_session *session, const char *format, ...)
 {
+    char *text = session->now.message;
+    size_t size = sizeof session->now.message, used = 0;
     va_list arguments;
 
+    if (session->untold[0])
+        used = (size_t)snprintf(text, size, "%s; ", session->untold);
+    session->untold[0] = '\0';
     va_start(arguments, format);
-    vsnprintf(session->now.message, sizeof session->now.message, format, arguments);
+    vsnprintf(text + used, size - used, format, arguments);
     va_end(arguments);
     session->now.message_serial++;
 }

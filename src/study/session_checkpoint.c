@@ -2,10 +2,10 @@
  * session without one.
  *
  * The file holds all that is needed to go on: the trainer's state, and beside it the version, the options,
- * the data and the curve. The study's setting "unfinished" says no more than that there is such a training,
- * so that opening a study need not read the file. Order: the setting goes before the file does, and comes
- * after it; so what is offered is there. DIR/training.lock is locked while a training runs: another program
- * in the same study neither offers that training nor writes over its file. */
+ * the data and the curve. The study's setting "unfinished" says that there is such a training, and has its
+ * curve again, so that opening a study need not read the file. Order: the setting goes before the file does,
+ * and comes after it; so what is offered is there. DIR/training.lock is locked while a training runs: another
+ * program in the same study neither offers that training nor writes over its file. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -148,6 +148,27 @@ static void forget_unfinished(esp_session *session)
         unlink(session->keeper->path);
 }
 
+/* The curve of the training that is offered, to be seen before anybody goes on with it. */
+static void recall_curve(esp_session *session, const json_t *offer)
+{
+    const esp_unfinished *found = &session->now.unfinished;
+    const json_t *curve = json_object_get(offer, "curve");
+    esp_training_log *log = NULL;
+    esp_error ignored = {0};
+
+    if (!json_is_array(curve) ||
+        esp_training_log_new(found->version, found->epochs, &log, &ignored) != ESP_OK)
+        return;
+    log->is_running = false;
+    log->is_on_test = json_is_true(json_object_get(offer, "on_test"));
+    if (esp_training_log_fill(log, curve, &ignored) != ESP_OK) {
+        esp_shared_unref(log);
+        return;
+    }
+    esp_shared_unref(session->now.training);
+    session->now.training = log;
+}
+
 void esp_session_recall_training(esp_session *session)
 {
     esp_keeper *keeper = keeper_of(session);
@@ -166,6 +187,7 @@ void esp_session_recall_training(esp_session *session)
         lock(keeper)) {
         session->now.unfinished = found;
         unlock(keeper);
+        recall_curve(session, offer);
     }
     json_decref(options);
     json_decref(offer);
@@ -187,7 +209,7 @@ void esp_session_keep_begin(esp_session *session, int version, const esp_finetun
     }
     if (!resumes)
         forget_unfinished(session);
-    keeper->is_keeping = true;
+    keeper->is_keeping = session->now.keeps_training = true;
     keeper->has_failed = false;
     keeper->version = version;
     keeper->options = *options;
@@ -223,8 +245,9 @@ static esp_status write_checkpoint(esp_session *session, const esp_train_state *
         status = esp_checkpoint_save(keeper->path, state, &extra, err);
     if (status == ESP_OK)
         status = put_setting(session, UNFINISHED_SETTING,
-                             json_pack("{s:i, s:f, s:f}", "version", offer.version, "position",
-                                       offer.position, "epochs", offer.epochs),
+                             json_pack("{s:i, s:f, s:f, s:b, s:o}", "version", offer.version, "position",
+                                       offer.position, "epochs", offer.epochs, "on_test", log->is_on_test,
+                                       "curve", esp_training_log_to_json(log)),
                              err);
     if (status == ESP_OK)
         session->now.unfinished = offer;
@@ -258,7 +281,7 @@ void esp_session_keep_end(esp_session *session, bool can_go_on)
         return;
     if (!can_go_on)
         forget_unfinished(session);
-    keeper->is_keeping = false;
+    keeper->is_keeping = session->now.keeps_training = false;
     unlock(keeper);
 }
 
@@ -288,7 +311,7 @@ static esp_status read_description(const esp_train_state *state, esp_finetune *o
         esp_shared_unref(log);
         return status;
     }
-    log->is_on_test = !(options->validation > 0);
+    log->is_on_test = esp_finetune_is_on_test(options);
     *out_log = log;
     return ESP_OK;
 }

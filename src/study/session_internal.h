@@ -44,6 +44,7 @@ struct esp_session {
     bool recalls_data;
     char *data_spec;
     esp_dataset *training_set, *test_set, *calibration_set;
+    esp_dataset *validation_set; /* the data's own; NULL: they have none */
     esp_desk *desks;
     int desk_count;
     int redo[ESP_SESSION_REDO_MAX];
@@ -51,6 +52,7 @@ struct esp_session {
     int selected_layer, selected_criterion;
     esp_sensitivity *sensitivity; /* the last scan, of version `now.scan->version` */
     char sensitivity_by[64];      /* what it masked by */
+    char untold[96];              /* the next message begins with it */
     struct esp_keeper *keeper;    /* of checkpoints (session_checkpoint.c); NULL before the first training */
 };
 

@@ -175,9 +175,10 @@ esp_status esp_session_run_open(void *user, esp_job *job, const esp_compute *com
 static void forget_data(esp_session *session)
 {
     esp_dataset_unref(session->test_set);
+    esp_dataset_unref(session->validation_set);
     esp_dataset_unref(session->training_set);
     esp_dataset_unref(session->calibration_set);
-    session->test_set = session->training_set = session->calibration_set = NULL;
+    session->test_set = session->training_set = session->calibration_set = session->validation_set = NULL;
     memset(&session->now.data, 0, sizeof session->now.data);
 }
 
@@ -194,6 +195,19 @@ static esp_status open_test_set(esp_session *session, const char *spec, esp_erro
         status = esp_dataset_subset(session->test_set, session->calibration_images, 0,
                                     &session->calibration_set, err);
     return status;
+}
+
+/* Most data have none of their own; that is no error. */
+static void open_validation_set(esp_session *session, const char *spec)
+{
+    const esp_study_version *current = NULL;
+    esp_error ignored = {0};
+
+    if (esp_session_current_graph(session, &current, &ignored) == ESP_OK)
+        (void)esp_dataset_open_for(spec, ESP_SPLIT_VALIDATION, current->graph, &session->validation_set,
+                                   &ignored);
+    session->now.data.validation_count =
+        session->validation_set ? esp_dataset_count(session->validation_set) : 0;
 }
 
 static esp_status use_data(esp_session *session, const char *spec, esp_error *err)
@@ -215,6 +229,7 @@ static esp_status use_data(esp_session *session, const char *spec, esp_error *er
     snprintf(data->name, sizeof data->name, "%s", esp_dataset_name(session->test_set));
     snprintf(data->note, sizeof data->note, "%s", esp_dataset_note(session->test_set));
     data->test_count = esp_dataset_count(session->test_set);
+    open_validation_set(session, spec);
     if (session->store)
         (void)esp_store_set_setting(session->store, DATA_SETTING, spec, &ignored);
     esp_session_want_estimate(session);

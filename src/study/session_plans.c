@@ -296,6 +296,10 @@ static esp_status tell_taking(esp_session *session, const taking *it, int versio
                      esp_format_count(before[1], sizeof before[1], (double)preview->before.macs),
                      esp_format_count(after[1], sizeof after[1], (double)preview->after.macs),
                      it->merged.rule_count, it->merged.rule_count == 1 ? "" : "s");
+    if (preview->stored.params > preview->after.params || preview->stored.macs > preview->after.macs)
+        esp_findings_say(page, ESP_TONE_WARN, "stored %s params, %s MACs with the zeros that stay",
+                         esp_format_count(after[0], sizeof after[0], (double)preview->stored.params),
+                         esp_format_count(after[1], sizeof after[1], (double)preview->stored.macs));
     esp_findings_section(page, "What no longer fits");
     if (it->fit.count > 0)
         esp_findings_misfits(page, &it->fit);

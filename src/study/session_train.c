@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "io/dataset.h"
 #include "study/session_internal.h"
 #include "train/trainer.h"
 
@@ -212,7 +213,7 @@ static esp_status finish_training(esp_session *session, const esp_compute *compu
 {
     const esp_study_version *from = esp_versions_find(session->now.versions, scene->version);
     bool is_cancelled = status == ESP_CANCELLED;
-    bool has_measured_test = !(scene->wanted.validation > 0) && options->validation_limit == 0;
+    bool has_measured_test = esp_finetune_is_on_test(&scene->wanted) && options->validation_limit == 0;
     int made = esp_versions_next_id(session->now.versions);
     esp_metrics metrics = esp_metrics_of_shapes(&from->metrics);
     char title[96];
@@ -237,7 +238,7 @@ static esp_status finish_training(esp_session *session, const esp_compute *compu
     session->redo_count = 0;
     esp_session_say(session, "%sversion %d, %s top-1 %.2f %% -> %.2f %% at epoch %d%s%s",
                     is_cancelled ? "" : "fine-tuned: ", made,
-                    scene->wanted.validation > 0 ? "validation" : "test", result->first.top1,
+                    esp_finetune_is_on_test(&scene->wanted) ? "test" : "validation", result->first.top1,
                     result->best.top1, result->best_epoch, result->stopped_early ? ", stopped early" : "",
                     session->now.unfinished.version ? "; T goes on" : "");
     esp_session_journal(session, "train", esp_snapshot_current(&session->now)->how);
@@ -257,13 +258,35 @@ static esp_status find_teacher(esp_session *session, training_scene *scene, esp_
     return status;
 }
 
+/* The data's own validation images, when they have some. What is there and cannot be read is not replaced by
+ * other images behind the user's back. */
+static esp_status find_own_images(esp_session *session, const training_scene *scene, esp_error *err)
+{
+    esp_error why = {0};
+    esp_status status = ESP_OK;
+
+    if (!session->validation_set)
+        status = esp_dataset_open_for(session->data_spec, ESP_SPLIT_VALIDATION, scene->start,
+                                      &session->validation_set, &why);
+    if (status != ESP_OK && status != ESP_STATE && err)
+        *err = why;
+    return status == ESP_STATE ? ESP_OK : status;
+}
+
+/* The data's own validation images are used when nobody asks for others, as the command line does. */
 static esp_status choose_images(esp_session *session, training_scene *scene, esp_error *err)
 {
-    if (scene->wanted.validation > 0)
-        return esp_dataset_split(session->training_set, scene->wanted.validation,
+    bool is_usual = scene->wanted.validation == ESP_VALIDATION_USUAL;
+    bool is_on_test = esp_finetune_is_on_test(&scene->wanted);
+    esp_status status = is_usual ? find_own_images(session, scene, err) : ESP_OK;
+
+    if (status != ESP_OK)
+        return status;
+    if (!is_on_test && !(is_usual && session->validation_set))
+        return esp_dataset_split(session->training_set, esp_finetune_share(&scene->wanted),
                                  (uint64_t)scene->wanted.seed, &scene->training, &scene->validation, err);
     scene->training = esp_dataset_ref(session->training_set);
-    scene->validation = esp_dataset_ref(session->test_set);
+    scene->validation = esp_dataset_ref(is_on_test ? session->test_set : session->validation_set);
     return ESP_OK;
 }
 
@@ -348,7 +371,7 @@ esp_status esp_session_run_finetune(void *user, esp_job *job, const esp_compute 
     if (status == ESP_OK)
         status = esp_training_log_new(scene.version, scene.wanted.epochs, &log, err);
     if (status == ESP_OK) {
-        log->is_on_test = !(scene.wanted.validation > 0);
+        log->is_on_test = esp_finetune_is_on_test(&scene.wanted);
         status = run_scene(session, compute, &scene, log, err);
     }
     release_scene(&scene);

@@ -15,12 +15,22 @@ esp_status esp_session_need_model(const esp_session *session, esp_error *err)
     return ESP_OK;
 }
 
+/* Whether a version is in memory only because the study could not take it. */
+static bool is_outside(const esp_session *session, int id)
+{
+    const esp_study_version *version = esp_versions_find(session->now.versions, id);
+
+    return version && version->is_outside;
+}
+
 void esp_session_journal(esp_session *session, const char *action, const char *detail)
 {
     esp_error err = {0};
 
-    /* The journal is a convenience: an action that succeeded is not undone because it could not be noted. */
-    if (session->store && esp_store_journal(session->store, action, detail, &err) != ESP_OK)
+    /* The journal is a convenience: an action that succeeded is not undone because it could not be noted. Of
+     * a version outside of the study that much was said already. */
+    if (session->store && esp_store_journal(session->store, action, detail, &err) != ESP_OK &&
+        !is_outside(session, session->now.current))
         esp_session_say(session, "journal: %s", err.message);
 }
 
@@ -304,7 +314,7 @@ esp_status esp_session_go_to(esp_session *session, const esp_compute *compute, i
         status = open_desk(session, version, err);
     if (status == ESP_OK)
         status = resolve(session, compute, version, &box, err);
-    if (status == ESP_OK && session->store)
+    if (status == ESP_OK && session->store && !is_outside(session, version))
         status = esp_store_set_current(session->store, version, err);
     if (status != ESP_OK) {
         esp_shared_unref(box);
@@ -325,7 +335,7 @@ esp_status esp_session_put_version(esp_session *session, const esp_study_version
     esp_versions *next = NULL;
     esp_status status = esp_versions_with(session->now.versions, version, &next, err);
 
-    if (status == ESP_OK && session->store)
+    if (status == ESP_OK && session->store && !version->is_outside)
         status = is_new ? esp_store_add(session->store, version, err)
                         : esp_store_set_metrics(session->store, version->id, &version->metrics, err);
     if (status != ESP_OK) {
@@ -347,6 +357,17 @@ static void stamp_time(char *target, size_t size)
         strftime(target, size, "%Y-%m-%dT%H:%M:%SZ", &parts);
 }
 
+/* What was worked for long is not given up because the disk is full: the version stays in memory, the user is
+ * told with the next message, and can write it to a file. */
+static esp_status add_outside(esp_session *session, esp_study_version *version, esp_error *err)
+{
+    version->is_outside = true;
+    version->is_saved = false;
+    snprintf(session->untold, sizeof session->untold,
+             "the study cannot take version %d (disk full?), s writes it", version->id);
+    return esp_session_put_version(session, version, true, err);
+}
+
 esp_status esp_session_add_version(esp_session *session, int parent, const char *title, json_t *take_how,
                                    const esp_graph *graph, const esp_metrics *metrics, esp_error *err)
 {
@@ -359,8 +380,14 @@ esp_status esp_session_add_version(esp_session *session, int parent, const char 
     version.is_saved = session->store != NULL || parent == 0;
     snprintf(version.title, sizeof version.title, "%s", title);
     stamp_time(version.created, sizeof version.created);
-    status = version.how ? esp_session_put_version(session, &version, true, err)
-                         : esp_fail_memory(err, "version", sizeof version);
+    if (!version.how)
+        status = esp_fail_memory(err, "version", sizeof version);
+    else if (is_outside(session, parent))
+        status = add_outside(session, &version, err);
+    else
+        status = esp_session_put_version(session, &version, true, err);
+    if (status == ESP_IO && parent > 0 && session->store)
+        status = add_outside(session, &version, err);
     json_decref(take_how);
     esp_version_clear(&version);
     return status;

@@ -103,6 +103,7 @@ typedef struct esp_data_state {
     bool is_open;
     char name[96], note[128];
     int64_t train_count, test_count; /* 0: not read yet */
+    int64_t validation_count;        /* of the data's own validation images; 0: they have none */
 } esp_data_state;
 
 /* Accuracy of the present plan, masks applied. */
@@ -133,7 +134,8 @@ typedef struct esp_snapshot {
     esp_estimate estimate;
     esp_data_state data;
     bool has_study;
-    bool hides_timings; /* readers print no times: tests and recorded demonstrations */
+    bool keeps_training; /* a training runs that writes checkpoints: it can be gone on with */
+    bool hides_timings;  /* readers print no times: tests and recorded demonstrations */
     int thread_count;
     uint64_t message_serial; /* grows with every message */
     char message[192];

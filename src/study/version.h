@@ -44,6 +44,8 @@ typedef struct esp_study_version {
     char *how;        /* one line of JSON: {"open": path}, {"cut": plan}, {"train": options} */
     char created[32]; /* UTC, ISO 8601 */
     bool is_saved;    /* in a study, or written to a file by the user, or a file the user opened */
+    bool is_outside; /* of a study that could not take it (full disk), or whose parent it could not: in memory
+                      */
     esp_metrics metrics;
     esp_graph *graph; /* NULL for a version of a study that was not read yet */
 } esp_study_version;

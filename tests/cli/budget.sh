@@ -48,3 +48,9 @@ expect 2 "--sensitivity FILE is missing" "$ESPALIER" prune "$MODEL" --method wsp
     --distribution sensitivity --dry-run
 expect 1 "nowhere" "$ESPALIER" prune "$MODEL" --method wsp --target macs=0.5 --sensitivity nowhere --dry-run
 expect_out "may remain" "$ESPALIER" prune --help
+
+# The page names every target that is known.
+"$ESPALIER" prune --help >help.txt
+for target in $("$ESPALIER" prune "$MODEL" -n --method wsp --target nosuch=1 2>&1 | sed 's/.*(known: \(.*\)).*/\1/' | tr -d ','); do
+    grep -q -- "--target.*[ ,]$target[ ,;]" help.txt || fail "--help does not name the target $target"
+done

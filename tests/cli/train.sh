@@ -55,6 +55,8 @@ bad "--checkpoint FILE" "$ESPALIER" train cut.onnx --checkpoint-every 20s
 # a diverging training names the layer, keeps the best version, fails
 expect 1 "first in the" "$ESPALIER" train cut.onnx -o diverged.onnx --data idx:small --epochs 1 --limit 200 --lr 900 --max-loss 0
 expect_out "top-1" "$ESPALIER" eval diverged.onnx --data idx:small
+expect 1 "nothing was written to never.onnx" "$ESPALIER" train cut.onnx -o never.onnx --data idx:small --epochs 1 --validation none --lr 900 --max-loss 3
+[ ! -e never.onnx ] || fail "a training without a first version wrote one"
 
 # checkpoints: killed at any moment, gone on with another number of threads, the same bytes as a run in one go
 RUN="$ESPALIER train $SAMPLES/lenet5.onnx --data idx:small --epochs 3 --train-limit 700 --batch 50 --limit 200 --crop 2 --lr 0.05 --optimizer adamw --ema 0.9 --json"
@@ -127,6 +129,47 @@ bad "--beta1 is for optimizers adam and adamw" "$ESPALIER" train cut.onnx --beta
 bad "--gamma is for schedules step" "$ESPALIER" train cut.onnx --gamma 0.5
 bad "--distill is for a training with --teacher" "$ESPALIER" train cut.onnx --distill 0.5
 bad "--min-delta is for a training with --patience" "$ESPALIER" train cut.onnx --min-delta 0.5
+
+# an image that cannot be read ends a training, which says where its work is; the spoiled ones come after the first epoch
+/usr/bin/python3 - <<'END'
+import os, random, struct, zlib
+random.seed(3)
+def chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+def png(rows):
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 28, 28, 8, 0, 0, 0, 0)) +
+            chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b""))
+for root in ("set", "halfval"):
+    for split, count in (("train", 24), ("test", 4), ("val", 4)):
+        for label in ("a", "b"):
+            os.makedirs(f"{root}/{split}/{label}")
+            for i in range(count):
+                rows = [bytes((200 if (x < 14) == (label == "a") else 20) + random.randrange(40) for x in range(28)) for y in range(28)]
+                open(f"{root}/{split}/{label}/{i:02}.png", "wb").write(png(rows))
+END
+SPOILED="$ESPALIER train cut.onnx -o spoiled.onnx --data folder:set?cache=0 --batch 8 --replace-classifier --epochs 100000 --checkpoint spoiled.ckpt --log spoiled.jsonl"
+$SPOILED >out.txt 2>err.txt &
+pid=$!
+tries=0
+while ! grep -q '"epoch":[1-9].*"is_best":true' spoiled.jsonl 2>/dev/null && kill -0 $pid 2>/dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 100000 ] || fail "no epoch"
+done
+for image in set/train/a/*.png; do
+    : >$image
+done
+status=0
+wait $pid || status=$?
+[ $status -eq 1 ] || { cat err.txt; fail "exit status $status after images were spoiled"; }
+grep -q 'set/train/a/.*leaves bad images out; the best version so far, of epoch [0-9]*, is in spoiled.onnx; --resume spoiled.ckpt goes on' err.txt ||
+    { cat err.txt; fail "what is said of a training that met a bad image"; }
+expect_out '"layers"' "$ESPALIER" inspect spoiled.onnx --json
+
+# validation images of the data's own that cannot be used are not replaced by training images
+rm halfval/val/?/*.png
+expect 1 "halfval/val/a" "$ESPALIER" train cut.onnx -o half.onnx --data folder:halfval --replace-classifier --epochs 1
+expect 1 "halfval/val/a" "$ESPALIER" train cut.onnx -o half.onnx --data folder:set --validation folder:halfval --replace-classifier --epochs 1
+[ ! -e half.onnx ] || fail "a training without its validation images"
 
 # the same labels under other pictures are another training
 mkdir other

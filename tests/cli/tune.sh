@@ -40,6 +40,10 @@ expect_out '"schedule": "lg"' cat lg.json
 expect_out '"records"' "$ESPALIER" tune "$MODEL" -o again.onnx $FAST -m sg -r 0.4 -g 4 -p ./lg.json --json --threads 1
 json '[r["step"] for r in d["records"]] == [1, 2, 0] and d["test"]["images"] == 40' | grep -q True || fail "records"
 cmp -s out.onnx again.onnx || fail "one seed gave two models"
+# --limit is for the test images, too; what diverged says where it is
+expect_out '"records"' "$ESPALIER" tune "$MODEL" -o few.onnx --data idx:. --batch 16 --epochs 0.2 -m wsp -r 0.4 -p one-shot --limit 7 --json
+json 'd["test"]["images"]' | grep -qx 7 || { cat out.txt; fail "--limit and the test images"; }
+expect 1 "the best version so far is in few.onnx" "$ESPALIER" tune "$MODEL" -o few.onnx --data idx:. --batch 16 --epochs 1 -m wsp -r 0.4 -p one-shot --lr 900 --max-loss 3
 expect_out "removed" "$ESPALIER" tune "$MODEL" -o cut.onnx $FAST -m filter -c l2 -r 0.4 -p agp --steps 2 --cut
 expect_out '"params"' "$ESPALIER" compare "$MODEL" cut.onnx --json
 json 'd["b"]["params"] < 0.8 * d["a"]["params"]' | grep -q True || fail "the cut model is smaller"
@@ -97,6 +101,9 @@ expect 2 "initial is 0.5, expected at most the plan's largest ratio, 0.3" "$ESPA
 expect 2 "--step is for schedules lg, g and l, found agp" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.3 -p agp --step 0.1
 expect 2 "--ratio is missing" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST --preset sg-cnn
 expect 2 "--form is for a model that is cut, found no --cut" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.3 -p agp --form dense
+expect 2 "--local-epochs is for schedules lg, l, linear and agp, found one-shot" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.3 -p one-shot
+expect 2 "--local-lr is for schedules lg and l, found agp" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.3 -p agp --local-lr 0.1
+expect 2 "--epochs is for schedules that train at the end, found l" "$ESPALIER" tune "$MODEL" -o x.onnx $FAST -m sg -r 0.3 -p l
 # there is nothing to go on from: also after the end of a run, whose model stays as it is
 cp out.onnx kept.onnx
 for out in out x; do
@@ -155,3 +162,22 @@ for command in "tune -m wsp -r 0.4 -p one-shot --validation 0.2" "train --valida
         [ "$(grep -c "left out: .*$split/a/broken.png" err.txt)" = 1 ] || { cat err.txt; fail "$command: $split image not named once"; }
     done
 done
+
+# images that cannot be read any more end a run, which says what is kept
+rm set/train/a/broken.png
+"$ESPALIER" tune "$SAMPLES/lenet5.onnx" -o ended.onnx --data "folder:set?cache=0" --batch 8 --local-epochs 100000 --checkpoint-every 1steps \
+    -m wsp -r 0.4 -p lg --step 0.2 --validation none >out.txt 2>err.txt &
+pid=$!
+tries=0
+while [ ! -e ended.onnx.state.json.training ] && kill -0 $pid 2>/dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 1000000 ] || fail "no checkpoint"
+done
+for image in set/train/a/*.png; do
+    : >$image
+done
+status=0
+wait $pid || status=$?
+[ $status -eq 1 ] || { cat err.txt; fail "exit status $status after images were spoiled"; }
+grep -q 'set/train/a/.*leaves bad images out; 0 of 2 steps are done, --resume goes on' err.txt || { cat err.txt; fail "what is said of a run that met a bad image"; }
+[ ! -e ended.onnx ] || fail "a run that ended early wrote a model"

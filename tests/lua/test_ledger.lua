@@ -32,6 +32,11 @@ for _, name in ipairs { "resnet18", "mobilenet_v2", "squeezenet1_1" } do
         local preview = model:preview(plan)
         check(preview, ("%s, plan %d"):format(name, i))
         test.is_true(preview:after().params < preview:before().params, name .. " gets smaller")
+        local told = preview:table()
+        test.equal(preview:stored().params, told.stored.params, name .. ": parameters of the file")
+        test.equal(preview:stored().macs, told.stored.macs, name .. ": MACs of the file")
+        test.is_true(preview:stored().macs >= preview:after().macs, name .. ": zeros that stay count")
+        test.equal(preview:nothing(), nil, name .. ": something is cut")
     end
     model = nil
     collectgarbage()
@@ -41,6 +46,12 @@ local model = test.small_network(esp, 8)
 local preview = model:preview { method = "filter", ratio = 0.5 }
 test.equal(preview:ledger().unit, "filters", "unit")
 test.equal(model:preview({ method = "sg", ratio = 0.5 }):ledger().unit, "connections", "unit of sg")
+
+-- asked, and nothing can be cut: a sentence says why, the same as in the table
+local whole = model:preview { method = "filter", ratio = 0.5, floor = 1 }
+test.is_true(type(whole:nothing()) == "string" and #whole:nothing() > 0, "why nothing is cut")
+test.equal(whole:nothing(), whole:table().nothing, "the table's sentence")
+test.equal(model:preview({ method = "filter", ratio = 0 }):nothing(), nil, "nothing was asked")
 
 -- channels count from 0, as in the tables
 local mask = preview:mask(2)

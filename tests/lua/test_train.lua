@@ -104,6 +104,25 @@ test.fails("did you mean 'mixup'", train, { augment = "mixpu=1" })
 test.fails("schedule: lr is nan, expected a finite number", train, { schedule = { kind = "cosine", lr = 0 / 0 } })
 test.fails("learning rate -1", train, { schedule = function() return -1 end })
 test.fails("found string", train, { schedule = function() return "x" end })
+-- keys that would do nothing are refused, as on the command line
+for message, options in pairs {
+    ["beta1 is for optimizers adam and adamw, found sgd"] = { beta1 = 0.5 },
+    ["dampening is for optimizer sgd, found adam"] = { optimizer = "adam", dampening = 0.5 },
+    ["nesterov is for optimizer sgd, found adamw"] = { optimizer = "adamw", nesterov = true },
+    ["temperature is for a training with a teacher"] = { temperature = 2 },
+    ["distill is for a training with a teacher"] = { distill = 0.5 },
+    ["min_delta is for a training with patience"] = { min_delta = 0.1 },
+    ["recalibrate_images is for norm recalibrate, found train"] = { recalibrate_images = 8 },
+    ["gamma is for schedules step, multistep, exponential and plateau, found cosine"] = { gamma = 0.5 },
+    ["cooldown is for schedule plateau, found cosine"] = { cooldown = 1 },
+    ["every is for drops without milestones"] = { schedule = "step", every = 1, milestones = { 1 } },
+    ["warmup is for a schedule by its word, found a function"] = { warmup = 1, schedule = function() return 0.1 end },
+    ["min_lr is for a schedule by its word, found a table"] = { min_lr = 0.1, schedule = { kind = "cosine" } },
+    ["checkpoint_steps is for a training with a checkpoint"] = { checkpoint_steps = 1 },
+} do
+    test.fails(message, train, options)
+end
+test.is_true(is_same(train { optimizer = "adam", lr = 0.01, nesterov = false }, train { optimizer = "adam", lr = 0.01 }), "false is no use")
 test.fails("teacher: found table", train, { teacher = {} })
 test.fails("freeze: entry 2 is number", train, { freeze = { "stem*", 3 } })
 test.fails("EMA decay 1", train, { ema = 1 })

@@ -211,6 +211,8 @@ static void a_terminal_that_shrinks_says_what_it_needs_and_recovers(void **state
     album_open(&a, "resize", &(terminal_options){.width = 80, .height = 24});
     terminal_resize(a.t, 40, 10);
     shoot(&a, "40x10");
+    terminal_resize(a.t, 20, 5);
+    shoot(&a, "20x5");
     terminal_resize(a.t, 70, 20);
     shoot(&a, "70x20");
     album_close(&a);
@@ -278,6 +280,68 @@ static void a_prompt_that_makes_no_sense_says_what_it_wants(void **state)
     scratch_remove(directory);
 }
 
+static int times(const char *text, const char *part)
+{
+    int count = 0;
+
+    for (const char *at = strstr(text, part); at; at = strstr(at + 1, part))
+        count++;
+    return count;
+}
+
+static terminal *open_sample(const char *name)
+{
+    static char model[600];
+    ui_app_options app = {.threads = 2, .model_path = model};
+
+    snprintf(model, sizeof model, "%s/sample_models/%s", ESP_SOURCE_DIR, name);
+    return terminal_start(&(terminal_options){.width = 120, .height = 36}, &app);
+}
+
+static void leave(terminal *t)
+{
+    terminal_send(t, "q");
+    terminal_send(t, "y");
+    assert_int_equal(terminal_finish(t), ESP_OK);
+    terminal_free(t);
+}
+
+/* Channels that are added to others stay when the plan cuts them in one place only. */
+static void zeros_that_stay_are_told_beside_what_is_cut(void **state)
+{
+    terminal *t = open_sample("resnet20_pruned.onnx");
+
+    (void)state;
+    PRESS(t, "M");
+    PRESS(t, "+", "+", "+", "+", "+", "+", "+", "+");
+    char *text = terminal_text(t);
+    assert_non_null(strstr(text, " MACs with the zeros that stay, which a runtime computes"));
+    assert_non_null(strstr(text, "stored     90, zeros stay")); /* all of conv1, which the plan cuts */
+    free(text);
+    PRESS(t, "M");
+    text = terminal_text(t);
+    assert_null(strstr(text, "stored")); /* in sound mode surgery takes all of them out */
+    free(text);
+    leave(t);
+}
+
+/* A group of a cut layer is a layer of its own: one reason holds for each of them. */
+static void a_reason_is_told_once_for_all_coupled_sets(void **state)
+{
+    terminal *t = open_sample("resnet20_pruned.onnx");
+
+    (void)state;
+    PRESS(t, "m", "+", "+", "+", "+", "+", "+");
+    PRESS(t, "x");
+    PRESS(t, "m");
+    PRESS(t, "m");
+    PRESS(t, "+", "+", "+", "+", "+", "+");
+    char *text = terminal_text(t);
+    assert_int_equal(times(text, "% uncuttable"), 1);
+    free(text);
+    leave(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,6 +351,8 @@ int main(void)
         cmocka_unit_test(screens_in_ascii_without_colour),
         cmocka_unit_test(a_terminal_that_shrinks_says_what_it_needs_and_recovers),
         cmocka_unit_test(typing_a_ratio_and_saving_work_by_prompt),
+        cmocka_unit_test(zeros_that_stay_are_told_beside_what_is_cut),
+        cmocka_unit_test(a_reason_is_told_once_for_all_coupled_sets),
         cmocka_unit_test(a_prompt_that_makes_no_sense_says_what_it_wants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,6 +40,7 @@ static void say_meaning(const ui_state *state, const char *key, char *text, size
     const esp_study_version *current = esp_snapshot_current(state->snapshot);
     const esp_study_version *root = esp_snapshot_baseline(state->snapshot);
     double train_count = (double)state->snapshot->data.train_count;
+    int64_t own = state->snapshot->data.validation_count;
 
     text[0] = '\0';
     if (strcmp(key, "lr") == 0 && !(values->lr > 0))
@@ -51,10 +52,12 @@ static void say_meaning(const ui_state *state, const char *key, char *text, size
     else if (strcmp(key, "distilled") == 0 && values->distils)
         snprintf(text, size, root == current ? "it is that version itself" : "from version %d, %.40s",
                  root->id, root->title);
-    else if (strcmp(key, "validation") == 0 && !(values->validation > 0))
+    else if (strcmp(key, "validation") == 0 && esp_finetune_is_on_test(values))
         snprintf(text, size, "then top-1 is no test any more");
+    else if (strcmp(key, "validation") == 0 && values->validation < 0 && own > 0)
+        snprintf(text, size, "the data's own %lld images", (long long)own);
     else if (strcmp(key, "validation") == 0 && train_count > 0)
-        snprintf(text, size, "%.0f of %.0f images", values->validation * train_count, train_count);
+        snprintf(text, size, "%.0f of %.0f images", esp_finetune_share(values) * train_count, train_count);
     else if (strcmp(key, "checkpoint_seconds") == 0 && !state->snapshot->has_study)
         snprintf(text, size, "without --study until you quit");
 }

@@ -117,9 +117,35 @@ static void draw_history(ui_state *state, ui_canvas *canvas, ui_rect rect)
     }
 }
 
+/* Columns of the longest name in a JSON object with its indent. */
+static int longest_label(json_t *json, int depth)
+{
+    const char *key;
+    json_t *value;
+    int longest = 0;
+
+    json_object_foreach(json, key, value)
+    {
+        int own = 2 * depth + (int)strlen(key);
+        int inner = json_is_object(value) ? longest_label(value, depth < 3 ? depth + 1 : depth) : 0;
+        longest = own > longest ? own : longest;
+        longest = inner > longest ? inner : longest;
+    }
+    return longest;
+}
+
+#define LEAST_VALUE 8 /* columns that a value keeps beside a long name */
+
+static int label_column(const ui_rect *rect, json_t *json)
+{
+    int column = longest_label(json, 0) + 1, most = rect->width - LEAST_VALUE;
+
+    return column < UI_FACT_COLUMN || most < UI_FACT_COLUMN ? UI_FACT_COLUMN : column < most ? column : most;
+}
+
 /* Every scalar of a JSON object, and of the objects in it, as a line; the deeper, the further in. The version
  * of the format says nothing about the model. */
-static void draw_json(ui_canvas *canvas, ui_rect *rect, json_t *json, int depth)
+static void draw_json(ui_canvas *canvas, ui_rect *rect, int column, json_t *json, int depth)
 {
     const char *key;
     json_t *value;
@@ -129,14 +155,14 @@ static void draw_json(ui_canvas *canvas, ui_rect *rect, json_t *json, int depth)
         char label[32];
         snprintf(label, sizeof label, "%*s%.24s", 2 * depth, "", key);
         if (json_is_object(value)) {
-            ui_fact(canvas, rect, label, UI_HEADING, "%s", "");
-            draw_json(canvas, rect, value, depth < 3 ? depth + 1 : depth);
+            ui_fact_at(canvas, rect, column, label, UI_HEADING, "%s", "");
+            draw_json(canvas, rect, column, value, depth < 3 ? depth + 1 : depth);
         } else if (json_is_string(value)) {
-            ui_fact(canvas, rect, label, UI_TEXT, "%s", json_string_value(value));
+            ui_fact_at(canvas, rect, column, label, UI_TEXT, "%s", json_string_value(value));
         } else if (json_is_number(value) && strcmp(key, "version") != 0) {
-            ui_fact(canvas, rect, label, UI_TEXT, "%.6g", json_number_value(value));
+            ui_fact_at(canvas, rect, column, label, UI_TEXT, "%.6g", json_number_value(value));
         } else if (json_array_size(value) > 0) {
-            ui_fact(canvas, rect, label, UI_TEXT, "%zu", json_array_size(value));
+            ui_fact_at(canvas, rect, column, label, UI_TEXT, "%zu", json_array_size(value));
         }
     }
 }
@@ -147,7 +173,7 @@ static void draw_how(ui_canvas *canvas, ui_rect *rect, const char *how)
     esp_error ignored = {0};
 
     if (esp_json_parse(how, "how", &json, &ignored) == ESP_OK)
-        draw_json(canvas, rect, json, 0);
+        draw_json(canvas, rect, label_column(rect, json), json, 0);
     json_decref(json);
 }
 

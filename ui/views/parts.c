@@ -8,9 +8,6 @@
 #include "base/text.h"
 #include "ui/chart.h"
 
-/* Where the value of a fact stands. */
-#define FACT_COLUMN 11
-
 const char *ui_layer_word(const ui_state *state, int layer)
 {
     const esp_preview *preview = esp_snapshot_preview(state->snapshot);
@@ -70,20 +67,38 @@ void ui_say_empty(ui_canvas *canvas, ui_rect rect, const char *text)
     ui_text(canvas, x, rect.y + rect.height / 2, rect.width, text, UI_DIM);
 }
 
+static void put_fact(ui_canvas *canvas, ui_rect *rect, int column, const char *label, ui_element element,
+                     const char *text)
+{
+    if (rect->height <= 0)
+        return;
+    ui_text(canvas, rect->x, rect->y, column - 1, label, UI_DIM);
+    ui_text_middle(canvas, rect->x + column, rect->y, rect->width - column, text, element);
+    rect->y++;
+    rect->height--;
+}
+
 void ui_fact(ui_canvas *canvas, ui_rect *rect, const char *label, ui_element element, const char *format, ...)
 {
     char text[256];
     va_list arguments;
 
-    if (rect->height <= 0)
-        return;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    ui_text(canvas, rect->x, rect->y, FACT_COLUMN - 1, label, UI_DIM);
-    ui_text_middle(canvas, rect->x + FACT_COLUMN, rect->y, rect->width - FACT_COLUMN, text, element);
-    rect->y++;
-    rect->height--;
+    put_fact(canvas, rect, UI_FACT_COLUMN, label, element, text);
+}
+
+void ui_fact_at(ui_canvas *canvas, ui_rect *rect, int column, const char *label, ui_element element,
+                const char *format, ...)
+{
+    char text[256];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    put_fact(canvas, rect, column, label, element, text);
 }
 
 void ui_paragraph(ui_canvas *canvas, ui_rect *rect, const char *text, ui_element element)
@@ -147,6 +162,9 @@ static void draw_counts(ui_canvas *canvas, ui_rect *rect, const esp_layer *layer
     esp_format_count(before, sizeof before, (double)item->params_before);
     esp_format_count(after, sizeof after, (double)item->params_after);
     ui_fact(canvas, rect, "weights", UI_TEXT, "%s %s %s", before, to, after);
+    if (item->params_stored > item->params_after)
+        ui_fact(canvas, rect, "stored", UI_WARN, "%s, zeros stay",
+                esp_format_count(after, sizeof after, (double)item->params_stored));
     esp_format_count(before, sizeof before, (double)item->macs_before);
     esp_format_count(after, sizeof after, (double)item->macs_after);
     ui_fact(canvas, rect, "MACs", UI_TEXT, "%s %s %s", before, to, after);
@@ -163,7 +181,7 @@ static void draw_counts(ui_canvas *canvas, ui_rect *rect, const esp_layer *layer
     }
 }
 
-/* Why the layer does not get what is asked, and of how many filters or connections each reason speaks. */
+/* Why the layer does not get what is asked: each reason once, however many coupled sets it speaks of. */
 static void draw_ledger(const ui_state *state, ui_canvas *canvas, ui_rect *rect)
 {
     const esp_reasons *reasons = state->snapshot->reasons;
@@ -174,8 +192,16 @@ static void draw_ledger(const ui_state *state, ui_canvas *canvas, ui_rect *rect)
     layer = &reasons->ledger.layers[state->layer];
     for (int i = 0; i < layer->entry_count; i++) {
         const esp_ledger_entry *entry = &layer->entries[i];
-        ui_fact(canvas, rect, i == 0 ? "difference" : "", UI_WARN, "%+.3g%% %s", -100.0 * entry->share,
-                esp_reason_word(entry->reason));
+        double share = entry->share;
+        bool is_told = false;
+        for (int j = 0; j < layer->entry_count; j++) {
+            bool is_same = j != i && layer->entries[j].reason == entry->reason;
+            is_told = is_told || (is_same && j < i);
+            share += is_same ? layer->entries[j].share : 0.0;
+        }
+        if (!is_told)
+            ui_fact(canvas, rect, i == 0 ? "difference" : "", UI_WARN, "%+.3g%% %s", -100.0 * share,
+                    esp_reason_word(entry->reason));
     }
 }
 

@@ -17,9 +17,15 @@ char *ui_layer_shape(const ui_canvas *canvas, const esp_layer *layer, char *buff
 /* The side panel about the selected layer. */
 void ui_draw_layer_side(ui_state *state, ui_canvas *canvas, ui_rect rect);
 
-/* A line "label      value" at the top of `rect`, which shrinks by it. */
+/* Where the value of a fact stands. */
+#define UI_FACT_COLUMN 11
+
+/* A line "label      value" at the top of `rect`, which shrinks by it. `ui_fact_at`: the value at `column`.
+ */
 void ui_fact(ui_canvas *canvas, ui_rect *rect, const char *label, ui_element element, const char *format, ...)
     ESP_PRINTF(5, 6);
+void ui_fact_at(ui_canvas *canvas, ui_rect *rect, int column, const char *label, ui_element element,
+                const char *format, ...) ESP_PRINTF(6, 7);
 
 /* Text broken into lines at the top of `rect`, which shrinks by them. */
 void ui_paragraph(ui_canvas *canvas, ui_rect *rect, const char *text, ui_element element);

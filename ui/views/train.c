@@ -375,7 +375,8 @@ static void draw_charts(const esp_training_log *log, ui_canvas *canvas, ui_rect 
 
 static void say_nothing_yet(const ui_state *state, ui_canvas *canvas, ui_rect rect)
 {
-    const esp_unfinished *unfinished = state->snapshot ? &state->snapshot->unfinished : NULL;
+    const esp_snapshot *snapshot = state->snapshot;
+    const esp_unfinished *unfinished = snapshot ? &snapshot->unfinished : NULL;
     char text[128];
 
     if (unfinished && unfinished->version) {
@@ -383,7 +384,9 @@ static void say_nothing_yet(const ui_state *state, ui_canvas *canvas, ui_rect re
                  unfinished->version, unfinished->position, unfinished->epochs);
         ui_say_empty(canvas, rect, text);
     } else {
-        ui_say_empty(canvas, rect, "no training yet: t fine-tunes the current version");
+        ui_say_empty(canvas, rect,
+                     snapshot && snapshot->data.is_open ? "no training yet: t fine-tunes the current version"
+                                                        : "no training yet: it needs data, --data SPEC");
     }
 }
 
@@ -393,16 +396,21 @@ static void draw_train(ui_state *state, ui_canvas *canvas, ui_rect rect)
     bool has_rule = rect.height >= LOW_BODY;
     int table_rows = rect.height >= TALL_BODY ? rect.height / 3 : has_rule ? 5 : 3;
     ui_rect charts = ui_rect_shrink(rect, 0, 2, 0, table_rows);
+    const esp_unfinished *unfinished = state->snapshot ? &state->snapshot->unfinished : NULL;
+    bool is_unfinished;
     char title[128], resumed[48] = "";
 
     if (!log) {
         say_nothing_yet(state, canvas, rect);
         return;
     }
-    if (log->resumed_at > 0)
+    is_unfinished = !log->is_running && unfinished->version == log->from_version;
+    if (is_unfinished)
+        snprintf(resumed, sizeof resumed, ", stopped at %.3g: T goes on", unfinished->position);
+    else if (log->resumed_at > 0)
         snprintf(resumed, sizeof resumed, ", resumed at %.3g", log->resumed_at);
     snprintf(title, sizeof title, "%s version %d, %g epoch%s%s",
-             log->is_running ? "fine-tuning" : "fine-tuned", log->from_version, log->epochs,
+             log->is_running || is_unfinished ? "fine-tuning" : "fine-tuned", log->from_version, log->epochs,
              log->epochs == 1.0 ? "" : "s", resumed);
     ui_heading(canvas, rect.x, rect.y, rect.width, title);
     draw_now(state, canvas, (ui_rect){rect.x, rect.y + 1, rect.width, 1}, log);

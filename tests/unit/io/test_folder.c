@@ -167,7 +167,7 @@ static void directories_train_val_and_test_are_the_splits(void **state)
     assert_int_equal(esp_dataset_class_count(dataset), 2);
     assert_int_equal(esp_dataset_label(dataset, 0), 1);
     esp_dataset_unref(dataset);
-    assert_refused(spec_of(root, ""), ESP_SPLIT_VALIDATION, ESP_INVALID, "no validation images", "");
+    assert_refused(spec_of(root, ""), ESP_SPLIT_VALIDATION, ESP_STATE, "no validation images", "");
     assert_refused(spec_of(root, "?test=0.5"), ESP_SPLIT_TEST, ESP_INVALID, "'test'", "val");
     dataset = open_set(spec_of(root, "?val=0.5"), ESP_SPLIT_VALIDATION);
     assert_int_equal(esp_dataset_count(dataset), 1); /* half of a's two; b's only one stays */

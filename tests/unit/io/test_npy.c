@@ -155,7 +155,7 @@ static void arrays_of_either_order_type_and_version_give_their_images(void **sta
         check_images(spec_of(root, ""), ESP_SPLIT_TRAIN, kind >= 2);
     }
     assert_refused(spec_of(root, ""), ESP_SPLIT_TEST, ESP_IO, "x_test.npy", "No such file");
-    assert_refused(spec_of(root, ""), ESP_SPLIT_VALIDATION, ESP_INVALID, "no validation images", "");
+    assert_refused(spec_of(root, ""), ESP_SPLIT_VALIDATION, ESP_STATE, "no validation images", "");
     write_images(root, "x_val.npy", true, true, 255.0f, 1);
     write_labels(root, "y_val.npy", "<u2", 2);
     check_images(spec_of(root, ""), ESP_SPLIT_VALIDATION, true);

@@ -1,6 +1,7 @@
 /* Explanations: what they say of a filter is what the preview does with it, and the ratio they name as its
  * limit is where the filter's fate changes. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -115,6 +116,32 @@ static bool lives_at(const esp_graph *graph, esp_plan plan, double ratio, int la
     return lives;
 }
 
+/* The sentence holds with the number as it is printed, not only with the one that was rounded. */
+static void expect_sentence(const esp_graph *graph, const esp_plan *plan, const char *change, int layer,
+                            int64_t channel)
+{
+    static const struct {
+        const char *format;
+        double beside; /* where the sentence speaks of: the number itself, or just past it */
+        bool lives;
+    } forms[] = {{"stays at ratios up to %lf", 0, true},
+                 {"goes at ratios above %lf", 1e-6, false},
+                 {"stays at ratios below %lf", -1e-6, true},
+                 {"goes at ratios of %lf", 0, false}};
+    double number;
+    int found = 0;
+
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        if (sscanf(change, forms[i].format, &number) != 1)
+            continue;
+        found++;
+        if (number < 0.9999 &&
+            lives_at(graph, *plan, fmax(number + forms[i].beside, 0), layer, channel) != forms[i].lives)
+            fail_msg("layer %d filter %lld: '%s' is not so", layer, (long long)channel, change);
+    }
+    assert_int_equal(found, 1);
+}
+
 static void expect_limits(esp_graph *graph, esp_plan plan)
 {
     plan.floor = 0;
@@ -128,6 +155,7 @@ static void expect_limits(esp_graph *graph, esp_plan plan)
             double at = json_number_value(limit);
             if (limit && at < 0.999) {
                 found++;
+                expect_sentence(graph, &plan, text_of(told, "change"), l, f);
                 if (!lives_at(graph, plan, fmax(at - 1e-6, 0), l, f) ||
                     lives_at(graph, plan, at + 1e-6, l, f))
                     fail_msg("%s %s filter %lld: the limit is not %g", esp_method_word(plan.method),
@@ -147,6 +175,36 @@ static void fate_changes_at_the_ratio_that_is_told(void **state)
         expect_limits(net_residual(seed), esp_plan_make(ESP_METHOD_WSP, ESP_MODE_SOUND, 0.5));
         expect_limits(net_residual(seed), esp_plan_make(ESP_METHOD_FILTER, ESP_MODE_SOUND, 0.5));
         expect_limits(net_chain(NET_GEMM_PLAIN, seed), esp_plan_make(ESP_METHOD_WSP, ESP_MODE_FAITHFUL, 0.5));
+    }
+}
+
+/* A set with a ratio of its own stays out of the ranking over all layers: its limit is that of its ratio. */
+static void a_ratio_of_its_own_is_told_under_a_global_ranking_too(void **state)
+{
+    (void)state;
+    for (int m = 0; m < 2; m++) {
+        esp_graph *graph = net_residual(1);
+        esp_plan plan = esp_plan_make(m ? ESP_METHOD_FILTER : ESP_METHOD_WSP, ESP_MODE_SOUND, 0.5);
+        esp_error err = {0};
+        int limits = 0, global = 0;
+        plan.scope = ESP_SCOPE_GLOBAL;
+        plan.floor = 0;
+        expect_ok(esp_plan_add_rule(&plan, "Conv14", 0.4, 0, false, &err), &err);
+        esp_preview *preview = preview_of(graph, &plan, NULL);
+        for (int l = 0; l < preview->layers.count; l++) {
+            bool is_own = l == preview_layer(preview, "Conv14");
+            json_t *told = explain(preview, l, 0);
+            bool has_limit = json_object_get(told, "ratio_limit") != NULL;
+            bool is_global = strstr(text_of(told, "change"), "ranking over all layers") != NULL;
+            limits += is_own && !is_global && strstr(text_of(told, "change"), "ratio");
+            global += is_global && !has_limit;
+            json_decref(told);
+        }
+        assert_int_equal(limits, 1);
+        assert_true(global > 0);
+        esp_preview_free(preview);
+        esp_plan_free(&plan);
+        esp_graph_unref(graph);
     }
 }
 
@@ -341,6 +399,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(explanations_agree_with_the_preview),
         cmocka_unit_test(fate_changes_at_the_ratio_that_is_told),
+        cmocka_unit_test(a_ratio_of_its_own_is_told_under_a_global_ranking_too),
         cmocka_unit_test(partners_and_the_node_that_ties_them_are_named),
         cmocka_unit_test(scores_have_rank_and_threshold_of_both_norms),
         cmocka_unit_test(groups_tell_members_and_every_channel),

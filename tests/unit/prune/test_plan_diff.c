@@ -1,8 +1,10 @@
 /* Plans beside each other, one over another, and on a model that has changed. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "prune/plan_diff.h"
 #include "unit/base/scratch.h"
 #include "unit/prune/prune_nets.h"
@@ -505,6 +507,118 @@ static void running_out_of_memory_anywhere_is_said_and_leaves_nothing(void **sta
     esp_graph_unref(graph);
 }
 
+/* ---- many rules ---- */
+
+static uint32_t next_random(uint32_t *seed)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return *seed >> 16;
+}
+
+/* Names and patterns that repeat, meet and miss each other. */
+static esp_plan plan_of_many(uint32_t seed, int count)
+{
+    static const char *const patterns[] = {"a",  "b", "ab", "a.1", "a.2", "b.1", "c",
+                                           "a*", "*", "?b", "a.?", "*.1", "b*"};
+    esp_plan plan = plan_of(ESP_METHOD_SG, 0.5);
+
+    for (int i = 0; i < count; i++) {
+        double ratio = next_random(&seed) % 3 ? (double)(next_random(&seed) % 4) / 10 : -1;
+        int groups = next_random(&seed) % 2 ? (int)(next_random(&seed) % 3) + 2 : 0;
+        add(&plan, patterns[next_random(&seed) % (sizeof patterns / sizeof patterns[0])], ratio, groups,
+            next_random(&seed) % 4 == 0);
+    }
+    return plan;
+}
+
+static void expect_same_rules(const esp_plan *found, const esp_plan *expected)
+{
+    assert_int_equal(found->rule_count, expected->rule_count);
+    for (int i = 0; i < found->rule_count; i++) {
+        assert_string_equal(found->rules[i].pattern, expected->rules[i].pattern);
+        assert_true(fabs(found->rules[i].ratio - expected->rules[i].ratio) < 1e-12);
+        assert_int_equal(found->rules[i].groups, expected->rules[i].groups);
+        assert_int_equal(found->rules[i].is_ignored, expected->rules[i].is_ignored);
+    }
+}
+
+/* Truth: the rules of the other said one by one, and every pair of rules looked at. */
+static int count_conflicts(const esp_plan *a, const esp_plan *b)
+{
+    int count = 0;
+
+    for (int i = 0; i < a->rule_count; i++)
+        for (int j = 0; j < b->rule_count; j++) {
+            const esp_plan_rule *left = &a->rules[i], *right = &b->rules[j];
+            if (!esp_glob_match(left->pattern, right->pattern) &&
+                !esp_glob_match(right->pattern, left->pattern))
+                continue;
+            count += left->ratio >= 0 && right->ratio >= 0 && fabs(left->ratio - right->ratio) > 1e-12;
+            count += left->groups && right->groups && left->groups != right->groups;
+            count += left->is_ignored != right->is_ignored;
+        }
+    return count;
+}
+
+static void merging_many_rules_is_saying_them_one_by_one(void **state)
+{
+    (void)state;
+    for (uint32_t seed = 0; seed < 200; seed++) {
+        esp_plan a = plan_of_many(2 * seed, (int)(seed % 17)),
+                 b = plan_of_many(2 * seed + 1, (int)(seed % 23));
+        esp_plan expected, merged;
+        esp_plan_conflicts conflicts;
+        esp_error err = {0};
+        expect_ok(esp_plan_clone(&a, &expected, &err), &err);
+        for (int i = 0; i < b.rule_count; i++)
+            add(&expected, b.rules[i].pattern, b.rules[i].ratio, b.rules[i].groups, b.rules[i].is_ignored);
+        expect_ok(esp_plan_merge(&a, &b, ESP_PLAN_RULES, NULL, &merged, &conflicts, &err), &err);
+        expect_same_rules(&merged, &expected);
+        assert_int_equal(conflicts.count, count_conflicts(&a, &b));
+        esp_plan_conflicts_free(&conflicts);
+        esp_plan_free(&merged);
+        esp_plan_free(&expected);
+        esp_plan_free(&a);
+        esp_plan_free(&b);
+    }
+}
+
+/* A file may repeat a name; generated plans have tens of thousands of rules, which all pairs would take
+ * minutes. */
+static void a_plan_with_very_many_rules_is_read_compared_and_merged(void **state)
+{
+    enum { RULES = 60000 };
+    esp_plan plans[2], merged;
+    esp_plan_conflicts conflicts;
+    esp_error err = {0};
+    (void)state;
+
+    for (int p = 0; p < 2; p++) {
+        json_t *json = json_pack("{s:i, s:s, s:[]}", "version", 1, "method", "filter", "rules");
+        json_t *rules = json_object_get(json, "rules");
+        for (int i = 0; i < RULES; i++) {
+            char name[32];
+            snprintf(name, sizeof name, "layer%d", p * (RULES - 1) + (i + 1) % RULES);
+            json_array_append_new(rules, json_pack("{s:s, s:f}", "layer", name, "ratio", p ? 0.25 : 0.5));
+        }
+        json_array_append_new(rules,
+                              json_pack("{s:s, s:i}", "layer", p ? "layer60001" : "layer1", "groups", 4));
+        expect_ok(esp_plan_from_json(json, &plans[p], &err), &err);
+        json_decref(json);
+        assert_int_equal(plans[p].rule_count, RULES);
+        assert_int_equal(plans[p].rules[RULES - 1].groups, 4);
+        assert_true(fabs(plans[p].rules[RULES - 1].ratio - (p ? 0.25 : 0.5)) < 1e-12);
+    }
+    expect_ok(esp_plan_merge(&plans[0], &plans[1], ESP_PLAN_RULES, NULL, &merged, &conflicts, &err), &err);
+    assert_int_equal(merged.rule_count, 2 * RULES - 1);
+    assert_int_equal(conflicts.count, 1);
+    assert_string_equal(conflicts.items[0].where, "rule 'layer59999': ratio");
+    esp_plan_conflicts_free(&conflicts);
+    esp_plan_free(&merged);
+    esp_plan_free(&plans[0]);
+    esp_plan_free(&plans[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -521,6 +635,8 @@ int main(void)
         cmocka_unit_test(a_ratio_is_judged_by_slots_not_by_filters),
         cmocka_unit_test(a_wsp_ratio_is_judged_by_what_is_weak),
         cmocka_unit_test(beside_the_old_model_rounding_and_new_layers_are_told),
+        cmocka_unit_test(merging_many_rules_is_saying_them_one_by_one),
+        cmocka_unit_test(a_plan_with_very_many_rules_is_read_compared_and_merged),
         cmocka_unit_test(running_out_of_memory_anywhere_is_said_and_leaves_nothing),
     };
     return cmocka_run_group_tests_name("plan_diff", tests, NULL, NULL);

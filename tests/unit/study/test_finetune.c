@@ -72,8 +72,10 @@ static void words_stand_for_nothing(void **state)
     assert_true(esp_finetune_lr(&options) == 0.3);
     set(&options, "lr", "usual");
     assert_true(options.lr == 0);
+    assert_text(&options, "validation", "usual"); /* the data's own, else a tenth, as on the command line */
+    assert_true(esp_finetune_share(&options) == 0.1 && !esp_finetune_is_on_test(&options));
     set(&options, "validation", "test");
-    assert_true(options.validation == 0);
+    assert_true(options.validation == 0 && esp_finetune_is_on_test(&options));
     assert_text(&options, "validation", "test");
     set(&options, "patience", "never");
     assert_text(&options, "patience", "never");
@@ -89,7 +91,8 @@ static void what_makes_no_sense_is_refused_and_changes_nothing(void **state)
     refuse("batch", "1.5", "expected a whole number");
     refuse("batch", "1e9", "1 to 65536");
     refuse("ema", "1", "0, below 1, or off");
-    refuse("validation", "1", "above 0, below 1, or test");
+    refuse("validation", "1", "above 0, below 1, usual, or test");
+    refuse("validation", "-1", "above 0, below 1, usual, or test");
     refuse("optimizer", "adam2", "did you mean 'adam'?");
     refuse("schedule", "sequence", "schedule");
     refuse("flip", "maybe", "yes or no");

@@ -1,5 +1,6 @@
 /* Trainings of a session that are stopped, killed, and gone on with. Truth: the same training in one go. */
 /* labels: threads */
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -160,6 +161,10 @@ static void a_stopped_training_goes_on_bit_for_bit_in_another_session(void **sta
     assert_true(snapshot->unfinished.position > 0 && snapshot->unfinished.position < LONG_EPOCHS);
     assert_non_null(strstr(snapshot->message, "T goes on with it"));
     assert_false(snapshot->data.is_open);
+    assert_non_null(snapshot->training); /* its curve is there before anybody goes on with it */
+    assert_true(snapshot->training->count > 0 && !snapshot->training->is_running);
+    assert_true(snapshot->training->points[snapshot->training->count - 1].epoch ==
+                snapshot->unfinished.position);
     esp_shared_unref(snapshot);
     resume_and_compare(session, &p);
     esp_session_free(session);
@@ -339,6 +344,47 @@ static void a_checkpoint_that_cannot_be_written_is_told_and_ends_nothing(void **
     scratch_remove(p.directory);
 }
 
+static bool is_training(const esp_snapshot *snapshot)
+{
+    return snapshot->training != NULL;
+}
+
+static void a_version_that_the_study_cannot_take_stays_in_memory(void **state)
+{
+    place p = make_place();
+    esp_session *session = tiny_session(p.directory, p.study, true, true);
+    const esp_finetune options = tiny_finetune(3, 0.05);
+    char path[700];
+    esp_error err = {0};
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/versions/0002.onnx/in-the-way", p.study);
+    expect_ok(esp_directory_make(path, &err), &err);
+    expect_ok(esp_session_finetune(session, &options, &err), &err);
+    tiny_study_settle(session, false, NULL);
+    const esp_snapshot *snapshot = esp_session_snapshot(session);
+    assert_int_equal(snapshot->current, 2);
+    assert_false(esp_snapshot_current(snapshot)->is_saved);
+    assert_non_null(strstr(snapshot->message, "the study cannot take version 2"));
+    assert_non_null(strstr(snapshot->message, "fine-tuned"));
+    esp_shared_unref(snapshot);
+    expect_ok(esp_session_evaluate(session, &err), &err); /* all else goes on with it */
+    tiny_study_settle(session, false, NULL);
+    tiny_cut(session, 0.4);
+    snapshot = esp_session_snapshot(session);
+    assert_int_equal(snapshot->current, 3);
+    assert_int_equal(esp_versions_find(snapshot->versions, 2)->metrics.eval_images, TINY_TEST_IMAGES);
+    esp_shared_unref(snapshot);
+    esp_session_free(session);
+    session = tiny_session(p.directory, p.study, false, false);
+    snapshot = esp_session_snapshot(session);
+    assert_int_equal(snapshot->versions->count, 1);
+    assert_int_equal(snapshot->current, 1);
+    esp_shared_unref(snapshot);
+    esp_session_free(session);
+    scratch_remove(p.directory);
+}
+
 static void two_programs_in_a_study_leave_each_others_training_alone(void **state)
 {
     place p = make_place();
@@ -355,6 +401,10 @@ static void two_programs_in_a_study_leave_each_others_training_alone(void **stat
     assert_int_equal(snapshot->unfinished.version, 0);
     esp_shared_unref(snapshot);
     expect_ok(esp_session_finetune(second, &short_one, &err), &err);
+    wait_until(second, is_training);
+    snapshot = esp_session_snapshot(second);
+    assert_false(snapshot->keeps_training); /* nobody is promised that it can be gone on with */
+    esp_shared_unref(snapshot);
     tiny_study_settle(second, true, &err); /* the version it makes may have the number of another */
     assert_true(has_checkpoint(&p));
     esp_session_free(second);
@@ -392,6 +442,34 @@ static void a_study_opens_its_data_again_when_asked(void **state)
         if (!is_gone)
             assert_int_equal(rename(scratch_path(p.directory, "data"), gone), 0);
     }
+    scratch_remove(p.directory);
+}
+
+/* Of every image that is trained on, what a split of the training images would leave. */
+static void the_data_s_own_validation_images_are_used(void **state)
+{
+    place p = make_place();
+    esp_session *session = tiny_session(p.directory, NULL, true, false);
+    const esp_finetune options = tiny_finetune(2, 0.05);
+    char spec[700];
+    esp_error err = {0};
+
+    (void)state;
+    snprintf(spec, sizeof spec, "idx:%s?val=0.25", scratch_path(p.directory, "data"));
+    expect_ok(esp_session_open_data(session, spec, &err), &err);
+    expect_ok(esp_session_finetune(session, &options, &err), &err);
+    tiny_study_settle(session, false, NULL);
+    const esp_snapshot *snapshot = esp_session_snapshot(session);
+    assert_int_equal(snapshot->data.validation_count, TINY_TRAIN_IMAGES / 4);
+    assert_int_equal(snapshot->data.train_count, TINY_TRAIN_IMAGES - TINY_TRAIN_IMAGES / 4);
+    assert_false(snapshot->training->is_on_test);
+    for (int i = 0; i < snapshot->training->count; i++) {
+        const esp_training_point *point = &snapshot->training->points[i];
+        double right = point->is_validated ? point->top1 * TINY_TRAIN_IMAGES / 400.0 : 0.0;
+        assert_true(fabs(right - round(right)) < 1e-6); /* a share of 24 images, not of 7 */
+    }
+    esp_shared_unref(snapshot);
+    esp_session_free(session);
     scratch_remove(p.directory);
 }
 
@@ -493,6 +571,8 @@ int main(void)
         cmocka_unit_test(a_checkpoint_that_cannot_be_written_is_told_and_ends_nothing),
         cmocka_unit_test(two_programs_in_a_study_leave_each_others_training_alone),
         cmocka_unit_test(a_study_opens_its_data_again_when_asked),
+        cmocka_unit_test(a_version_that_the_study_cannot_take_stays_in_memory),
+        cmocka_unit_test(the_data_s_own_validation_images_are_used),
         cmocka_unit_test(validating_on_the_test_set_measures_the_version),
         cmocka_unit_test(a_frozen_layer_stays_and_the_options_are_in_the_history),
         cmocka_unit_test(curves_have_rates_losses_and_what_is_left),
