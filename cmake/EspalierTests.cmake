@@ -67,9 +67,12 @@ function(esp_test_is_wanted result)
 endfunction()
 
 function(esp_register_test name labels)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "COMMAND;ENVIRONMENT")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "DIRECTORY" "COMMAND;ENVIRONMENT")
   set(full_name "${name}${ESP_TEST_SUFFIX}")
-  add_test(NAME "${full_name}" COMMAND ${arg_COMMAND})
+  if(NOT arg_DIRECTORY)
+    set(arg_DIRECTORY "${PROJECT_BINARY_DIR}")
+  endif()
+  add_test(NAME "${full_name}" COMMAND ${arg_COMMAND} WORKING_DIRECTORY "${arg_DIRECTORY}")
   set(timeout 300)
   if("slow" IN_LIST labels)
     set(timeout 2400)
@@ -141,7 +144,7 @@ function(esp_script_tests directory pattern)
       # a directory of its own, so that tests may write where they stand
       set(working_directory "${PROJECT_BINARY_DIR}/tests/${directory}_${stem}")
       file(MAKE_DIRECTORY "${working_directory}")
-      esp_register_test(${directory}_${stem} "${labels}" COMMAND ${arg_COMMAND} "${file}"
+      esp_register_test(${directory}_${stem} "${labels}" DIRECTORY "${working_directory}" COMMAND ${arg_COMMAND} "${file}"
         ENVIRONMENT "ESPALIER=$<TARGET_FILE:espalier>")
     endif()
   endforeach()

@@ -78,7 +78,7 @@ static esp_status trial_open(esp_coupling *coupling, int index, trial *self, esp
 static void fill_input(trial *self, int digit, int value)
 {
     float *x = self->probe.numbers[0], *base = self->base;
-    coupling_span span = coupling_span_of(&self->probe.inputs[0].shape, self->input->axis);
+    esp_axis_span span = esp_axis_span_of(&self->probe.inputs[0].shape, self->input->axis);
     for (int64_t o = 0; o < span.outer; o++) {
         for (int64_t c = 0; c < span.count; c++) {
             bool is_new = digit < 0 || (c >> digit & 1) == value;
@@ -141,7 +141,7 @@ static bool is_kept_apart(const trial *self, int output, int axis)
     const esp_view *view = &self->probe.outputs[output];
     if (axis >= view->shape.rank || view->shape.dims[axis] != self->input->count)
         return false;
-    coupling_span span = coupling_span_of(&view->shape, axis);
+    esp_axis_span span = esp_axis_span_of(&view->shape, axis);
     const int32_t *number = self->number[output];
     for (int64_t k = 0; k < span.outer * span.count * span.inner; k++) {
         if (number[k] != k / span.inner % span.count)

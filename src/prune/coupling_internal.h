@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "graph/op.h"
 #include "prune/coupling.h"
+#include "tensor/strides.h"
 
 /* Every array of slot ids, registered once, so that ids can be renumbered in place at the end. */
 typedef struct coupling_array {
@@ -85,12 +86,6 @@ typedef struct coupling_probe {
 esp_status coupling_probe_open(esp_coupling *coupling, int node, coupling_probe *out, esp_error *err);
 esp_status coupling_probe_run(esp_coupling *coupling, coupling_probe *probe, esp_error *err);
 void coupling_probe_close(coupling_probe *probe);
-
-/* Dims before, along and behind an axis. */
-typedef struct coupling_span {
-    int64_t outer, count, inner;
-} coupling_span;
-coupling_span coupling_span_of(const esp_shape *shape, int axis);
 
 /* Why a node cannot be tried, or NULL: every float input has channels or is known, everything else is known.
  */

@@ -37,7 +37,7 @@ typedef struct landing {
 /* x[o, c, i] = sign * (first + c) over [outer, count, inner]. */
 static void lay_out_numbers(float *x, const esp_shape *shape, int axis, int64_t first, float sign)
 {
-    coupling_span span = coupling_span_of(shape, axis);
+    esp_axis_span span = esp_axis_span_of(shape, axis);
     for (int64_t o = 0; o < span.outer; o++) {
         for (int64_t c = 0; c < span.count; c++) {
             for (int64_t i = 0; i < span.inner; i++)
@@ -74,7 +74,7 @@ static int32_t number_of(float moved, float negated)
  * when a slice mixes channels. */
 static bool read_axis(const landing *at, int axis, int32_t *source)
 {
-    coupling_span span = coupling_span_of(at->shape, axis);
+    esp_axis_span span = esp_axis_span_of(at->shape, axis);
     const float *moved = at->moved, *negated = at->negated;
     memset(source, 0, (size_t)span.count * sizeof *source);
     for (int64_t o = 0; o < span.outer; o++) {
@@ -125,7 +125,7 @@ typedef struct class_finder {
 /* Classes of slices along an axis; 0 when elements are no moved numbers. */
 static int64_t count_classes(const landing *at, int axis, int64_t channels, const class_finder *memory)
 {
-    coupling_span span = coupling_span_of(at->shape, axis);
+    esp_axis_span span = esp_axis_span_of(at->shape, axis);
     const float *moved = at->moved, *negated = at->negated;
     int64_t classes = 0;
     for (int32_t c = 0; c <= channels; c++)
@@ -203,7 +203,7 @@ done:
 
 static void mark_pairs(const movement *self, const landing *at, int axis, uint64_t *bits)
 {
-    coupling_span span = coupling_span_of(at->shape, axis);
+    esp_axis_span span = esp_axis_span_of(at->shape, axis);
     const float *moved = at->moved, *negated = at->negated;
     for (int64_t o = 0; o < span.outer; o++) {
         for (int64_t j = 0; j < span.count; j++) {

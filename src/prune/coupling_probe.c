@@ -6,16 +6,6 @@
 
 #define MOST_CHANNELS (1 << 24) /* numbers are float32, exact below that */
 
-coupling_span coupling_span_of(const esp_shape *shape, int axis)
-{
-    coupling_span span = {1, shape->dims[axis], 1};
-    for (int i = 0; i < shape->rank; i++) {
-        span.outer *= i < axis ? shape->dims[i] : 1;
-        span.inner *= i > axis ? shape->dims[i] : 1;
-    }
-    return span;
-}
-
 const char *coupling_why_not_probed(esp_coupling *coupling, const esp_node *node)
 {
     int64_t channels = 0;

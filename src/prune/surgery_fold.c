@@ -19,22 +19,6 @@
 /* Rounding of float32 sums, relative to the largest term. */
 #define SAME_TOLERANCE SURGERY_SAME_TOLERANCE
 
-/* Elements of one channel lie in `outer` runs of `inner`, `stride` apart. */
-typedef struct channel_span {
-    int64_t outer, inner, stride;
-} channel_span;
-
-static channel_span span_of(const esp_shape *shape, int axis)
-{
-    channel_span span = {1, 1, 0};
-    for (int i = 0; i < shape->rank; i++) {
-        span.outer *= i < axis ? shape->dims[i] : 1;
-        span.inner *= i > axis ? shape->dims[i] : 1;
-    }
-    span.stride = span.inner * shape->dims[axis];
-    return span;
-}
-
 /* words[row_words per group]: the columns that remaining filters of the group read. */
 static void join_rows(const surgery *self, int index, const channel_list *filters, uint64_t *words)
 {
@@ -95,7 +79,7 @@ static esp_status look_at_constants(surgery *self, reader *item, esp_error *err)
 /* The constants as an input for the reader. */
 static void lay_out_constants(const reader *item, float *x)
 {
-    channel_span span = span_of(&item->input_shape, item->input.axis);
+    esp_axis_span span = esp_axis_span_of(&item->input_shape, item->input.axis);
     const float *map = item->values->map == NULL ? NULL : esp_tensor_f32(item->values->map);
     for (int64_t c = 0; c < item->input.count; c++) {
         for (int64_t o = 0; o < span.outer && item->is_needed[c] && !item->is_zero[c]; o++) {
@@ -216,7 +200,7 @@ static void keep_needed(surgery *self, const reader *item)
 }
 
 /* Lowest and highest of what reaches a filter. */
-static void range_of_filter(channel_span span, const float *y, int64_t filter, double *low, double *high)
+static void range_of_filter(esp_axis_span span, const float *y, int64_t filter, double *low, double *high)
 {
     *low = INFINITY;
     *high = -INFINITY;
@@ -253,8 +237,8 @@ static esp_status run_on_constants(surgery *self, const reader *item, float **ou
 /* Whether the contribution differs from place to place, by making all of it. */
 static esp_status compare_places(surgery *self, const reader *item, bool *varies, esp_error *err)
 {
-    channel_span span =
-        span_of(&item->output_shape, esp_coupling_value(self->coupling, item->node->outputs[0]).axis);
+    esp_axis_span span = esp_axis_span_of(&item->output_shape,
+                                          esp_coupling_value(self->coupling, item->node->outputs[0]).axis);
     double scale = 0, spread = 0;
     float *y = NULL;
     esp_status status = run_on_constants(self, item, &y, err);
@@ -361,8 +345,8 @@ esp_status surgery_fold_constants(surgery *self, bool *has_vetoed, esp_error *er
 /* One number per filter. Cut filters do not matter. */
 static esp_status fill_bias(surgery *self, const reader *item, const float *y, esp_error *err)
 {
-    channel_span span =
-        span_of(&item->output_shape, esp_coupling_value(self->coupling, item->node->outputs[0]).axis);
+    esp_axis_span span = esp_axis_span_of(&item->output_shape,
+                                          esp_coupling_value(self->coupling, item->node->outputs[0]).axis);
     double factor = bias_factor(self, item);
     float *added = esp_arena_alloc(self->arena, (size_t)item->layer->filters, sizeof *added);
     if (added == NULL)

@@ -18,6 +18,7 @@
 #include "prune/surgery.h"
 #include "prune/surgery_decision.h"
 #include "prune/surgery_values.h"
+#include "tensor/strides.h"
 
 /* Channels of a value that remain: old indices in their new order. */
 typedef struct channel_list {

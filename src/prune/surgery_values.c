@@ -32,22 +32,6 @@ void surgery_values_free(surgery_values *values)
     *values = (surgery_values){0};
 }
 
-/* Elements of one channel lie in `outer` runs of `inner`, `stride` apart. */
-typedef struct channel_span {
-    int64_t outer, inner, stride;
-} channel_span;
-
-static channel_span span_of(const esp_shape *shape, int axis)
-{
-    channel_span span = {1, 1, 0};
-    for (int i = 0; i < shape->rank; i++) {
-        span.outer *= i < axis ? shape->dims[i] : 1;
-        span.inner *= i > axis ? shape->dims[i] : 1;
-    }
-    span.stride = span.inner * shape->dims[axis];
-    return span;
-}
-
 /* ---- one node ---- */
 
 static bool is_known(const values_run *run, int value)
@@ -137,7 +121,7 @@ static void fill_bias(values_run *run, int index)
     if (elements != 1 && elements != layer->filters)
         return;
     float factor = esp_node_float(node, "beta", 1.0F);
-    channel_span span = span_of(&view->shape, layer->is_conv ? 1 : view->shape.rank - 1);
+    esp_axis_span span = esp_axis_span_of(&view->shape, layer->is_conv ? 1 : view->shape.rank - 1);
     float *data = esp_view_f32(view);
     for (int64_t o = 0; o < span.outer; o++) {
         for (int64_t f = 0; f < layer->filters; f++) {
@@ -226,7 +210,7 @@ static esp_status run_living(values_run *run, int index, esp_error *err)
         esp_view view = esp_tensor_view(weight);
         status = run_kernel(run, node, &view, form.weight_input, &part, err);
     }
-    channel_span from = span_of(&part.shape, axis), to = span_of(&whole->shape, axis);
+    esp_axis_span from = esp_axis_span_of(&part.shape, axis), to = esp_axis_span_of(&whole->shape, axis);
     for (int64_t o = 0; status == ESP_OK && o < to.outer; o++) {
         for (int64_t i = 0; i < count * to.inner; i++)
             esp_view_f32(whole)[o * to.stride + rows[i / to.inner] * to.inner + i % to.inner] +=
@@ -262,7 +246,7 @@ static bool is_read_by_layer(const surgery *self, int value)
     return false;
 }
 
-static void find_range(const float *data, channel_span span, int64_t channel, float *low, float *high)
+static void find_range(const float *data, esp_axis_span span, int64_t channel, float *low, float *high)
 {
     *low = INFINITY;
     *high = -INFINITY;
@@ -284,7 +268,7 @@ static esp_status keep(values_run *run, int value, esp_error *err)
         return ESP_OK;
     channel_values *kept = &run->out->items[value];
     size_t count = (size_t)slots.count;
-    channel_span span = span_of(&view->shape, slots.axis);
+    esp_axis_span span = esp_axis_span_of(&view->shape, slots.axis);
     bool is_uneven = false;
     kept->low = esp_alloc_zero(2 * count + 1, sizeof *kept->low);
     if (kept->low == NULL)

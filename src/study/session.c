@@ -254,16 +254,23 @@ esp_status esp_session_edit_plan(esp_session *session, const esp_plan_edit *edit
     return esp_worker_submit(session->worker, &job->job, NULL, err);
 }
 
-esp_status esp_session_select_layer(esp_session *session, int layer, int criterion, esp_error *err)
+/* An urgent job about two numbers. */
+static esp_status submit_pair(esp_session *session, const char *title, esp_job_run_fn *run, int number,
+                              int other, esp_error *err)
 {
     esp_session_job *job = NULL;
-    esp_status status = esp_session_job_new("look", ESP_JOB_URGENT, esp_session_run_select, NULL, &job, err);
+    esp_status status = esp_session_job_new(title, ESP_JOB_URGENT, run, NULL, &job, err);
 
     if (status != ESP_OK)
         return status;
-    job->number = layer;
-    job->other_number = criterion;
+    job->number = number;
+    job->other_number = other;
     return esp_worker_submit(session->worker, &job->job, NULL, err);
+}
+
+esp_status esp_session_select_layer(esp_session *session, int layer, int criterion, esp_error *err)
+{
+    return submit_pair(session, "look", esp_session_run_select, layer, criterion, err);
 }
 
 esp_status esp_session_explain(esp_session *session, int layer, int64_t channel, esp_error *err)
@@ -337,15 +344,7 @@ esp_status esp_session_resume(esp_session *session, esp_error *err)
 
 esp_status esp_session_compare(esp_session *session, int a, int b, esp_error *err)
 {
-    esp_session_job *job = NULL;
-    esp_status status =
-        esp_session_job_new("compare", ESP_JOB_URGENT, esp_session_run_compare, NULL, &job, err);
-
-    if (status != ESP_OK)
-        return status;
-    job->number = a;
-    job->other_number = b;
-    return esp_worker_submit(session->worker, &job->job, NULL, err);
+    return submit_pair(session, "compare", esp_session_run_compare, a, b, err);
 }
 
 esp_status esp_session_take_plan(esp_session *session, int version, const char *path, esp_plan_side side,

@@ -71,3 +71,14 @@ void esp_broadcast_strides(const esp_shape *shape, int rank, int64_t *strides)
             stride *= shape->dims[own];
     }
 }
+
+esp_axis_span esp_axis_span_of(const esp_shape *shape, int axis)
+{
+    esp_axis_span span = {.outer = 1, .count = shape->dims[axis], .inner = 1};
+    for (int i = 0; i < shape->rank; i++) {
+        span.outer *= i < axis ? shape->dims[i] : 1;
+        span.inner *= i > axis ? shape->dims[i] : 1;
+    }
+    span.stride = span.count * span.inner;
+    return span;
+}

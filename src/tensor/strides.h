@@ -27,4 +27,10 @@ void esp_walk_locate(const esp_walk *walk, int rank, int64_t index, int64_t offs
 /* Row-major strides of `shape` seen from a space of `rank` dimensions: 0 where it is broadcast. */
 void esp_broadcast_strides(const esp_shape *shape, int rank, int64_t *strides);
 
+/* Elements at one place of an axis lie in `outer` runs of `inner`, `stride` = count * inner apart. */
+typedef struct esp_axis_span {
+    int64_t outer, count, inner, stride;
+} esp_axis_span;
+esp_axis_span esp_axis_span_of(const esp_shape *shape, int axis);
+
 #endif

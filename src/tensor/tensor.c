@@ -17,6 +17,7 @@
 
 #include "base/memory.h"
 #include "tensor/arrange.h"
+#include "tensor/strides.h"
 
 typedef struct derivation {
     struct derivation *next;
@@ -474,11 +475,7 @@ esp_status esp_tensor_select(const esp_tensor *tensor, int axis, const int64_t *
     if (status != ESP_OK)
         return status;
 
-    int64_t outer = 1, inner = 1;
-    for (int i = 0; i < axis; i++)
-        outer *= shape->dims[i];
-    for (int i = axis + 1; i < shape->rank; i++)
-        inner *= shape->dims[i];
-    return esp_gather_forward(NULL, outer, shape->dims[axis], inner, indices, count,
+    esp_axis_span span = esp_axis_span_of(shape, axis);
+    return esp_gather_forward(NULL, span.outer, span.count, span.inner, indices, count,
                               esp_dtype_size(tensor->dtype), tensor->storage->bytes, (*out)->storage->bytes);
 }
