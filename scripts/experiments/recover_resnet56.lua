@@ -6,7 +6,8 @@
 -- DATA is a spec, `cifar10:DIR`. Each plan is applied in one shot; the weights of the WSP cut are solved anew by least squares
 -- on 2,000 training images; then EPOCHS (10) epochs of fine-tuning with the original as a teacher. The newest weights count,
 -- and the test images measure them once. The masked form of the self-grouped model is what trains; it is cut afterwards. With
--- OUT_DIRECTORY the cut models are written there. On two cores of a busy machine (9 minutes of each core for a row):
+-- OUT_DIRECTORY the cut models are written there. On two cores (9 to 10 minutes of each for a row; the rows
+-- are of two runs, one plan each):
 --
 --   model                              params           MACs  before training  tuned top-1     ±  change
 --   --------------------------  -------------  -------------  ---------------  -----------  ----  ------

@@ -33,7 +33,7 @@ typedef struct esp_cluster_figures {
     double silhouette; /* mean over its filters */
 } esp_cluster_figures;
 
-/* Filters with equal mask rows: what is executed as one group. */
+/* Filters with equal mask rows: what is executed as one group. Filters that read nothing form one, too. */
 typedef struct esp_executed_figures {
     int64_t filters;
     int64_t channels_kept;
